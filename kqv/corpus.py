@@ -1,0 +1,207 @@
+"""Text files to token files: train.bin, val.bin and tokenizer.json in one folder.
+
+    novel.txt ──read──▶ pieces of text ──look-up──▶ ids ──▶ train.bin (first 90 %), val.bin (the rest)
+
+Text is read in pieces, so memory stays flat whatever its size: once to hash it, once to learn which
+characters there are, once to encode them.
+"""
+
+import codecs
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kqv.errors import UserError
+from kqv.files import replacing
+from kqv.tokenizer import CODE_POINTS, CharTokenizer, load_tokenizer, token_dtype
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+PIECE = 1 << 22  # bytes read at a time
+TRAIN_SHARE = 0.9  # of the characters; nanoGPT's split
+
+
+@dataclass
+class Dataset:
+    """A prepared text: a folder with train.bin, val.bin and tokenizer.json."""
+
+    folder: Path
+    tokenizer: CharTokenizer
+    train_tokens: int
+    val_tokens: int
+
+    @property
+    def name(self) -> str:
+        """What --dataset= calls it: the path of the folder under data/."""
+        return self.folder.relative_to(DATA).as_posix()
+
+    @property
+    def vocab_size(self) -> int:
+        """How many different tokens there are."""
+        return self.tokenizer.vocab_size
+
+
+def open_dataset(name: str) -> Dataset:
+    """The dataset in data/NAME, prepared by its prepare.py if that has not been done yet.
+
+    Raises UserError if there is no such dataset.
+    """
+    folder = DATA / name
+    script = folder / "prepare.py"
+    if not (folder / "train.bin").exists():
+        if not script.exists():
+            known = ", ".join(sorted(path.parent.name for path in DATA.glob("*/prepare.py")))
+            raise UserError(f"no dataset {name} in {DATA}: name a text file, or --dataset= one of: {known}")
+        print(f"preparing {name} with {script}", file=sys.stderr)
+        if status := subprocess.run([sys.executable, str(script)]).returncode:
+            raise UserError(f"{script} ended with status {status}: see its message above")
+    return _existing(folder)
+
+
+def open_texts(words: Sequence[str], encoding: str = "utf-8", tokenizer: CharTokenizer | None = None) -> Dataset:
+    """The dataset made of text files, folders of .txt files, or `-` for standard input, in this order.
+
+    The vocabulary is the text's own unless a `tokenizer` is given. The ids are kept under data/cache/ and
+    used again while the texts hash to the same value.
+    Raises UserError for a text that is missing, empty, not in this encoding or not in this vocabulary.
+    """
+    cache = DATA / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        paths = [path for word in words for path in _text_files(word, Path(scratch))]
+        digest = hashlib.sha256(repr((encoding, tokenizer and tokenizer.characters)).encode())
+        for path in paths:
+            with _open(path) as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        folder = cache / f"{paths[0].stem[:40]}-{digest.hexdigest()[:16]}"
+        if not folder.exists():
+            # Prepared beside its place and renamed whole: a folder that exists is complete.
+            prepare_dataset(paths, Path(scratch) / "ids", encoding, tokenizer)
+            try:
+                (Path(scratch) / "ids").rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was first, with the same ids
+                    raise
+    return _existing(folder)
+
+
+def prepare_dataset(
+    paths: Sequence[Path], folder: Path, encoding: str = "utf-8", tokenizer: CharTokenizer | None = None
+) -> Dataset:
+    """Write train.bin, val.bin and tokenizer.json for these text files into `folder`.
+
+    The vocabulary is the text's own unless a `tokenizer` is given.
+    Raises UserError for a text that is missing, empty, not in this encoding or not in this vocabulary.
+    """
+    seen = np.zeros(CODE_POINTS, dtype=bool)
+    length = 0
+    for points in _code_points(paths, encoding):
+        seen[points] = True
+        length += len(points)
+    if not length:
+        raise UserError(f"{', '.join(map(str, paths))}: the text is empty, there is nothing to learn from")
+    characters = "".join(map(chr, np.flatnonzero(seen)))
+    tokenizer = tokenizer or CharTokenizer(characters)
+    if unknown := set(characters) - set(tokenizer.characters):
+        raise UserError(
+            f"the text has {len(unknown)} characters that the checkpoint's vocabulary has not, among them "
+            f"{' '.join(map(repr, sorted(unknown)[:5]))}: take them out of the text, or train from scratch"
+        )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = tokenizer.id_table()
+    left = int(length * TRAIN_SHARE)
+    with replacing(folder / "train.bin") as train, replacing(folder / "val.bin") as val:
+        for points in _code_points(paths, encoding):
+            ids = table[points]
+            train.write(ids[:left].tobytes())
+            val.write(ids[left:].tobytes())
+            left = max(0, left - len(ids))
+    with replacing(folder / "tokenizer.json") as file:
+        file.write(json.dumps(tokenizer.to_dict()).encode())
+    return _existing(folder)
+
+
+def _existing(folder: Path) -> Dataset:
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    itemsize = np.dtype(token_dtype(tokenizer.vocab_size)).itemsize
+    counts = [(folder / name).stat().st_size // itemsize for name in ("train.bin", "val.bin")]
+    return Dataset(folder, tokenizer, *counts)
+
+
+def _text_files(word: str, scratch: Path) -> list[Path]:
+    """The files that a word of the command line stands for. Standard input is copied to `scratch` first."""
+    if word == "-":
+        path = scratch / "stdin"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        return [path]
+    path = Path(word)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+        if not files:
+            raise UserError(f"{path} has no .txt files")
+        return files
+    return [path]
+
+
+def _open(path: Path) -> io.BufferedReader:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        hint = f"; to set an option write --{path}" if "=" in path.name else ""
+        raise UserError(f"no such file or folder: {path}{hint}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _code_points(paths: Sequence[Path], encoding: str) -> Iterator[np.ndarray]:
+    """The characters of the texts as arrays of code points, uint32.
+
+    A byte order mark is dropped, every line end becomes a newline, and a file that does not end with one
+    gets one if another file follows.
+    """
+    last = "\n"
+    for path in paths:
+        if last != "\n":
+            yield np.array([ord("\n")], dtype=np.uint32)
+        for text in _decoded(path, encoding):
+            last = text[-1]
+            yield np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def _decoded(path: Path, encoding: str) -> Iterator[str]:
+    """The text of one file in pieces, none of them empty."""
+    try:
+        "".encode(encoding)  # Python also has codecs that make no text, such as hex: this refuses them
+    except LookupError:
+        raise UserError(f"there is no encoding {encoding!r}; common ones are utf-8, utf-16, latin-1, cp1252") from None
+    # utf-8-sig is UTF-8 that may begin with a byte order mark
+    name = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    newlines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(name)(), translate=True)
+    fed = 0
+    with _open(path) as file:
+        while True:
+            piece = file.read(PIECE)
+            fed += len(piece)
+            try:
+                text = newlines.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                # The decoder saw what it had kept from earlier pieces, then this one: count from the end.
+                offset = fed - len(error.object) + error.start
+                raise UserError(
+                    f"{path} is not {encoding}: byte 0x{error.object[error.start]:02X} at offset {offset}; "
+                    f"name its encoding, for example --encoding=latin-1"
+                ) from None
+            if text:
+                yield text
+            if not piece:
+                return

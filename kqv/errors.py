@@ -1,0 +1,59 @@
+"""Errors as the user meets them: one line on stderr that says what to do, and an exit status.
+
+    2    the user's mistake (`UserError`): a wrong option, a missing file, an unreadable text
+    1    the machine's trouble (`MachineError`): disk full, out of memory
+    130  Ctrl-C, 143 SIGTERM, as shells expect (128 + the number of the signal)
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: what is wrong and what to do."""
+
+
+class MachineError(Exception):
+    """Something the machine could not do. One line: what was kept and how to go on."""
+
+
+def run_script(main: Callable[[list[str]], int | None]) -> None:
+    """Call `main(arguments)` and leave the process with its status; expected errors become one line."""
+    try:
+        status = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
+    except (UserError, MachineError) as error:
+        status = _report(str(error), 2 if isinstance(error, UserError) else 1)
+    except BrokenPipeError:
+        # The reader of our output has left (`python sample.py | head`): an ordinary end, nothing to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except KeyboardInterrupt:
+        status = _report("interrupted", 130)
+    except (MemoryError, OSError, RuntimeError) as error:
+        message = _machine_trouble(error)
+        if message is None:
+            raise
+        status = _report(message, 1)
+    sys.exit(status)
+
+
+def _report(message: str, status: int) -> int:
+    one_line = " ".join(message.split())
+    print(f"{Path(sys.argv[0]).name}: {one_line}", file=sys.stderr)
+    return status
+
+
+def _machine_trouble(error: BaseException) -> str | None:
+    """The line for a full disk or exhausted memory; None for what is a bug of ours and wants its traceback."""
+    if isinstance(error, OSError):
+        hint = ": free some space and run the command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{error.filename or 'input or output'}: {error.strerror or error}{hint}"
+    # torch reports a failed allocation as a RuntimeError: "out of memory" on a GPU, "can't allocate" on a CPU.
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return "out of memory: lower --batch_size, --block_size or the size of the model"
+    return None

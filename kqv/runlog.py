@@ -1,0 +1,132 @@
+"""What a run says of itself: a progress bar for people, metrics.jsonl for machines, a picture of the curve.
+
+metrics.jsonl has one object a line, at most one for each step, with the keys that apply: step, train_loss,
+val_loss (the estimate), val_loss_full (the whole split), learning_rate, grad_norm, tokens_per_second,
+wall_seconds (since the process started). Losses are nats per token.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from kqv.errors import UserError
+from kqv.files import replacing
+from kqv.settings import TrainSettings
+
+MEASURES = ("train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "tokens_per_second")
+METRICS, CURVE = "metrics.jsonl", "loss.png"
+
+
+class RunLog:
+    """The progress bar and the metrics file of one training run; use it as a context."""
+
+    def __init__(self, settings: TrainSettings, first_step: int, started: float) -> None:
+        """`first_step` is where a resumed run goes on: lines from there on are dropped from its metrics file.
+
+        `started` is time.perf_counter() at the start of the process.
+        """
+        self.folder = Path(settings.out_dir)
+        self.started = started
+        self.first_step, self.began = first_step, time.perf_counter()
+        self.steps = settings.max_iters
+        earlier = read_metrics(self.folder) if first_step else []
+        with replacing(self.folder / METRICS) as file:
+            file.writelines(_json_line(line) for line in earlier if line["step"] < first_step)
+        self.unfinished = {
+            key: value for line in earlier if line["step"] == first_step for key, value in line.items() if key in MEASURES
+        }
+        """What was measured at `first_step` itself; the caller adds to it and writes that line again."""
+        self.file = (self.folder / METRICS).open("ab", buffering=0)
+        self.wandb = _start_wandb(settings) if settings.wandb_log else None
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=self.steps, initial=first_step, unit="step", disable=not self.terminal, dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt} |{bar}| {remaining} left {postfix}",
+        )  # fmt: skip
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        self.file.close()
+        if self.wandb:
+            self.wandb.finish()
+
+    def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Move the bar to `step`."""
+        self.bar.n = step
+        self.bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
+
+    def write(self, step: int, **metrics: float) -> None:
+        """Append the line of `step` to metrics.jsonl, and show it where there is no bar to look at."""
+        line = {"step": step, **metrics, "wall_seconds": round(time.perf_counter() - self.started, 3)}
+        self.file.write(_json_line(line))
+        if not self.terminal and "train_loss" in metrics and step > self.first_step:
+            left = (time.perf_counter() - self.began) / (step - self.first_step) * (self.steps - step)
+            self.say(
+                f"step {step}/{self.steps}: loss {metrics['train_loss']:.4f}, "
+                f"{metrics['tokens_per_second']:,.0f} tokens/s, {tqdm.format_interval(left)} left"
+            )
+        if self.wandb:
+            self.wandb.log(line, step=step)
+
+    def say(self, text: str) -> None:
+        """A line for people, above the bar."""
+        if self.terminal:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; none if there is no such file. A half-written last line is left out."""
+    try:
+        text = (folder / METRICS).read_text()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def draw_curve(folder: Path) -> Path:
+    """Draw the losses in metrics.jsonl over the steps to loss.png in the same folder. Returns its path."""
+    # The figure class alone, without pyplot: no window system is asked for, and it loads in half the time.
+    from matplotlib.figure import Figure
+
+    lines = read_metrics(folder)
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*_points(lines, "train_loss"), color="#0072b2", linewidth=1, alpha=0.7, label="training")
+    axes.plot(*_points(lines, "val_loss"), "o-", color="#d55e00", markersize=3, label="validation (estimate)")
+    whole = _points(lines, "val_loss_full")
+    if whole[0]:
+        axes.plot(*whole, "*", color="#009e73", markersize=10, label=f"whole validation split: {whole[1][-1]:.3f}")
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path = folder / CURVE
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+    return path
+
+
+def _points(lines: Iterable[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    found = [(line["step"], line[key]) for line in lines if key in line]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _json_line(line: dict[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def _start_wandb(settings: TrainSettings) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("wandb_log needs the package wandb: pip install wandb") from None
+    return wandb.init(project=settings.wandb_project, name=settings.wandb_run_name, config=vars(settings))

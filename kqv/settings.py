@@ -1,0 +1,349 @@
+"""All options of the scripts as dataclasses, and the way they are read: config files and `--key=value`.
+
+    python train.py novel.txt config/small.py --n_layer=8
+
+Words are taken from left to right and a later one wins. A word ending in `.py` is a config file: Python
+that is run once, whose plain names are assignments (`n_layer = 8`). Names and meanings are nanoGPT's
+wherever nanoGPT has the option. Only names that were really given are returned, so that a resumed run
+can put them over the settings of its checkpoint.
+
+torch is not imported here: `--help` and mistakes are answered at once.
+"""
+
+import contextlib
+import difflib
+import io
+import math
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_type_hints
+
+import tyro  # a dataclass in, `--help`, conversions and choices out; small, typed, imports in 60 ms
+
+from kqv.errors import UserError
+
+
+@dataclass
+class MachineSettings:
+    """Where and how to compute; every script that runs a model has these."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes the fastest one present"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """precision of the matrix products; weights are kept in float32"""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile the model: slow to start, faster on a GPU; auto compiles on a GPU only"""
+    seed: int = 1337
+    """same seed, same machine, same result"""
+
+
+@dataclass
+class TrainSettings(MachineSettings):
+    """Train a character-level GPT on text. Without arguments: tiny Shakespeare, about a minute on two cores.
+
+    TEXT is a file, a folder of .txt files, or - for standard input; CONFIG.py sets options by assignment.
+    """
+
+    # what to read and write
+    out_dir: str = "out"
+    """folder of the checkpoints, metrics.jsonl and loss.png"""
+    dataset: str = "shakespeare_char"
+    """folder under data/ to train on when no text file is named"""
+    encoding: str = "utf-8"
+    """encoding of the text files"""
+    init_from: str = "scratch"
+    """scratch, resume (go on with the run in out_dir), or a checkpoint to start from (fine-tuning)"""
+    max_iters: int = 500
+    """training steps"""
+    eval_interval: int = 100
+    """steps between two evaluations, each followed by a checkpoint and a sample"""
+    eval_iters: int = 20
+    """batches in an estimate of the loss, spread evenly over the split"""
+    log_interval: int = 10
+    """steps between two lines of metrics.jsonl"""
+    eval_only: bool = False
+    """only measure the loss of the model on the whole validation split, then stop"""
+    always_save_checkpoint: bool = False
+    """write ckpt.pt at each evaluation, not only when the loss is the lowest so far"""
+    sample_chars: int = 200
+    """length of the sample printed at each evaluation; 0 for none"""
+
+    # how much text a step sees
+    batch_size: int = 32
+    """windows of text in one (micro-)batch"""
+    block_size: int = 64
+    """characters in a window: how far back the model can look"""
+    gradient_accumulation_steps: int = 1
+    """micro-batches that make one step"""
+
+    # the model, see GPTConfig in model.py
+    n_layer: int = 4
+    """blocks of attention and MLP"""
+    n_head: int = 4
+    """attention heads in a block"""
+    n_embd: int = 128
+    """width of the residual stream; each head has d_k = n_embd / n_head"""
+    dropout: float = 0.0
+    """share of activations dropped in training"""
+    bias: bool = False
+    """biases in linear layers and LayerNorm"""
+    position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
+    """how the model knows where a character stands"""
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    """normalisation before attention, MLP and the output"""
+    mlp: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
+    """the feed-forward part of a block"""
+    qk_norm: bool = True
+    """RMSNorm on each query and key"""
+    attention_scale: Literal["sqrt", "dim", "none"] | float = "sqrt"
+    """what scores are multiplied by: sqrt is 1/sqrt(d_k), dim 1/d_k, none 1, or a number"""
+    attention_score: Literal["dot", "squared"] = "dot"
+    """query . key, or its square"""
+    mask: Literal["causal", "none", "future"] = "causal"
+    """who may look at whom: the past, all, or only what comes"""
+    window: int = 0
+    """how many characters back attention reaches, itself included; 0 for all"""
+    tie_weights: bool = False
+    """one matrix for the embedding and the output head"""
+
+    # the optimizer
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon trains the matrices of the blocks with Muon and the rest with AdamW"""
+    learning_rate: float = 1e-2
+    """peak rate of AdamW"""
+    muon_learning_rate: float = 0.04
+    """peak rate of Muon"""
+    weight_decay: float = 0.0
+    """decoupled weight decay of all matrices"""
+    beta1: float = 0.9
+    """AdamW: decay of the gradient's average"""
+    beta2: float = 0.95
+    """AdamW: decay of the squared gradient's average"""
+    grad_clip: float = 1.0
+    """clip the norm of the gradient to this; 0 for never"""
+    decay_lr: bool = True
+    """follow the schedule below; False keeps the rates constant"""
+    lr_schedule: Literal["linear", "cosine"] = "linear"
+    """shape of the decay: constant then linear, or cosine as in nanoGPT"""
+    warmup_iters: int = 20
+    """steps over which the rates rise to their peak"""
+    lr_decay_iters: int = 0
+    """step at which the decay ends; 0 means max_iters"""
+    min_lr: float = 0.0
+    """learning_rate at the end of the decay; Muon's rate falls in the same proportion"""
+    cooldown: float = 0.6
+    """linear schedule: share of the steps in which the rates fall"""
+
+    # reports
+    wandb_log: bool = False
+    """also log to Weights & Biases (pip install wandb)"""
+    wandb_project: str = "kqv"
+    """Weights & Biases project"""
+    wandb_run_name: str = "run"
+    """Weights & Biases run name"""
+
+
+@dataclass
+class SampleSettings(MachineSettings):
+    """Write text with a trained model, as it is generated."""
+
+    out_dir: str = "out"
+    """folder of the checkpoint (its ckpt.pt), or a checkpoint file"""
+    start: str = "\n"
+    """the prompt: text, FILE:path, or - for standard input"""
+    num_samples: int = 1
+    """texts to write; they are generated as one batch"""
+    max_new_tokens: int = 500
+    """characters in each"""
+    temperature: float = 0.8
+    """below 1 likelier, above 1 more surprising; 0 always takes the likeliest"""
+    top_k: int = 0
+    """draw from the k likeliest only; 0 for all"""
+    top_p: float = 1.0
+    """draw from the likeliest that together have this probability"""
+    min_p: float = 0.0
+    """draw from those at least this times as likely as the likeliest"""
+    repetition_penalty: float = 1.0
+    """above 1 makes what stood in the text before less likely"""
+    stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """end a sample before this string; may be given several times"""
+    unknown: Literal["error", "skip"] = "error"
+    """what to do with a character of the prompt that the model does not know"""
+    interactive: bool = False
+    """read prompts from the keyboard, one a line, until Ctrl-D"""
+    output: Literal["text", "jsonl"] = "text"
+    """text, or one JSON object a sample with its log-probabilities"""
+
+
+def read_arguments(settings_class: type, arguments: Sequence[str], positional: str = "") -> tuple[dict[str, Any], list[str]]:
+    """Read a command line into the options it sets and the words that are neither option nor config file.
+
+    `positional` names those words in `--help`. Raises UserError for a name that is no option or a value
+    of the wrong type. Exits with status 0 after `--help`.
+
+    >>> read_arguments(TrainSettings, ["novel.txt", "--n_layer=8"])
+    ({'n_layer': 8}, ['novel.txt'])
+    """
+    given: dict[str, Any] = {}
+    words: list[str] = []
+    queue = list(arguments)
+    while queue:
+        word = queue.pop(0)
+        if word in ("-h", "--help"):
+            usage = f"{Path(sys.argv[0]).name} {positional}".strip()
+            tyro.cli(settings_class, args=["--help"], prog=usage, config=_CONFIG, use_underscores=True)
+        elif word.startswith("--"):
+            name, has_value, text = word[2:].partition("=")
+            name = name.replace("-", "_")
+            _check_name(settings_class, name, where=word)
+            if not has_value:
+                text = _separate_value(settings_class, name, queue)
+            value = _convert(settings_class, name, text, where=f"--{name}={text}")
+            # an option that collects (`stop`) adds to what is there
+            given[name] = given.get(name, ()) + value if isinstance(value, tuple) else value
+        elif word.endswith(".py"):
+            given.update(_read_config(settings_class, Path(word)))
+        else:
+            words.append(word)
+    return given, words
+
+
+def check_training(settings: TrainSettings) -> None:
+    """Refuse settings that no model or run can have. Raises UserError naming the option and a value that works."""
+    _check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
+    _check_at_least(settings, 1, "eval_iters", "log_interval", "gradient_accumulation_steps")
+    _check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "sample_chars", "seed")
+    _check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip")
+    _check_between(settings, 0, 1, "dropout", "beta1", "beta2", below=True)
+    _check_between(settings, 0, 1, "cooldown")
+    if settings.n_embd % settings.n_head:
+        divisors = [n for n in range(1, settings.n_embd + 1) if settings.n_embd % n == 0]
+        nearest = min(divisors, key=lambda n: abs(n - settings.n_head))
+        raise UserError(
+            f"n_embd={settings.n_embd} does not divide into n_head={settings.n_head} heads: "
+            f"take --n_head={nearest} or --n_embd={-(-settings.n_embd // settings.n_head) * settings.n_head}"
+        )
+    if settings.position == "rope" and settings.n_embd // settings.n_head % 2:
+        raise UserError(
+            f"rotary positions turn pairs of numbers, and d_k = n_embd / n_head = "
+            f"{settings.n_embd // settings.n_head} is odd: take --n_embd={2 * settings.n_embd} or --position=learned"
+        )
+
+
+def check_sampling(settings: SampleSettings) -> None:
+    """Refuse sampling options out of their range. Raises UserError."""
+    _check_at_least(settings, 1, "num_samples")
+    _check_at_least(settings, 0, "max_new_tokens", "temperature", "top_k", "seed")
+    _check_between(settings, 0, 1, "top_p", "min_p")
+    if settings.top_p == 0:
+        raise UserError("top_p=0 leaves nothing to draw from: take --top_k=1 for the likeliest character")
+    if settings.repetition_penalty <= 0:
+        raise UserError(f"repetition_penalty={settings.repetition_penalty} must be above 0: 1 changes nothing")
+    if "" in settings.stop:
+        raise UserError("an empty --stop= would end every sample at once: leave it out")
+
+
+_CONFIG = (tyro.conf.FlagConversionOff,)
+
+
+def _separate_value(settings_class: type, name: str, queue: list[str]) -> str:
+    """The value of `--name value` or, for a switch, `--name`."""
+    switch = bool in _alternatives(get_type_hints(settings_class).get(name))
+    if switch and (not queue or queue[0].lower() not in ("true", "false")):
+        return "True"
+    if not queue:
+        raise UserError(f"--{name} needs a value: write --{name}=VALUE")
+    return queue.pop(0)
+
+
+def _check_name(settings_class: type, name: str, where: str) -> None:
+    """Raises UserError, with the nearest name, if there is no option `name`."""
+    names = [field.name for field in fields(settings_class)]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else "--help lists them all"
+        raise UserError(f"{where}: there is no option {name}; {hint}")
+
+
+def _convert(settings_class: type, name: str, text: str, where: str) -> Any:
+    """The value of option `name` written as `text`. Raises UserError if it is none."""
+    hint = get_type_hints(settings_class)[name]
+    if bool in _alternatives(hint):
+        text = {"true": "True", "1": "True", "false": "False", "0": "False"}.get(text.lower(), text)
+    try:
+        # tyro explains a mistake in a box of several lines; ours is one line.
+        with contextlib.redirect_stderr(io.StringIO()):
+            parsed = tyro.cli(settings_class, args=[f"--{name}={text}"], config=_CONFIG, use_underscores=True)
+    except SystemExit:
+        raise UserError(f"{where}: {name} takes {_describe(hint)}") from None
+    value = getattr(parsed, name)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: {name} takes a finite number")
+    return value
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union or a Literal, or the type alone."""
+    parts = getattr(hint, "__args__", None) or (hint,)
+    return tuple(member for part in parts for member in (_alternatives(part) if hasattr(part, "__args__") else (part,)))
+
+
+def _describe(hint: Any) -> str:
+    """A type in words.
+
+    >>> _describe(Literal["dot", "squared"] | float)
+    'dot, squared or a number'
+    """
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    words = [names.get(member, str(member)) for member in _alternatives(hint)]
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _read_config(settings_class: type, path: Path) -> dict[str, Any]:
+    """Run a config file and return the options it assigns. Names starting with `_` are its own business."""
+    try:
+        namespace = runpy.run_path(str(path))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(str(path), map(str, path.parent.glob("*.py")), n=1)
+        raise UserError(f"no config file {path}" + (f"; did you mean {near[0]}?" if near else "")) from None
+    except Exception as error:
+        # The file is the user's program: whatever it raises is a mistake in it.
+        line = getattr(error, "lineno", None) or (error.__traceback__ and _last_line(error.__traceback__))
+        raise UserError(f"config file {path}, line {line}: {type(error).__name__}: {error}") from None
+    options: dict[str, Any] = {}
+    for name, value in namespace.items():
+        if name.startswith("_") or isinstance(value, ModuleType | type) or callable(value):
+            continue
+        where = f"config file {path}: {name} = {value!r}"
+        _check_name(settings_class, name, where)
+        if isinstance(value, tuple | list):
+            options[name] = tuple(_convert(settings_class, name, str(item), where)[0] for item in value)
+            continue
+        options[name] = _convert(settings_class, name, str(value), where)
+        if isinstance(value, str) != isinstance(options[name], str):
+            hint = get_type_hints(settings_class)[name]
+            raise UserError(f"{where}: {name} takes {_describe(hint)}, without quotes")
+    return options
+
+
+def _last_line(traceback: Any) -> int:
+    while traceback.tb_next:
+        traceback = traceback.tb_next
+    return traceback.tb_lineno
+
+
+def _check_at_least(settings: Any, least: float, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < least:
+            raise UserError(f"{name}={getattr(settings, name)} must be {least} or more")
+
+
+def _check_between(settings: Any, low: float, high: float, *names: str, below: bool = False) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not (low <= value < high if below else low <= value <= high):
+            raise UserError(f"{name}={value} must be from {low} to {'below ' if below else ''}{high}")

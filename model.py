@@ -1,0 +1,322 @@
+"""The transformer: a decoder-only language model, its attention written for reading and for speed.
+
+    ids ─▶ embedding ─▶ [ x + attention(norm(x)) ─▶ x + mlp(norm(x)) ] × n_layer ─▶ norm ─▶ head ─▶ logits
+
+Notable:
+- attention has two bodies that agree: `attend` is the formula of the paper, `attend_fused` one kernel;
+- each question of a curious reader is an option of `GPTConfig`, looked up in a small table;
+- two combinations are families that the world runs: Qwen3's (the default) and GPT-2's;
+- projections that write into the residual stream start at zero, so an untrained block changes nothing.
+
+Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_k) inside attention.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class GPTConfig:
+    """All that decides the shape of a model and what it computes. The defaults are Qwen3's family.
+
+    `GPT2` below turns them into GPT-2's.
+    """
+
+    vocab_size: int
+    block_size: int = 64
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    dropout: float = 0.0
+    bias: bool = False
+    position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    mlp: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
+    qk_norm: bool = True
+    attention_scale: Literal["sqrt", "dim", "none"] | float = "sqrt"
+    attention_score: Literal["dot", "squared"] = "dot"
+    mask: Literal["causal", "none", "future"] = "causal"
+    window: int = 0
+    tie_weights: bool = False
+
+    @property
+    def d_k(self) -> int:
+        """Width of one head's queries, keys and values."""
+        return self.n_embd // self.n_head
+
+
+GPT2 = dict(position="learned", norm="layernorm", mlp="gelu", qk_norm=False, tie_weights=True)
+"""What makes a GPTConfig a GPT-2: `GPTConfig(vocab_size=65, bias=True, **GPT2)`."""
+
+ROPE_BASE = 10_000.0  # Su et al. 2021, section 3.2.2
+RMSNORM_EPSILON = 1e-6  # Qwen3's; LayerNorm keeps torch's 1e-5, which is GPT-2's
+
+NORMS = {
+    "rmsnorm": lambda config: nn.RMSNorm(config.n_embd, eps=RMSNORM_EPSILON),
+    "layernorm": lambda config: nn.LayerNorm(config.n_embd, bias=config.bias),
+}
+
+SCALES = {
+    "sqrt": lambda d_k: 1 / math.sqrt(d_k),
+    "dim": lambda d_k: 1 / d_k,
+    "none": lambda d_k: 1.0,
+}
+
+SCORES = {
+    "dot": lambda query, key: query @ key.transpose(-2, -1),
+    "squared": lambda query, key: (query @ key.transpose(-2, -1)).square(),
+}
+
+# Whether a query may look at a key that stands `distance` characters before it (negative: after it).
+MASKS = {
+    "causal": lambda distance: distance >= 0,
+    "none": lambda distance: torch.ones_like(distance, dtype=torch.bool),
+    "future": lambda distance: distance <= 0,
+}
+
+
+class Past(Protocol):
+    """The keys and values of one layer that were computed before (see kqv/decoding.py)."""
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append new keys and values (batch, heads, new, d_k); return all, (batch, heads, time, d_k)."""
+        ...
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, score: str = "dot", dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Attention as it is written: softmax(query @ keyᵀ · scale + mask) @ value (Vaswani et al. 2017, section 3.2.1).
+
+    query (batch, heads, time, d_k); key and value (batch, heads, seen, d_k); mask (time, seen), True where
+    the query may look. Returns the output (batch, heads, time, d_k) and the weights (batch, heads, time, seen).
+    """
+    scores = SCORES[score](query, key) * scale
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = torch.softmax(scores, dim=-1)
+    return (F.dropout(weights, dropout) if dropout else weights) @ value, weights
+
+
+def attend_fused(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0, causal: bool = False
+) -> Tensor:
+    """The output of `attend` with dot-product scores, from one kernel that never stores the weights.
+
+    `causal` says that the mask is the plain causal one, which kernels know by themselves.
+    """
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=None if causal else mask, dropout_p=dropout, is_causal=causal, scale=scale
+    )
+
+
+def rotation_table(config: GPTConfig) -> Tensor:
+    """Cosines and sines of rotary positions, shape (2, block_size, d_k), float32.
+
+    Position t turns the pair (i, i + d_k/2) by the angle t · base^(-2i/d_k) (Su et al. 2021, eq. 15, in the
+    half-split order of the Hugging Face models).
+    """
+    frequencies = ROPE_BASE ** (-torch.arange(0, config.d_k, 2, dtype=torch.float64) / config.d_k)
+    angles = torch.outer(torch.arange(config.block_size, dtype=torch.float64), frequencies).repeat(1, 2)
+    return torch.stack([angles.cos(), angles.sin()]).float()
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn queries or keys x (batch, heads, time, d_k) by their positions; rotation (2, time, d_k)."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat((-second, first), dim=-1) * sine
+
+
+def sinusoids(config: GPTConfig) -> Tensor:
+    """Fixed positions (block_size, n_embd), float32: sines and cosines of falling frequency (Vaswani et al. 2017, 3.5)."""
+    position = torch.arange(config.block_size, dtype=torch.float64)[:, None]
+    column = torch.arange(config.n_embd)
+    angle = position / 10_000 ** ((column - column % 2) / config.n_embd)
+    return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: each character asks (query) which earlier ones (key) to listen to (value)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.query = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.key = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.value = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.output = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.query_norm = nn.RMSNorm(config.d_k, eps=RMSNORM_EPSILON) if config.qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(config.d_k, eps=RMSNORM_EPSILON) if config.qk_norm else nn.Identity()
+        scale = config.attention_scale
+        self.scale = SCALES[scale](config.d_k) if isinstance(scale, str) else float(scale)
+        self.fused = config.attention_score == "dot"  # the kernel knows no other score
+
+    def forward(
+        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, past: Past | None = None
+    ) -> Tensor:
+        """x (batch, time, n_embd) to the same shape. `past` adds what was seen before to keys and values."""
+        batch, time, _ = x.shape
+
+        def heads(projected: Tensor) -> Tensor:  # (batch, time, n_embd) -> (batch, heads, time, d_k)
+            return projected.view(batch, time, self.config.n_head, self.config.d_k).transpose(1, 2)
+
+        query = self.query_norm(heads(self.query(x)))
+        key = self.key_norm(heads(self.key(x)))
+        value = heads(self.value(x))
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        if past is not None:
+            key, value = past.extend(key, value)
+        dropout = self.config.dropout if self.training else 0.0
+        if self.fused:
+            output = attend_fused(query, key, value, mask, self.scale, dropout, causal)
+        else:
+            output, _ = attend(query, key, value, mask, self.scale, self.config.attention_score, dropout)
+        return self.output(output.transpose(1, 2).reshape(batch, time, -1))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)) (Shazeer 2020), 8/3 as wide as the stream, in multiples of 32."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        hidden = 32 * math.ceil(config.n_embd * 8 / 3 / 32)
+        self.gate = nn.Linear(config.n_embd, hidden, bias=config.bias)
+        self.up = nn.Linear(config.n_embd, hidden, bias=config.bias)
+        self.down = nn.Linear(hidden, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (batch, time, n_embd) to the same shape."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class MLP(nn.Module):
+    """down(activation(up(x))), four times as wide as the stream (Vaswani et al. 2017, section 3.3)."""
+
+    ACTIVATIONS = {
+        "gelu": F.gelu,
+        "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # OpenAI's GPT-2 was trained with this one
+        "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
+    }
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.activation = self.ACTIVATIONS[config.mlp]
+        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (batch, time, n_embd) to the same shape."""
+        return self.down(self.activation(self.up(x)))
+
+
+MLPS = {"swiglu": SwiGLU, "gelu": MLP, "gelu_tanh": MLP, "relu2": MLP}
+
+
+class Block(nn.Module):
+    """Attention moves information between characters, the MLP works on each; both add to the residual stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention_norm = NORMS[config.norm](config)
+        self.attention = Attention(config)
+        self.mlp_norm = NORMS[config.norm](config)
+        self.mlp = MLPS[config.mlp](config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, past: Past | None = None
+    ) -> Tensor:
+        """x (batch, time, n_embd) to the same shape."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, causal, past))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class GPT(nn.Module):
+    """Token ids in, logits of the next token out."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.position == "learned":
+            self.positions = nn.Embedding(config.block_size, config.n_embd)
+        # Tables that can be computed are not part of a checkpoint.
+        self.register_buffer("sinusoids", sinusoids(config) if config.position == "sinusoidal" else None, persistent=False)
+        self.register_buffer("rotation", rotation_table(config) if config.position == "rope" else None, persistent=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = NORMS[config.norm](config)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tie_weights:
+            self.head.weight = self.embedding.weight
+        self.initialize()
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Draw the weights: matrices from N(0, 1/inputs), embeddings from N(0, 0.02²), the rest at their constants.
+
+        What writes into the residual stream (`output`, `down`) starts at zero, so that each block begins as
+        the identity; an untied head starts at zero too, which makes the first loss exactly log(vocab_size).
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                if name.endswith((".output", ".down")) or (name == "head" and not self.config.tie_weights):
+                    nn.init.zeros_(module.weight)
+                elif name != "head":
+                    nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def allowed(self, start: int, time: int) -> Tensor | None:
+        """Who may look at whom: (time, start + time) bool for queries at start.., or None where all may see all."""
+        config = self.config
+        if not config.window and (config.mask == "none" or (config.mask == "causal" and time == 1)):
+            return None
+        keys = torch.arange(start + time, device=self.embedding.weight.device)
+        distance = keys[start:, None] - keys
+        mask = MASKS[config.mask](distance)
+        return mask & (distance.abs() < config.window) if config.window else mask
+
+    def forward(self, ids: Tensor, past: Sequence[Past] | None = None, start: int = 0) -> Tensor:
+        """Logits (batch, time, vocab_size) for the token after each of ids (batch, time), int64.
+
+        With `past`, one a layer, the ids continue a text of which `start` tokens were seen before.
+        start + time must not exceed block_size.
+        """
+        config = self.config
+        time = ids.shape[1]
+        here = slice(start, start + time)
+        x = self.embedding(ids)
+        if config.position == "learned":
+            x = x + self.positions.weight[here]
+        elif config.position == "sinusoidal":
+            x = x + self.sinusoids[here]
+        x = self.dropout(x)
+        rotation = self.rotation[:, here] if config.position == "rope" else None
+        mask = self.allowed(start, time)
+        causal = mask is not None and config.mask == "causal" and not config.window and start == 0
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation, mask, causal, past[layer] if past else None)
+        return self.head(self.norm(x))
+
+    def parameter_count(self) -> int:
+        """How many numbers are trained; a tied head counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Loss in nats per token: -log p(target), computed in float32.
+
+    logits (batch, time, vocab_size), targets (batch, time) int64. Returns the mean, or the sum.
+    """
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)

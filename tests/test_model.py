@@ -1,0 +1,195 @@
+"""What a user can rely on of model.py: it is exactly the families it claims to be, and its two attentions agree."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+
+from kqv.settings import TrainSettings
+from model import GPT, GPT2, GPTConfig, attend, attend_fused, cross_entropy
+
+
+def randomised(config: GPTConfig, seed: int = 0) -> GPT:
+    """A model whose every weight is random, norms and zero projections included, so that nothing hides."""
+    model = GPT(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            parameter.copy_(mean + 0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def random_ids(config: GPTConfig, batch: int = 2, time: int | None = None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(config.vocab_size, (batch, time or config.block_size), generator=generator)
+
+
+def gpt2_weights(model: GPT) -> dict[str, torch.Tensor]:
+    """Our weights under the names of GPT2LMHeadModel, whose Conv1D stores matrices transposed."""
+    weights = {"transformer.wte.weight": model.embedding.weight, "transformer.wpe.weight": model.positions.weight}
+    weights |= {f"transformer.ln_f.{kind}": value for kind, value in model.norm.named_parameters()}
+    for i, block in enumerate(model.blocks):
+        attention, theirs = block.attention, f"transformer.h.{i}"
+        projections = [attention.query, attention.key, attention.value]
+        weights[f"{theirs}.attn.c_attn.weight"] = torch.cat([p.weight for p in projections]).T
+        weights[f"{theirs}.attn.c_attn.bias"] = torch.cat([p.bias for p in projections])
+        for name, linear in (("attn.c_proj", attention.output), ("mlp.c_fc", block.mlp.up), ("mlp.c_proj", block.mlp.down)):
+            weights[f"{theirs}.{name}.weight"], weights[f"{theirs}.{name}.bias"] = linear.weight.T, linear.bias
+        for name, norm in (("ln_1", block.attention_norm), ("ln_2", block.mlp_norm)):
+            weights[f"{theirs}.{name}.weight"], weights[f"{theirs}.{name}.bias"] = norm.weight, norm.bias
+    return weights
+
+
+def qwen3_weights(model: GPT) -> dict[str, torch.Tensor]:
+    """Our weights under the names of Qwen3ForCausalLM."""
+    names = {
+        "attention_norm": "input_layernorm", "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
+        "attention.value": "self_attn.v_proj", "attention.output": "self_attn.o_proj",
+        "attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm",
+        "mlp_norm": "post_attention_layernorm", "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj",
+    }  # fmt: skip
+    weights = {"model.embed_tokens.weight": model.embedding.weight, "model.norm.weight": model.norm.weight}
+    weights["lm_head.weight"] = model.head.weight
+    for i, block in enumerate(model.blocks):
+        for ours, theirs in names.items():
+            weights[f"model.layers.{i}.{theirs}.weight"] = block.get_submodule(ours).weight
+    return weights
+
+
+@pytest.mark.parametrize(("mlp", "activation"), [("gelu", "gelu"), ("gelu_tanh", "gelu_new")])
+def test_gpt2_shape_is_transformers_gpt2(mlp: str, activation: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = GPTConfig(vocab_size=65, block_size=48, n_layer=3, n_head=4, n_embd=64, bias=True, **GPT2 | {"mlp": mlp})
+    model = randomised(config)
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=65, n_positions=48, n_layer=3, n_head=4, n_embd=64, activation_function=activation
+        )
+    ).eval()
+    missing, unexpected = theirs.load_state_dict(gpt2_weights(model), strict=False)
+    assert set(missing) <= {"lm_head.weight"} and not unexpected
+    theirs.tie_weights()
+    ids = random_ids(config)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+
+
+def test_default_shape_is_transformers_qwen3() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = GPTConfig(vocab_size=65, block_size=48, n_layer=3, n_head=4, n_embd=64)
+    model = randomised(config)
+    theirs = transformers.Qwen3ForCausalLM(
+        transformers.Qwen3Config(
+            vocab_size=65, hidden_size=64, intermediate_size=model.blocks[0].mlp.up.out_features, num_hidden_layers=3,
+            num_attention_heads=4, num_key_value_heads=4, head_dim=16, max_position_embeddings=48, rms_norm_eps=1e-6,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, tie_word_embeddings=False, attention_bias=False,
+        )
+    ).eval()  # fmt: skip
+    assert theirs.load_state_dict(qwen3_weights(model)).missing_keys == []
+    ids = random_ids(config)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("mask", ["causal", "none", "future"])
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("scale", ["sqrt", "dim", "none", 0.3])
+def test_fused_and_written_attention_agree(mask: str, window: int, scale: str | float) -> None:
+    config = GPTConfig(vocab_size=11, block_size=24, n_layer=2, n_head=2, n_embd=16, mask=mask, window=window, attention_scale=scale)
+    model, ids = randomised(config), random_ids(config)
+    with torch.no_grad():
+        fused = model(ids)
+        for block in model.blocks:
+            assert block.attention.fused
+            block.attention.fused = False
+        torch.testing.assert_close(model(ids), fused, atol=1e-5, rtol=0)
+
+
+def test_fused_and_written_attention_have_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 20, 8, requires_grad=True) for _ in range(3))
+    mask = torch.ones(20, 20, dtype=torch.bool).tril()
+    written, weights = attend(query, key, value, mask, scale=0.35)
+    fused = attend_fused(query, key, value, mask, scale=0.35, causal=True)
+    torch.testing.assert_close(written, fused, atol=1e-5, rtol=0)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 20))
+    signal = torch.randn_like(written)
+    for ours, theirs in zip(
+        torch.autograd.grad(written, (query, key, value), signal), torch.autograd.grad(fused, (query, key, value), signal), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("score", ["dot", "squared"])
+def test_attention_is_the_formula(score: str) -> None:
+    """softmax(q·k / √d_k + mask) v, written out with loops over one head."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 1, 1, 6, 4).unbind()
+    output, weights = attend(query, key, value, torch.ones(6, 6, dtype=torch.bool).tril(), 1 / math.sqrt(4), score)
+    for t in range(6):
+        scores = [sum(float(query[0, 0, t, i] * key[0, 0, s, i]) for i in range(4)) for s in range(t + 1)]
+        powers = [math.exp((s if score == "dot" else s * s) / 2) for s in scores]
+        for s in range(6):
+            expected = powers[s] / sum(powers) if s <= t else 0
+            assert float(weights[0, 0, t, s]) == pytest.approx(expected, abs=1e-6)
+        assert float(output[0, 0, t, 2]) == pytest.approx(
+            sum(p / sum(powers) * float(value[0, 0, s, 2]) for s, p in enumerate(powers)), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("position", ["rope", "learned", "sinusoidal", "none"])
+@pytest.mark.parametrize("mask", ["causal", "future"])
+@pytest.mark.parametrize("window", [0, 3])
+def test_nobody_sees_what_the_mask_hides(position: str, mask: str, window: int) -> None:
+    """Changing one character changes exactly the outputs that may see it."""
+    config = GPTConfig(vocab_size=11, block_size=12, n_layer=1, n_head=2, n_embd=16, position=position, mask=mask, window=window)
+    model, ids = randomised(config), random_ids(config, batch=1)
+    other = ids.clone()
+    other[0, 6] = (ids[0, 6] + 1) % 11
+    with torch.no_grad():
+        changed = (model(ids) - model(other)).abs().amax(-1)[0] > 1e-6
+    reach = window or 12
+    expected = [0 <= (t - 6 if mask == "causal" else 6 - t) < reach for t in range(12)]
+    assert changed.tolist() == expected
+
+
+def test_rotary_scores_depend_on_distance_only() -> None:
+    config = GPTConfig(vocab_size=11, block_size=32, n_embd=16, n_head=1)
+    from model import rotate, rotation_table
+
+    table = rotation_table(config)
+    query, key = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    scores = [float((rotate(query, table[:, t : t + 1]) * rotate(key, table[:, t - 5 : t - 4])).sum()) for t in range(5, 32)]
+    assert max(scores) - min(scores) < 1e-5
+
+
+def test_every_combination_of_options_trains() -> None:
+    """Each way through the tables gives a finite loss and a gradient for each weight."""
+    fields = {"position": 4, "norm": 2, "mlp": 4, "qk_norm": 2, "attention_score": 2, "mask": 3, "bias": 2, "tie_weights": 2}
+    choices = {
+        "position": ["rope", "learned", "sinusoidal", "none"], "norm": ["rmsnorm", "layernorm"],
+        "mlp": ["swiglu", "gelu", "gelu_tanh", "relu2"], "qk_norm": [True, False], "attention_score": ["dot", "squared"],
+        "mask": ["causal", "none", "future"], "bias": [True, False], "tie_weights": [True, False],
+    }  # fmt: skip
+    assert {name: len(values) for name, values in choices.items()} == fields
+    every = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+    for options in every[::17]:
+        model = GPT(GPTConfig(vocab_size=7, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1, **options))
+        ids = random_ids(model.config)
+        cross_entropy(model(ids), ids).backward()
+        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters()), options
+
+
+def test_untrained_model_is_as_surprised_as_a_die() -> None:
+    config = GPTConfig(vocab_size=65)
+    ids = random_ids(config)
+    assert float(cross_entropy(GPT(config)(ids), ids)) == pytest.approx(math.log(65), abs=1e-5)
+
+
+def test_settings_and_model_have_the_same_options_and_defaults() -> None:
+    ours = {field.name: (field.default, field.type) for field in dataclasses.fields(GPTConfig) if field.name != "vocab_size"}
+    settings = {field.name: (field.default, field.type) for field in dataclasses.fields(TrainSettings)}
+    assert ours == {name: settings[name] for name in ours}

@@ -1,0 +1,244 @@
+"""Train a GPT on text.
+
+    python train.py                                     tiny Shakespeare, the best for this machine
+    python train.py novel.txt                           a text of your own
+    python train.py novel.txt config/x.py --n_layer=8   options, later ones win
+    python train.py --init_from=resume                  go on after a stop
+"""
+
+import time
+
+STARTED = time.perf_counter()
+
+import math
+import shutil
+import signal
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from kqv.errors import UserError, run_script
+from kqv.settings import SampleSettings, TrainSettings, check_training, read_arguments
+
+
+def main(arguments: list[str]) -> int:
+    """Read the options, then train. Returns the exit status."""
+    given, words = read_arguments(TrainSettings, arguments, "[TEXT ...] [CONFIG.py ...]")
+    settings = TrainSettings(**given)
+    check_training(settings)
+    return train(settings, given, words)
+
+
+def train(settings: TrainSettings, given: dict[str, Any], words: list[str]) -> int:
+    """From text to checkpoint. `given` are the options that were named, `words` the texts."""
+    # torch takes a second to import, so this waits until the options are known to be good.
+    import torch
+
+    from kqv.batches import open_tokens, training_batch
+    from kqv.checkpoint import BEST, LATEST, find_checkpoint, load_checkpoint, model_state, restore_model, save_checkpoint
+    from kqv.corpus import open_dataset, open_texts
+    from kqv.decoding import default_prompt, generate_text
+    from kqv.evaluation import describe_loss, estimated_loss, whole_loss
+    from kqv.hardware import choose_machine
+    from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
+    from kqv.runlog import RunLog, draw_curve
+    from kqv.tokenizer import token_dtype
+    from model import GPT, GPTConfig, cross_entropy
+
+    # What to start from: nothing, the run in out_dir, or the weights of another checkpoint.
+    resuming = settings.init_from == "resume"
+    model = tokenizer = checkpoint = None
+    if settings.init_from != "scratch":
+        path = find_checkpoint(settings.out_dir, LATEST, BEST) if resuming else find_checkpoint(settings.init_from, BEST, LATEST)
+        checkpoint = load_checkpoint(path)
+        settings = follow_checkpoint(settings, given, checkpoint, path)
+        model, tokenizer = restore_model(checkpoint, path, settings.dropout)
+
+    # The text, as token ids.
+    dataset = open_texts(words, settings.encoding, tokenizer) if words else open_dataset(settings.dataset)
+    if tokenizer and tokenizer.characters != dataset.tokenizer.characters:
+        raise UserError(f"{path} was trained on other characters than dataset {settings.dataset} has: name a text file instead")
+    tokenizer = dataset.tokenizer
+    settings.dataset = dataset.name
+    dtype = token_dtype(tokenizer.vocab_size)
+    train_tokens = open_tokens(dataset.folder / "train.bin", dtype, settings.block_size)
+    val_tokens = open_tokens(dataset.folder / "val.bin", dtype, settings.block_size)
+
+    # The model on its machine, and its optimizers.
+    machine = choose_machine(settings)
+    torch.manual_seed(settings.seed)
+    if model is None:
+        shape = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
+        model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
+    model.to(machine.device)
+    forward = machine.prepare(model)
+    optimizers = make_optimizers(model, settings)
+    scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
+    step, best_val_loss = 0, math.inf
+    if checkpoint and resuming:
+        step, best_val_loss = checkpoint["iter_num"], checkpoint["best_val_loss"]
+        restore_optimizers(optimizers, checkpoint["optimizer"])
+        scaler.load_state_dict(checkpoint["scaler"])
+    del checkpoint
+
+    if settings.eval_only:
+        print("validation loss", describe_loss(whole_loss(model, val_tokens, settings, machine)))
+        return 0
+
+    # The folder of the run, and what a checkpoint in it holds.
+    out_dir = Path(settings.out_dir)
+    make_room(out_dir, model.parameter_count(), resuming)
+
+    def save(name: str) -> None:
+        state = model_state(model, tokenizer)
+        state |= {"optimizer": [optimizer.state_dict() for optimizer in optimizers], "scaler": scaler.state_dict()}
+        state |= {"iter_num": step, "best_val_loss": best_val_loss, "config": asdict(settings)}
+        save_checkpoint(out_dir / name, state)
+
+    stop = catch_stop_signals()
+    with RunLog(settings, step, STARTED) as log:
+        log.say(
+            f"{model.parameter_count():,} parameters; {len(train_tokens):,} tokens of {dataset.name}, "
+            f"{tokenizer.vocab_size} different; {machine}"
+        )
+        metrics = log.unfinished
+        tokens_per_step = settings.batch_size * settings.block_size * settings.gradient_accumulation_steps
+        losses: list[torch.Tensor] = []  # of the steps since the last report
+        seconds = 0.0  # that they took
+
+        while True:
+            # Evaluate, keep, show.
+            last = step >= settings.max_iters
+            if (step % settings.eval_interval == 0 or last) and "val_loss" not in metrics and not stop:
+                val_loss = metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine)
+                improved, best_val_loss = val_loss < best_val_loss, min(val_loss, best_val_loss)
+                save(LATEST)
+                if improved or settings.always_save_checkpoint:
+                    save(BEST)
+                log.say(f"step {step}: validation loss {val_loss:.4f} (estimate)")
+                if settings.sample_chars:
+                    sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
+                    log.say(generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling) + "\n")
+            if last and not stop:
+                metrics["val_loss_full"] = whole_loss(model, val_tokens, settings, machine)
+            if metrics:
+                log.write(step, **metrics)
+            if last or stop:
+                break
+            metrics = {}
+
+            # One step: the gradient of the whole batch, clipped, then the update.
+            began = time.perf_counter()
+            model.train()
+            torch.manual_seed(settings.seed + step)  # dropout, like the batch, depends on seed and step alone
+            factor = rate_factor(settings, step)
+            set_rates(optimizers, factor)
+            loss = torch.zeros((), device=machine.device)
+            parts = settings.gradient_accumulation_steps
+            for part in range(parts):
+                x, y = training_batch(train_tokens, settings.seed, step, settings.batch_size, settings.block_size, part, parts)
+                with machine.autocast():
+                    part_loss = cross_entropy(forward(x.to(machine.device)), y.to(machine.device)) / parts
+                scaler.scale(part_loss).backward()
+                loss += part_loss.detach()
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+                optimizer.zero_grad()
+            scaler.update()
+            step += 1
+            losses.append(loss)
+            seconds += time.perf_counter() - began
+
+            # Report; when asked to stop, keep what there is.
+            if step % settings.log_interval == 0 or step == settings.max_iters or stop:
+                metrics["train_loss"] = float(torch.stack(losses).mean())
+                metrics["learning_rate"] = factor * settings.learning_rate
+                metrics["grad_norm"] = float(grad_norm)
+                metrics["tokens_per_second"] = round(len(losses) * tokens_per_step / seconds)
+                log.progress(step, metrics["train_loss"], metrics["tokens_per_second"])
+                losses, seconds = [], 0.0
+            if stop:
+                save(LATEST)
+
+    curve = draw_curve(out_dir)
+    if stop:
+        print(f"stopped after step {step} of {settings.max_iters}, kept in {out_dir / LATEST}; to go on:")
+        print(f"  python train.py --init_from=resume --out_dir={out_dir}")
+        return 128 + stop[0]
+
+    # The checkpoint that sampling takes is the best by the estimate: measure it too, if it is not the last one.
+    final_loss = metrics["val_loss_full"]
+    best = load_checkpoint(find_checkpoint(settings.out_dir, BEST, LATEST))
+    if best["iter_num"] != step:
+        print(f"last step        {describe_loss(final_loss)}")
+        model.load_state_dict(best["model"])
+        final_loss = whole_loss(model, val_tokens, settings, machine)
+    print(f"validation loss  {describe_loss(final_loss)}, over the whole validation split")
+    print(f"checkpoint       {out_dir / BEST} (step {best['iter_num']})")
+    print(f"curve            {curve}")
+    print(f"to sample        python sample.py --out_dir={out_dir}")
+    return 0
+
+
+def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint: dict[str, Any], path: Path) -> TrainSettings:
+    """The settings for going on from a checkpoint: its model's shape, and when resuming all that was not named anew.
+
+    Raises UserError if a named option contradicts the shape that the weights have.
+    """
+    if settings.init_from == "resume":
+        known = {field.name for field in fields(TrainSettings)}
+        config = {name: value for name, value in checkpoint["config"].items() if name in known and name != "eval_only"}
+        settings = TrainSettings(**{**config, **given})
+    shape = {name: value for name, value in checkpoint["model_args"].items() if name not in ("vocab_size", "dropout")}
+    for name, value in shape.items():
+        if name in given and given[name] != value:
+            raise UserError(f"{path} has {name}={value}, which cannot become {given[name]}: leave it out, or train from scratch")
+    settings = replace(settings, **shape)
+    check_training(settings)
+    return settings
+
+
+def make_room(out_dir: Path, parameters: int, resuming: bool) -> None:
+    """Make the folder of the run, move an earlier run in it to `previous/`, and see that the checkpoints will fit.
+
+    Raises UserError if it cannot be made or the disk is too full.
+    """
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        earlier = [path for path in out_dir.iterdir() if path.suffix in (".pt", ".jsonl", ".png")]
+        if earlier and not resuming:
+            shutil.rmtree(out_dir / "previous", ignore_errors=True)
+            (out_dir / "previous").mkdir()
+            for path in earlier:
+                path.rename(out_dir / "previous" / path.name)
+            print(f"{out_dir} held a run: moved to {out_dir / 'previous'}", file=sys.stderr)
+    except OSError as error:
+        raise UserError(f"out_dir={out_dir} cannot be used: {error.strerror}; name another --out_dir=") from None
+    needed = 2 * 3 * 4 * parameters  # two checkpoints of the weights and two moments in float32
+    free = shutil.disk_usage(out_dir).free
+    if free < needed:
+        raise UserError(
+            f"no space for the checkpoints in {out_dir}: they take {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
+            f"free some, or name another --out_dir="
+        )
+
+
+def catch_stop_signals() -> list[int]:
+    """A list that receives the signal when Ctrl-C is pressed or SIGTERM comes. A second one ends the process at once."""
+    received: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, remember)
+    return received
+
+
+if __name__ == "__main__":
+    run_script(main)
