@@ -197,18 +197,19 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # OpenAI's GPT-2 was trained with this one
+    "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
+}
+
+
 class MLP(nn.Module):
     """down(activation(up(x))), four times as wide as the stream (Vaswani et al. 2017, section 3.3)."""
 
-    ACTIVATIONS = {
-        "gelu": F.gelu,
-        "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # OpenAI's GPT-2 was trained with this one
-        "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
-    }
-
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.activation = self.ACTIVATIONS[config.mlp]
+        self.activation = ACTIVATIONS[config.mlp]
         self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
@@ -241,6 +242,9 @@ class Block(nn.Module):
 
 class GPT(nn.Module):
     """Token ids in, logits of the next token out."""
+
+    sinusoids: Tensor
+    rotation: Tensor
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

@@ -6,14 +6,11 @@
     python train.py --init_from=resume                  go on after a stop
 """
 
-import time
-
-STARTED = time.perf_counter()
-
 import math
 import shutil
 import signal
 import sys
+import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +94,7 @@ def train(settings: TrainSettings, given: dict[str, Any], words: list[str]) -> i
         save_checkpoint(out_dir / name, state)
 
     stop = catch_stop_signals()
-    with RunLog(settings, step, STARTED) as log:
+    with RunLog(settings, step) as log:
         log.say(
             f"{model.parameter_count():,} parameters; {len(train_tokens):,} tokens of {dataset.name}, "
             f"{tokenizer.vocab_size} different; {machine}"

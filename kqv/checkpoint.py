@@ -58,7 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"no checkpoint {path}: train one with python train.py --out_dir={path.parent}") from None
+        raise UserError(f"no checkpoint {path}: python train.py --out_dir=FOLDER makes one in FOLDER") from None
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except zipfile.BadZipFile:

@@ -6,6 +6,7 @@ one pass over block_size/2 tokens every block_size/2 tokens, whatever the kind o
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,6 +115,52 @@ def generate(model: GPT, prompt: Sequence[int], settings: SampleSettings) -> Ite
         ids = torch.cat((ids, token.to(device)), dim=1)
         log_probabilities = torch.log_softmax(logits, dim=-1).gather(1, token)
         yield token[:, 0].tolist(), log_probabilities[:, 0].tolist()
+
+
+class Continuation:
+    """One text as it grows: its tokens, their log-probabilities, and where a stop string ended it."""
+
+    def __init__(self, tokenizer: CharTokenizer, stop: Sequence[str] = ()) -> None:
+        self.tokenizer, self.stop = tokenizer, stop
+        self.tokens: list[int] = []
+        self.log_probabilities: list[float] = []
+        self.text = ""
+        self.stopped = False
+        self._shown = 0
+
+    def add(self, token: int, log_probability: float) -> str:
+        """Append a token unless the text has ended. Returns the new text that can be shown: what may be the
+        beginning of a stop string is held back until that is decided."""
+        if self.stopped:
+            return ""
+        self.tokens.append(token)
+        self.log_probabilities.append(log_probability)
+        self.text += self.tokenizer.decode([token])
+        found = [self.text.find(stop) for stop in self.stop if stop in self.text]
+        if found:
+            self.stopped = True
+            self.text = self.text[: min(found)]
+            del self.tokens[len(self.text) :], self.log_probabilities[len(self.text) :]
+            return self._show(len(self.text))
+        held = max((n for stop in self.stop for n in range(1, len(stop)) if self.text.endswith(stop[:n])), default=0)
+        return self._show(len(self.text) - held)
+
+    def finish(self) -> str:
+        """The text that was still held back when no more tokens come."""
+        return self._show(len(self.text))
+
+    def _show(self, end: int) -> str:
+        fresh, self._shown = self.text[self._shown : end], max(end, self._shown)
+        return fresh
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: text, why it ended ("stop" or "length"), its tokens and their log-probabilities in nats."""
+        return {
+            "text": self.text,
+            "finish_reason": "stop" if self.stopped else "length",
+            "tokens": [self.tokenizer.decode([token]) for token in self.tokens],
+            "log_probabilities": self.log_probabilities,
+        }
 
 
 def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, settings: SampleSettings) -> str:

@@ -22,6 +22,9 @@ class MachineError(Exception):
 
 def run_script(main: Callable[[list[str]], int | None]) -> None:
     """Call `main(arguments)` and leave the process with its status; expected errors become one line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without Chinese or emoji shows their escapes: a stream of text must not end in an error.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         status = main(sys.argv[1:]) or 0
         sys.stdout.flush()

@@ -46,10 +46,10 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update each matrix that has a gradient. The step is as long as in Jordan's: lr · √max(1, rows/columns)."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     by_shape[matrix.shape].append(matrix)
@@ -72,7 +72,8 @@ def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.opt
 
     Weight decay pulls on matrices only, as in nanoGPT. Each group keeps its peak rate as `initial_lr`.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inner = settings.optimizer == "muon" and "blocks." in name and parameter.ndim == 2
         (matrices if inner else others).append(parameter)
@@ -83,8 +84,10 @@ def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.opt
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(
             [group for group in groups if group["params"]],
-            lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True,
-        )  # fmt: skip
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            fused=True,
+        )
     ]
     if matrices:
         optimizers.append(Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay))

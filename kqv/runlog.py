@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from kqv import STARTED
 from kqv.errors import UserError
 from kqv.files import replacing
 from kqv.settings import TrainSettings
@@ -25,13 +26,9 @@ METRICS, CURVE = "metrics.jsonl", "loss.png"
 class RunLog:
     """The progress bar and the metrics file of one training run; use it as a context."""
 
-    def __init__(self, settings: TrainSettings, first_step: int, started: float) -> None:
-        """`first_step` is where a resumed run goes on: lines from there on are dropped from its metrics file.
-
-        `started` is time.perf_counter() at the start of the process.
-        """
+    def __init__(self, settings: TrainSettings, first_step: int) -> None:
+        """`first_step` is where a resumed run goes on: lines from there on are dropped from its metrics file."""
         self.folder = Path(settings.out_dir)
-        self.started = started
         self.first_step, self.began = first_step, time.perf_counter()
         self.steps = settings.max_iters
         earlier = read_metrics(self.folder) if first_step else []
@@ -65,7 +62,7 @@ class RunLog:
 
     def write(self, step: int, **metrics: float) -> None:
         """Append the line of `step` to metrics.jsonl, and show it where there is no bar to look at."""
-        line = {"step": step, **metrics, "wall_seconds": round(time.perf_counter() - self.started, 3)}
+        line = {"step": step, **metrics, "wall_seconds": round(time.perf_counter() - STARTED, 3)}
         self.file.write(_json_line(line))
         if not self.terminal and "train_loss" in metrics and step > self.first_step:
             left = (time.perf_counter() - self.began) / (step - self.first_step) * (self.steps - step)

@@ -277,7 +277,7 @@ def _convert(settings_class: type, name: str, text: str, where: str) -> Any:
     try:
         # tyro explains a mistake in a box of several lines; ours is one line.
         with contextlib.redirect_stderr(io.StringIO()):
-            parsed = tyro.cli(settings_class, args=[f"--{name}={text}"], config=_CONFIG, use_underscores=True)
+            parsed: Any = tyro.cli(settings_class, args=[f"--{name}={text}"], config=_CONFIG, use_underscores=True)
     except SystemExit:
         raise UserError(f"{where}: {name} takes {_describe(hint)}") from None
     value = getattr(parsed, name)

