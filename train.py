@@ -18,17 +18,15 @@ from typing import Any
 from kqv.errors import UserError, run_script
 from kqv.settings import SampleSettings, TrainSettings, check_training, read_arguments
 
+GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
+
 
 def main(arguments: list[str]) -> int:
-    """Read the options, then train. Returns the exit status."""
+    """From text to checkpoint. Returns the exit status."""
     given, words = read_arguments(TrainSettings, arguments, "[TEXT ...] [CONFIG.py ...]")
     settings = TrainSettings(**given)
     check_training(settings)
-    return train(settings, given, words)
 
-
-def train(settings: TrainSettings, given: dict[str, Any], words: list[str]) -> int:
-    """From text to checkpoint. `given` are the options that were named, `words` the texts."""
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
@@ -42,6 +40,13 @@ def train(settings: TrainSettings, given: dict[str, Any], words: list[str]) -> i
     from kqv.runlog import RunLog, draw_curve
     from kqv.tokenizer import token_dtype
     from model import GPT, GPTConfig, cross_entropy
+
+    # The defaults are a recipe for a CPU: a GPU has its own, unless one is named.
+    recipe_named = any(word.endswith(".py") for word in arguments)
+    if settings.init_from == "scratch" and not recipe_named and choose_machine(settings).device.type == "cuda":
+        given = {**read_arguments(TrainSettings, [str(GPU_RECIPE)])[0], **given}
+        settings = TrainSettings(**given)
+        check_training(settings)
 
     # What to start from: nothing, the run in out_dir, or the weights of another checkpoint.
     resuming = settings.init_from == "resume"
@@ -62,15 +67,14 @@ def train(settings: TrainSettings, given: dict[str, Any], words: list[str]) -> i
     train_tokens = open_tokens(dataset.folder / "train.bin", dtype, settings.block_size)
     val_tokens = open_tokens(dataset.folder / "val.bin", dtype, settings.block_size)
 
-    # The model on its machine, and its optimizers.
-    machine = choose_machine(settings)
+    # The machine, the model and its optimizers.
+    machine = choose_machine(settings, training=True)
     torch.manual_seed(settings.seed)
     if model is None:
         shape = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
         model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
-    model.to(machine.device)
     forward = machine.prepare(model)
-    optimizers = make_optimizers(model, settings)
+    optimizers = make_optimizers(model, settings, torch.bfloat16 if machine.fast_bfloat16 else torch.float32)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
     step, best_val_loss = 0, math.inf
     if checkpoint and resuming:

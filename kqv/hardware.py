@@ -1,6 +1,6 @@
 """The machine: which device, which precision, compiled or not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +9,11 @@ import torch
 
 from kqv.errors import UserError
 from kqv.settings import MachineSettings
+from model import GPT
+
+# Up to this many positions, on a CPU in bfloat16, the plain matrix products of the written-out attention are
+# faster than the fused kernel, whose backward pass on a CPU is slow (docs/log.md has the figures).
+WRITTEN_ATTENTION_UP_TO = 256
 
 
 @dataclass
@@ -18,13 +23,19 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     compile: bool
+    fast_bfloat16: bool
+    """whether bfloat16 products are faster here than float32 ones"""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """A context in which matrix products are made in `dtype`; weights stay as they are."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def prepare(self, model: Callable[..., Any]) -> Callable[..., Any]:
-        """The model, compiled if this machine compiles."""
+    def prepare(self, model: GPT) -> Callable[..., Any]:
+        """Move a model here and choose its attention for training. Returns what to call: the model, compiled or not."""
+        model.to(self.device)
+        on_cpu = self.device.type == "cpu"
+        written = on_cpu and self.dtype == torch.bfloat16 and model.config.block_size <= WRITTEN_ATTENTION_UP_TO
+        model.fuse_attention(not written)
         return torch.compile(model) if self.compile else model
 
     def __str__(self) -> str:
@@ -33,9 +44,11 @@ class Machine:
         return f"{name}{threads}, {str(self.dtype).removeprefix('torch.')}{', compiled' if self.compile else ''}"
 
 
-def choose_machine(settings: MachineSettings) -> Machine:
-    """The machine that the settings ask for, `auto` resolved: a GPU in bfloat16 if there is one, else the CPU in
-    float32, which small models train as fast in as in bfloat16. Raises UserError for a device that is not there.
+def choose_machine(settings: MachineSettings, training: bool = False) -> Machine:
+    """The machine that the settings ask for, with `auto` resolved. Raises UserError for a device that is not there.
+
+    A GPU is taken if there is one. Precision: bfloat16 where its products are fast, on a CPU for training only;
+    one character at a time is no work for them. float16 on GPUs that know nothing else that is short.
     """
     name = settings.device
     if name == "auto":
@@ -45,9 +58,24 @@ def choose_machine(settings: MachineSettings) -> Machine:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device={name} cannot be used on this machine: take --device=cpu, or leave it out") from None
-    dtype = torch.float32 if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    fast_bfloat16 = _has_fast_bfloat16(device)
+    dtype = torch.float32
+    if settings.dtype != "auto":
+        dtype = getattr(torch, settings.dtype)
+    elif fast_bfloat16 and (training or device.type == "cuda"):
+        dtype = torch.bfloat16
+    elif device.type == "cuda":
+        dtype = torch.float16
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as nanoGPT allows
-        if settings.dtype == "auto":
-            dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return Machine(device, dtype, device.type == "cuda" if settings.compile == "auto" else settings.compile)
+    compiled = device.type == "cuda" if settings.compile == "auto" else settings.compile
+    return Machine(device, dtype, compiled, fast_bfloat16)
+
+
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 cannot say
+        return any(known.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False

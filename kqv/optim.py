@@ -20,14 +20,14 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic, tuned 
 NEWTON_SCHULZ_STEPS = 5
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """The orthogonal factor of each matrix (count, rows, columns), about: singular values come out in 0.7..1.2.
 
-    Newton-Schulz iteration of X ← aX + (bA + cA²)X with A = XXᵀ, which needs matrix products only; in
-    bfloat16, whose rounding is far below the iteration's own error. Returns the same shape in bfloat16.
+    Newton-Schulz iteration of X ← aX + (bA + cA²)X with A = XXᵀ, which needs matrix products only. The
+    rounding of bfloat16 is far below its own error, so `dtype` is a matter of speed. Returns the same shape.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
+    x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     if tall:  # XXᵀ is the smaller product when rows are the shorter side
         x = x.mT
@@ -35,14 +35,23 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised. All matrices of one shape are taken through the iteration as one batch,
     which for the many small matrices of a small model is several times faster than torch.optim.Muon."""
 
-    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        """`dtype` is that of the matrix products of `orthogonalize`."""
+        self.dtype = dtype
         super().__init__(matrices, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -61,14 +70,16 @@ class Muon(torch.optim.Optimizer):
                 momenta = [self.state[matrix]["momentum"] for matrix in matrices]
                 torch._foreach_lerp_(momenta, list(gradients), 1 - group["momentum"])
                 # Nesterov: look one step ahead along the momentum
-                updates = orthogonalize(gradients.lerp(torch.stack(momenta), group["momentum"])).to(gradients.dtype)
+                updates = orthogonalize(gradients.lerp(torch.stack(momenta), group["momentum"]), self.dtype)
                 if group["weight_decay"]:
                     torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(matrices, list(updates), alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
 
 
-def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.optim.Optimizer]:
-    """The optimizers of a model: Muon and AdamW, or AdamW alone with --optimizer=adamw.
+def make_optimizers(
+    model: nn.Module, settings: TrainSettings, muon_dtype: torch.dtype = torch.bfloat16
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model: AdamW and Muon, or AdamW alone with --optimizer=adamw.
 
     Weight decay pulls on matrices only, as in nanoGPT. Each group keeps its peak rate as `initial_lr`.
     """
@@ -90,7 +101,8 @@ def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.opt
         )
     ]
     if matrices:
-        optimizers.append(Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay))
+        options = dict(lr=settings.muon_learning_rate, momentum=settings.muon_momentum, weight_decay=settings.weight_decay)
+        optimizers.append(Muon(matrices, dtype=muon_dtype, **options))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]

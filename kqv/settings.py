@@ -117,6 +117,8 @@ class TrainSettings(MachineSettings):
     """peak rate of AdamW"""
     muon_learning_rate: float = 0.04
     """peak rate of Muon"""
+    muon_momentum: float = 0.9
+    """Muon: decay of the gradient's average; longer runs like 0.95"""
     weight_decay: float = 0.0
     """decoupled weight decay of all matrices"""
     beta1: float = 0.9
@@ -218,7 +220,7 @@ def check_training(settings: TrainSettings) -> None:
     _check_at_least(settings, 1, "eval_iters", "log_interval", "gradient_accumulation_steps")
     _check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "sample_chars", "seed")
     _check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip")
-    _check_between(settings, 0, 1, "dropout", "beta1", "beta2", below=True)
+    _check_between(settings, 0, 1, "dropout", "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
     if settings.n_embd % settings.n_head:
         divisors = [n for n in range(1, settings.n_embd + 1) if settings.n_embd % n == 0]

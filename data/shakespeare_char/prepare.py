@@ -92,7 +92,7 @@ def play_to_text(markdown: str, running_head: str = "") -> str:
     direction right after a speaker's name: the file has the name and not a word of the speech.
     Of two people who speak together, it names the first.
     """
-    lines = []
+    lines: list[str] = []
     silent = True
     for paragraph in markdown.replace("\\-", "-").strip().split("\n\n"):
         first, *speech = paragraph.split("\n")
