@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kqv.errors import UserError, run_script
+from kqv.files import BEST, LATEST
 from kqv.settings import SampleSettings, check_sampling, read_arguments
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
     check_sampling(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.
-    from kqv.checkpoint import BEST, LATEST, find_checkpoint, load_checkpoint, restore_model
+    from kqv.checkpoint import find_checkpoint, load_checkpoint, restore_model
     from kqv.decoding import default_prompt
     from kqv.hardware import choose_machine
 

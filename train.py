@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kqv.errors import UserError, run_script
+from kqv.files import BEST, CURVE, LATEST, METRICS
 from kqv.settings import SampleSettings, TrainSettings, check_training, read_arguments
 
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     import torch
 
     from kqv.batches import open_tokens, training_batch
-    from kqv.checkpoint import BEST, LATEST, find_checkpoint, load_checkpoint, model_state, restore_model, save_checkpoint
+    from kqv.checkpoint import find_checkpoint, load_checkpoint, model_state, restore_model, save_checkpoint
     from kqv.corpus import open_dataset, open_texts
     from kqv.decoding import default_prompt, generate_text
     from kqv.evaluation import describe_loss, estimated_loss, whole_loss
@@ -204,19 +205,21 @@ def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint
 
 
 def make_room(out_dir: Path, parameters: int, resuming: bool) -> None:
-    """Make the folder of the run, move an earlier run in it to `previous/`, and see that the checkpoints will fit.
+    """Make the folder of the run, move an earlier run's files in it to `previous/`, see that the checkpoints will fit.
 
     Raises UserError if it cannot be made or the disk is too full.
     """
+    files = [out_dir / name for name in (BEST, LATEST, METRICS, CURVE)]
+    previous = out_dir / "previous"
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        earlier = [path for path in out_dir.iterdir() if path.suffix in (".pt", ".jsonl", ".png")]
-        if earlier and not resuming:
-            shutil.rmtree(out_dir / "previous", ignore_errors=True)
-            (out_dir / "previous").mkdir()
-            for path in earlier:
-                path.rename(out_dir / "previous" / path.name)
-            print(f"{out_dir} held a run: moved to {out_dir / 'previous'}", file=sys.stderr)
+        if files[0].exists() and not resuming:
+            previous.mkdir(exist_ok=True)
+            for file in files:
+                (previous / file.name).unlink(missing_ok=True)
+                if file.exists():
+                    file.rename(previous / file.name)
+            print(f"{out_dir} held a run: it is in {previous} now", file=sys.stderr)
     except OSError as error:
         raise UserError(f"out_dir={out_dir} cannot be used: {error.strerror}; name another --out_dir=") from None
     needed = 2 * 3 * 4 * parameters  # two checkpoints of the weights and two moments in float32

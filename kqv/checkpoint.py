@@ -24,7 +24,6 @@ from kqv.tokenizer import CharTokenizer, tokenizer_from_dict
 from model import GPT, GPTConfig
 
 FORMAT = "kqv 1"
-BEST, LATEST = "ckpt.pt", "last.pt"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -1,10 +1,13 @@
-"""Write a file so that a crash at any moment leaves the old one or the new one, never a half."""
+"""The files of a run, and how a file is written so that a crash leaves the old one or the new one, never a half."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+BEST, LATEST = "ckpt.pt", "last.pt"  # checkpoints: of the lowest validation loss so far, and the newest
+METRICS, CURVE = "metrics.jsonl", "loss.png"
 
 
 @contextmanager

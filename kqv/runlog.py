@@ -16,11 +16,10 @@ from tqdm import tqdm
 
 from kqv import STARTED
 from kqv.errors import UserError
-from kqv.files import replacing
+from kqv.files import CURVE, METRICS, replacing
 from kqv.settings import TrainSettings
 
 MEASURES = ("train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "tokens_per_second")
-METRICS, CURVE = "metrics.jsonl", "loss.png"
 
 
 class RunLog:

@@ -57,7 +57,7 @@ class TrainSettings(MachineSettings):
     """encoding of the text files"""
     init_from: str = "scratch"
     """scratch, resume (go on with the run in out_dir), or a checkpoint to start from (fine-tuning)"""
-    max_iters: int = 500
+    max_iters: int = 600
     """training steps"""
     eval_interval: int = 100
     """steps between two evaluations, each followed by a checkpoint and a sample"""
@@ -113,7 +113,7 @@ class TrainSettings(MachineSettings):
     # the optimizer
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon trains the matrices of the blocks with Muon and the rest with AdamW"""
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     """peak rate of AdamW"""
     muon_learning_rate: float = 0.04
     """peak rate of Muon"""
@@ -131,7 +131,7 @@ class TrainSettings(MachineSettings):
     """follow the schedule below; False keeps the rates constant"""
     lr_schedule: Literal["linear", "cosine"] = "linear"
     """shape of the decay: constant then linear, or cosine as in nanoGPT"""
-    warmup_iters: int = 20
+    warmup_iters: int = 10
     """steps over which the rates rise to their peak"""
     lr_decay_iters: int = 0
     """step at which the decay ends; 0 means max_iters"""
