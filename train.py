@@ -7,6 +7,8 @@
 """
 
 import math
+import os
+import shlex
 import shutil
 import signal
 import sys
@@ -106,8 +108,7 @@ def main(arguments: list[str]) -> int:
         )
         metrics = log.unfinished
         tokens_per_step = settings.batch_size * settings.block_size * settings.gradient_accumulation_steps
-        losses: list[torch.Tensor] = []  # of the steps since the last report
-        seconds = 0.0  # that they took
+        steps, seconds = 0, 0.0  # since the last report
 
         while True:
             # Evaluate, keep, show.
@@ -152,24 +153,23 @@ def main(arguments: list[str]) -> int:
                 optimizer.zero_grad()
             scaler.update()
             step += 1
-            losses.append(loss)
-            seconds += time.perf_counter() - began
+            steps, seconds = steps + 1, seconds + time.perf_counter() - began
 
             # Report; when asked to stop, keep what there is.
-            if step % settings.log_interval == 0 or step == settings.max_iters or stop:
-                metrics["train_loss"] = float(torch.stack(losses).mean())
+            if step % settings.log_interval == 0 or step == settings.max_iters:
+                metrics["train_loss"] = float(loss)
                 metrics["learning_rate"] = factor * settings.learning_rate
                 metrics["grad_norm"] = float(grad_norm)
-                metrics["tokens_per_second"] = round(len(losses) * tokens_per_step / seconds)
+                metrics["tokens_per_second"] = round(steps * tokens_per_step / seconds)
                 log.progress(step, metrics["train_loss"], metrics["tokens_per_second"])
-                losses, seconds = [], 0.0
+                steps, seconds = 0, 0.0
             if stop:
                 save(LATEST)
 
     curve = draw_curve(out_dir)
     if stop:
         print(f"stopped after step {step} of {settings.max_iters}, kept in {out_dir / LATEST}; to go on:")
-        print(f"  python train.py --init_from=resume --out_dir={out_dir}")
+        print(f"  {shell_command('train.py', '--init_from=resume', f'--out_dir={out_dir}')}")
         return 128 + stop[0]
 
     # The checkpoint that sampling takes is the best by the estimate: measure it too, if it is not the last one.
@@ -182,7 +182,7 @@ def main(arguments: list[str]) -> int:
     print(f"validation loss  {describe_loss(final_loss)}, over the whole validation split")
     print(f"checkpoint       {out_dir / BEST} (step {best['iter_num']})")
     print(f"curve            {curve}")
-    print(f"to sample        python sample.py --out_dir={out_dir}")
+    print(f"to sample        {shell_command('sample.py', f'--out_dir={out_dir}')}")
     return 0
 
 
@@ -242,6 +242,13 @@ def catch_stop_signals() -> list[int]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, remember)
     return received
+
+
+def shell_command(script: str, *options: str) -> str:
+    """A command line that works where this one did: the same Python, the same folder."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    here = os.getcwd() + os.sep
+    return shlex.join([python.removeprefix(here), str(Path(__file__).with_name(script)).removeprefix(here), *options])
 
 
 if __name__ == "__main__":

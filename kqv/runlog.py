@@ -42,7 +42,7 @@ class RunLog:
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(
             total=self.steps, initial=first_step, unit="step", disable=not self.terminal, dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} |{bar}| {remaining} left {postfix}",
+            bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
         )  # fmt: skip
 
     def __enter__(self) -> "RunLog":
