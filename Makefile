@@ -24,6 +24,7 @@ clean:
 
 # Each marker is younger than the list of packages it stands for, so a changed list installs again.
 $(VENV)/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kqv needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@

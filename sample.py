@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if "start" not in given:
         settings.start = default_prompt(tokenizer)
     with machine.autocast():
-        for prompt in prompts(settings):
+        for prompt in prompts(settings, newline="\n" if "\n" in tokenizer.characters else ""):
             try:
                 write_samples(model, tokenizer, prompt, settings)
             except UserError as error:
@@ -52,12 +52,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def prompts(settings: SampleSettings) -> Iterator[str]:
-    """The texts to continue: the one of --start, or with --interactive each line typed."""
+def prompts(settings: SampleSettings, newline: str) -> Iterator[str]:
+    """The texts to continue: the one of --start, or with --interactive each line typed, ended with `newline`."""
     if settings.interactive:
         while True:
             try:
-                yield input("> " if sys.stdin.isatty() else "") + "\n"
+                yield input("> " if sys.stdin.isatty() else "") + newline
             except EOFError:
                 return
     if settings.start == "-":

@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
         steps, seconds = 0, 0.0  # since the last report
 
         while True:
-            # Evaluate, keep, show.
+            # Evaluate, keep, show; when asked to stop, only keep.
             last = step >= settings.max_iters
             if (step % settings.eval_interval == 0 or last) and "val_loss" not in metrics and not stop:
                 val_loss = metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine)
@@ -127,6 +127,8 @@ def main(arguments: list[str]) -> int:
                 metrics["val_loss_full"] = whole_loss(model, val_tokens, settings, machine)
             if metrics:
                 log.write(step, **metrics)
+            if stop:
+                save(LATEST)
             if last or stop:
                 break
             metrics = {}
@@ -155,7 +157,7 @@ def main(arguments: list[str]) -> int:
             step += 1
             steps, seconds = steps + 1, seconds + time.perf_counter() - began
 
-            # Report; when asked to stop, keep what there is.
+            # Report.
             if step % settings.log_interval == 0 or step == settings.max_iters:
                 metrics["train_loss"] = float(loss)
                 metrics["learning_rate"] = factor * settings.learning_rate
@@ -163,8 +165,6 @@ def main(arguments: list[str]) -> int:
                 metrics["tokens_per_second"] = round(steps * tokens_per_step / seconds)
                 log.progress(step, metrics["train_loss"], metrics["tokens_per_second"])
                 steps, seconds = 0, 0.0
-            if stop:
-                save(LATEST)
 
     curve = draw_curve(out_dir)
     if stop:
@@ -193,7 +193,8 @@ def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint
     """
     if settings.init_from == "resume":
         known = {field.name for field in fields(TrainSettings)}
-        config = {name: value for name, value in checkpoint["config"].items() if name in known and name != "eval_only"}
+        config = {name: value for name, value in checkpoint["config"].items() if name in known}
+        config |= {"out_dir": settings.out_dir, "eval_only": False}  # these belong to the command, not to the run
         settings = TrainSettings(**{**config, **given})
     shape = {name: value for name, value in checkpoint["model_args"].items() if name not in ("vocab_size", "dropout")}
     for name, value in shape.items():

@@ -75,21 +75,17 @@ def open_texts(words: Sequence[str], encoding: str = "utf-8", tokenizer: CharTok
     """
     cache = DATA / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        paths = [path for word in words for path in _text_files(word, Path(scratch))]
-        digest = hashlib.sha256(repr((encoding, tokenizer and tokenizer.characters)).encode())
-        for path in paths:
-            with _open(path) as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        folder = cache / f"{paths[0].stem[:40]}-{digest.hexdigest()[:16]}"
-        if not folder.exists():
-            # Prepared beside its place and renamed whole: a folder that exists is complete.
-            prepare_dataset(paths, Path(scratch) / "ids", encoding, tokenizer)
-            try:
-                (Path(scratch) / "ids").rename(folder)
-            except OSError:
-                if not folder.exists():  # else another process was first, with the same ids
-                    raise
+    with tempfile.TemporaryDirectory(dir=cache) as name:
+        scratch = Path(name)
+        try:
+            paths = [path for word in words for path in _text_files(word, scratch)]
+            folder = cache / f"{paths[0].stem[:40]}-{_digest(paths, encoding, tokenizer)}"
+            if not folder.exists():
+                # Prepared beside its place and renamed whole: a folder that exists is complete.
+                prepare_dataset(paths, scratch / "ids", encoding, tokenizer)
+                _rename_unless_there(scratch / "ids", folder)
+        except UserError as error:
+            raise UserError(str(error).replace(str(scratch / "stdin"), "standard input")) from None
     return _existing(folder)
 
 
@@ -137,6 +133,23 @@ def _existing(folder: Path) -> Dataset:
     return Dataset(folder, tokenizer, *counts)
 
 
+def _digest(paths: Sequence[Path], encoding: str, tokenizer: CharTokenizer | None) -> str:
+    """What the ids depend on, in 16 characters: the bytes of the texts, their encoding, the vocabulary if given."""
+    digest = hashlib.sha256(repr((encoding, tokenizer and tokenizer.characters)).encode())
+    for path in paths:
+        with _open(path) as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _rename_unless_there(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.exists():  # else another process was first, with the same ids
+            raise
+
+
 def _text_files(word: str, scratch: Path) -> list[Path]:
     """The files that a word of the command line stands for. Standard input is copied to `scratch` first."""
     if word == "-":
@@ -157,7 +170,7 @@ def _open(path: Path) -> io.BufferedReader:
     try:
         return path.open("rb")
     except FileNotFoundError:
-        hint = f"; to set an option write --{path}" if "=" in path.name else ""
+        hint = f"; to set an option write --{str(path).lstrip('-')}" if "=" in path.name else ""
         raise UserError(f"no such file or folder: {path}{hint}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None

@@ -15,7 +15,6 @@ from typing import Any
 from tqdm import tqdm
 
 from kqv import STARTED
-from kqv.errors import UserError
 from kqv.files import CURVE, METRICS, replacing
 from kqv.settings import TrainSettings
 
@@ -121,8 +120,6 @@ def _json_line(line: dict[str, Any]) -> bytes:
 
 
 def _start_wandb(settings: TrainSettings) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("wandb_log needs the package wandb: pip install wandb") from None
+    import wandb
+
     return wandb.init(project=settings.wandb_project, name=settings.wandb_run_name, config=vars(settings))

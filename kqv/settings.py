@@ -12,6 +12,7 @@ torch is not imported here: `--help` and mistakes are answered at once.
 
 import contextlib
 import difflib
+import importlib.util
 import io
 import math
 import runpy
@@ -25,6 +26,8 @@ from typing import Any, Literal, get_type_hints
 import tyro  # a dataclass in, `--help`, conversions and choices out; small, typed, imports in 60 ms
 
 from kqv.errors import UserError
+
+LARGEST_SEED = 2**62  # generators take 64 bits, and training adds the step
 
 
 @dataclass
@@ -218,10 +221,13 @@ def check_training(settings: TrainSettings) -> None:
     """Refuse settings that no model or run can have. Raises UserError naming the option and a value that works."""
     _check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
     _check_at_least(settings, 1, "eval_iters", "log_interval", "gradient_accumulation_steps")
-    _check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "sample_chars", "seed")
+    _check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "sample_chars")
+    _check_between(settings, 0, LARGEST_SEED, "seed")
     _check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip")
     _check_between(settings, 0, 1, "dropout", "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
+    if settings.wandb_log and not importlib.util.find_spec("wandb"):
+        raise UserError("wandb_log needs the package wandb: pip install wandb")
     if settings.n_embd % settings.n_head:
         divisors = [n for n in range(1, settings.n_embd + 1) if settings.n_embd % n == 0]
         nearest = min(divisors, key=lambda n: abs(n - settings.n_head))
@@ -239,7 +245,8 @@ def check_training(settings: TrainSettings) -> None:
 def check_sampling(settings: SampleSettings) -> None:
     """Refuse sampling options out of their range. Raises UserError."""
     _check_at_least(settings, 1, "num_samples")
-    _check_at_least(settings, 0, "max_new_tokens", "temperature", "top_k", "seed")
+    _check_at_least(settings, 0, "max_new_tokens", "temperature", "top_k")
+    _check_between(settings, 0, LARGEST_SEED, "seed")
     _check_between(settings, 0, 1, "top_p", "min_p")
     if settings.top_p == 0:
         raise UserError("top_p=0 leaves nothing to draw from: take --top_k=1 for the likeliest character")
@@ -327,8 +334,8 @@ def _read_config(settings_class: type, path: Path) -> dict[str, Any]:
             continue
         options[name] = _convert(settings_class, name, str(value), where)
         if isinstance(value, str) != isinstance(options[name], str):
-            hint = get_type_hints(settings_class)[name]
-            raise UserError(f"{where}: {name} takes {_describe(hint)}, without quotes")
+            quotes = "without quotes" if isinstance(value, str) else "in quotes"
+            raise UserError(f"{where}: {name} takes {_describe(get_type_hints(settings_class)[name])}, {quotes}")
     return options
 
 
