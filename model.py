@@ -14,7 +14,7 @@ Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,16 @@ class GPTConfig:
     mask: Literal["causal", "none", "future"] = "causal"
     window: int = 0
     tie_weights: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a choice that is not in its table or a size that no model has."""
+        for name, hint in get_type_hints(type(self)).items():
+            value, choices = getattr(self, name), [choice for part in get_args(hint) for choice in get_args(part) or (part,)]
+            if isinstance(value, str) and value not in choices:
+                raise ValueError(f"{name} is one of {', '.join(filter(lambda c: isinstance(c, str), choices))}, not {value!r}")
+        sizes = (self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
+        if not all(isinstance(size, int) and size > 0 for size in sizes) or self.n_embd % self.n_head:
+            raise ValueError("sizes must be whole numbers above 0, and n_embd a multiple of n_head")
 
     @property
     def d_k(self) -> int:

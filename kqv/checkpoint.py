@@ -120,8 +120,8 @@ def restore_model(state: dict[str, Any], path: Path, dropout: float = 0.0) -> tu
             raise UserError("the vocabulary is not the model's")
         model = GPT(config)
         model.load_state_dict(state["model"])
-    except (UserError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be used: {error}") from None
+    except (UserError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
     return model, tokenizer
 
 

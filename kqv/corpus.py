@@ -180,15 +180,14 @@ def _code_points(paths: Sequence[Path], encoding: str) -> Iterator[np.ndarray]:
     """The characters of the texts as arrays of code points, uint32.
 
     A byte order mark is dropped, every line end becomes a newline, and a file that does not end with one
-    gets one if another file follows.
+    gets one if more text follows.
     """
     last = "\n"
     for path in paths:
-        if last != "\n":
-            yield np.array([ord("\n")], dtype=np.uint32)
-        for text in _decoded(path, encoding):
+        for i, text in enumerate(_decoded(path, encoding)):
+            joint = "\n" if i == 0 and last != "\n" else ""
             last = text[-1]
-            yield np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+            yield np.frombuffer((joint + text).encode("utf-32-le"), dtype="<u4")
 
 
 def _decoded(path: Path, encoding: str) -> Iterator[str]:
@@ -214,6 +213,8 @@ def _decoded(path: Path, encoding: str) -> Iterator[str]:
                     f"{path} is not {encoding}: byte 0x{error.object[error.start]:02X} at offset {offset}; "
                     f"name its encoding, for example --encoding=latin-1"
                 ) from None
+            except UnicodeError as error:
+                raise UserError(f"{path} is not {encoding}: {error}; name its encoding with --encoding=") from None
             if text:
                 yield text
             if not piece:

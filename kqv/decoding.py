@@ -78,7 +78,8 @@ def choose(logits: Tensor, settings: SampleSettings, draws: Tensor, seen: Tensor
         logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
     if settings.temperature == 0:
         return logits.argmax(-1)
-    probabilities = torch.softmax(logits.double() / settings.temperature, dim=-1)
+    below = logits.double() - logits.amax(-1, keepdim=True)  # the likeliest is 0, however small the temperature
+    probabilities = torch.softmax(below / settings.temperature, dim=-1)
     if 0 < settings.top_k < logits.shape[-1]:
         least = probabilities.topk(settings.top_k).values[:, -1:]
         probabilities = probabilities * (probabilities >= least)

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -22,26 +23,43 @@ class MachineError(Exception):
 
 def run_script(main: Callable[[list[str]], int | None]) -> None:
     """Call `main(arguments)` and leave the process with its status; expected errors become one line."""
+    if sys.stdout is None or sys.stderr is None:  # a process may be started with its streams closed
+        nowhere = open(os.devnull, "w")  # noqa: SIM115 (as long as the process lives)
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     for stream in (sys.stdout, sys.stderr):
         # A terminal without Chinese or emoji shows their escapes: a stream of text must not end in an error.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    status = _answered(lambda: main(sys.argv[1:]))
+    # What is still in the buffer is written here, where an error can be answered.
+    sys.exit(_answered(sys.stdout.flush) or status)
+
+
+def _answered(action: Callable[[], Any]) -> int:
+    """Do something; its errors become one line and a status."""
     try:
-        status = main(sys.argv[1:]) or 0
-        sys.stdout.flush()
+        return action() or 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (UserError, MachineError) as error:
-        status = _report(str(error), 2 if isinstance(error, UserError) else 1)
+        return _report(str(error), 2 if isinstance(error, UserError) else 1)
     except BrokenPipeError:
         # The reader of our output has left (`python sample.py | head`): an ordinary end, nothing to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        _drop_output()
+        return 0
     except KeyboardInterrupt:
-        status = _report("interrupted", 130)
+        return _report("interrupted", 130)
     except (MemoryError, OSError, RuntimeError) as error:
         message = _machine_trouble(error)
         if message is None:
             raise
-        status = _report(message, 1)
-    sys.exit(status)
+        if isinstance(error, OSError) and not error.filename:
+            _drop_output()
+        return _report(message, 1)
+
+
+def _drop_output() -> None:
+    """Let nothing more be written to a standard output that takes no more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(message: str, status: int) -> int:

@@ -17,11 +17,12 @@ import io
 import math
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 import tyro  # a dataclass in, `--help`, conversions and choices out; small, typed, imports in 60 ms
 
@@ -229,11 +230,13 @@ def check_training(settings: TrainSettings) -> None:
     if settings.wandb_log and not importlib.util.find_spec("wandb"):
         raise UserError("wandb_log needs the package wandb: pip install wandb")
     if settings.n_embd % settings.n_head:
-        divisors = [n for n in range(1, settings.n_embd + 1) if settings.n_embd % n == 0]
-        nearest = min(divisors, key=lambda n: abs(n - settings.n_head))
+        pair = 2 if settings.position == "rope" else 1  # rotary positions need an even d_k
+        possible = [n for n in range(1, settings.n_embd + 1) if settings.n_embd % (n * pair) == 0]
+        nearest = min(possible, key=lambda n: abs(n - settings.n_head), default=None)
+        unit = settings.n_head * pair
         raise UserError(
-            f"n_embd={settings.n_embd} does not divide into n_head={settings.n_head} heads: "
-            f"take --n_head={nearest} or --n_embd={-(-settings.n_embd // settings.n_head) * settings.n_head}"
+            f"n_embd={settings.n_embd} does not divide into n_head={settings.n_head} heads: take "
+            f"{f'--n_head={nearest} or ' if nearest else ''}--n_embd={-(-settings.n_embd // unit) * unit}"
         )
     if settings.position == "rope" and settings.n_embd // settings.n_head % 2:
         raise UserError(
@@ -261,8 +264,9 @@ _CONFIG = (tyro.conf.FlagConversionOff,)
 
 def _separate_value(settings_class: type, name: str, queue: list[str]) -> str:
     """The value of `--name value` or, for a switch, `--name`."""
-    switch = bool in _alternatives(get_type_hints(settings_class).get(name))
-    if switch and (not queue or queue[0].lower() not in ("true", "false")):
+    alternatives = _alternatives(get_type_hints(settings_class)[name])
+    written = ["true", "false", "1", "0", *(word for word in alternatives if isinstance(word, str))]
+    if bool in alternatives and (not queue or queue[0].lower() not in written):
         return "True"
     if not queue:
         raise UserError(f"--{name} needs a value: write --{name}=VALUE")
@@ -314,35 +318,42 @@ def _describe(hint: Any) -> str:
 
 def _read_config(settings_class: type, path: Path) -> dict[str, Any]:
     """Run a config file and return the options it assigns. Names starting with `_` are its own business."""
+    if not path.is_file():
+        near = difflib.get_close_matches(str(path), map(str, path.parent.glob("*.py")), n=1)
+        raise UserError(f"no config file {path}" + (f"; did you mean {near[0]}?" if near else ""))
     try:
         namespace = runpy.run_path(str(path))
-    except FileNotFoundError:
-        near = difflib.get_close_matches(str(path), map(str, path.parent.glob("*.py")), n=1)
-        raise UserError(f"no config file {path}" + (f"; did you mean {near[0]}?" if near else "")) from None
-    except Exception as error:
-        # The file is the user's program: whatever it raises is a mistake in it.
-        line = getattr(error, "lineno", None) or (error.__traceback__ and _last_line(error.__traceback__))
+    except (Exception, SystemExit) as error:  # the file is the user's program: whatever it raises is a mistake in it
+        line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
         raise UserError(f"config file {path}, line {line}: {type(error).__name__}: {error}") from None
     options: dict[str, Any] = {}
     for name, value in namespace.items():
-        if name.startswith("_") or isinstance(value, ModuleType | type) or callable(value):
-            continue
-        where = f"config file {path}: {name} = {value!r}"
-        _check_name(settings_class, name, where)
-        if isinstance(value, tuple | list):
-            options[name] = tuple(_convert(settings_class, name, str(item), where)[0] for item in value)
-            continue
-        options[name] = _convert(settings_class, name, str(value), where)
-        if isinstance(value, str) != isinstance(options[name], str):
-            quotes = "without quotes" if isinstance(value, str) else "in quotes"
-            raise UserError(f"{where}: {name} takes {_describe(get_type_hints(settings_class)[name])}, {quotes}")
+        if not (name.startswith("_") or isinstance(value, ModuleType | type) or callable(value)):
+            where = f"config file {path}: {name} = {value!r}"
+            _check_name(settings_class, name, where)
+            options[name] = _config_value(settings_class, name, value, where)
     return options
 
 
-def _last_line(traceback: Any) -> int:
-    while traceback.tb_next:
-        traceback = traceback.tb_next
-    return traceback.tb_lineno
+def _config_value(settings_class: type, name: str, value: Any, where: str) -> Any:
+    """The option `name` assigned as a Python value. Raises UserError if it is of the wrong type."""
+    hint = get_type_hints(settings_class)[name]
+    if get_origin(hint) is tuple:
+        items = value if isinstance(value, tuple | list) else (value,)
+        if not all(isinstance(item, str) for item in items):
+            raise UserError(f"{where}: {name} takes a text in quotes, or a list of them")
+        return tuple(items)
+    converted = _convert(settings_class, name, str(value), where)
+    if isinstance(value, str) != isinstance(converted, str):
+        quotes = "without quotes" if isinstance(value, str) else "in quotes"
+        raise UserError(f"{where}: {name} takes {_describe(hint)}, {quotes}")
+    return converted
+
+
+def _last_line(error: BaseException, path: Path) -> int | None:
+    """The line of the file at `path` that an error came through last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
 
 
 def _check_at_least(settings: Any, least: float, *names: str) -> None:

@@ -1,0 +1,242 @@
+"""A mistake is one line that says what to do, and status 2; no traceback, and nothing is lost by it."""
+
+import importlib.util
+import pickle
+import shlex
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from shell import TINY, metrics
+
+from kqv.checkpoint import load_checkpoint
+
+
+def assert_one_line(done, *words, status=2):
+    assert done.status == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert done.stdout == ""
+
+
+# --- options: found before torch is imported
+
+
+WRONG_OPTIONS = {
+    "train.py --n_laier=3": ["n_laier", "n_layer"],
+    "train.py --n_layer=three": ["n_layer", "three", "whole number"],
+    "train.py --n_layer": ["--n_layer=VALUE"],
+    "train.py --dtype=float8": ["float8", "float32", "bfloat16"],
+    "train.py --bias=perhaps": ["bias", "True or False"],
+    "train.py --max_iters=-1": ["max_iters", "0 or more"],
+    "train.py --learning_rate=nan": ["learning_rate", "finite"],
+    "train.py --n_embd=33 --n_head=4": ["--n_head=3", "--n_embd=36"],
+    "train.py --n_embd=12 --n_head=4": ["d_k", "odd", "--n_embd=24", "--position=learned"],
+    "train.py --seed=18446744073709551616": ["seed"],
+    "sample.py --temprature=1": ["temprature", "temperature"],
+    "sample.py --temperature=-1": ["temperature", "0 or more"],
+    "sample.py --top_p=0": ["top_p", "--top_k=1"],
+    "sample.py 'Once upon'": ["--start='Once upon'"],
+}
+
+
+@pytest.mark.parametrize("command", WRONG_OPTIONS)
+def test_a_wrong_option_is_named_with_what_to_write_instead(shell, command):
+    assert_one_line(shell.run(*shlex.split(command)), *WRONG_OPTIONS[command])
+
+
+WRONG_LINES = {
+    "n_laier = 3": ["n_laier", "n_layer"],
+    "n_layer = 'three'": ["n_layer", "whole number"],
+    "learning_rate = '1e-3'": ["learning_rate", "without quotes"],
+    "n_layer = = 3": ["line 2", "SyntaxError"],
+    "n_layer = 1 / 0": ["line 2", "ZeroDivisionError"],
+}
+
+
+@pytest.mark.parametrize("line", WRONG_LINES)
+def test_a_mistake_in_a_config_file_is_named_with_the_file(shell, tmp_path, line):
+    config = tmp_path / "mine.py"
+    config.write_text(f"# my settings\n{line}\n")
+    done = shell.run("train.py", config)
+    assert_one_line(done, str(config), *WRONG_LINES[line])
+
+
+def test_text_that_lacks_quotes_in_a_config_file_is_not_told_to_leave_them_out(shell, tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text("out_dir = 5\n")
+    done = shell.run("train.py", config)
+    assert_one_line(done, "out_dir = 5", "text")
+    assert "without quotes" not in done.stderr
+
+
+def test_a_misspelt_config_file_gets_a_suggestion(shell, tmp_path):
+    (tmp_path / "small.py").write_text("n_layer = 1\n")
+    assert_one_line(shell.run("train.py", tmp_path / "smal.py"), "smal.py", str(tmp_path / "small.py"))
+
+
+# --- texts, folders, devices
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A folder of texts that cannot be trained on, which no run may change."""
+    folder = tmp_path_factory.mktemp("bad_texts")
+    (folder / "empty.txt").write_text("")
+    (folder / "short.txt").write_text("Too short.")
+    (folder / "latin.txt").write_bytes("a café\n".encode("latin-1") * 100)
+    (folder / "greek.txt").write_text("αβγδ " * 100)
+    (folder / "no_texts").mkdir()
+    (folder / "no_texts" / "notes.md").write_text("no .txt file")
+    return folder
+
+
+UNTRAINABLE = {
+    "TEXTS/empty.txt": ["empty.txt", "the text is empty"],
+    "TEXTS/short.txt": ["short", "the text is too short", "--block_size"],
+    "TEXTS/latin.txt": ["latin.txt", "0xE9", "offset 5", "--encoding"],
+    "TEXTS/latin.txt --encoding=utf-16": ["latin.txt", "utf-16"],
+    "TEXTS/nowhere.txt": ["nowhere.txt", "no such file"],
+    "TEXTS/no_texts": ["no_texts", "no .txt files"],
+    "-n_layer=3": ["write --n_layer=3"],
+    "--dataset=nowhere": ["nowhere", "shakespeare_char"],
+    "GOOD --device=banana": ["banana", "--device=cpu"],
+    "GOOD --out_dir=GOOD": ["animals.txt", "--out_dir"],
+    "--init_from=resume --out_dir=TEXTS/no_texts": ["no_texts", "no checkpoint", "python train.py"],
+    "TEXTS/greek.txt --init_from=TRAINED": ["'α'", "train from scratch"],
+    "GOOD --init_from=TRAINED --n_layer=2": ["n_layer=1", "cannot become 2"],
+}
+
+
+@pytest.mark.parametrize("words", UNTRAINABLE)
+def test_what_cannot_be_trained_on_is_named_with_what_to_do(shell, text, texts, trained, tmp_path, words):
+    hints = UNTRAINABLE[words]
+    for name, path in {"TEXTS": texts, "GOOD": text, "TRAINED": trained.folder}.items():
+        words = words.replace(name, str(path))
+    # an --out_dir= among the words comes later and wins
+    assert_one_line(shell.run("train.py", f"--out_dir={tmp_path / 'out'}", *words.split()), *hints)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_on_a_machine_without_it_is_a_mistake(shell, trained):
+    assert_one_line(shell.run("sample.py", f"--out_dir={trained.folder}", "--device=cuda"), "cuda", "--device=cpu")
+
+
+@pytest.mark.parametrize("data", [b"", b"caf\xe9"], ids=["empty", "not UTF-8"])
+def test_a_mistake_in_piped_text_is_named_as_standard_input(shell, data):
+    assert_one_line(shell.run("train.py", "-", input=data), "standard input")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_missing_optional_package_is_named_and_the_earlier_run_stays(shell, text, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained.folder, folder)
+    done = shell.run("train.py", text, TINY, "--wandb_log=True", f"--out_dir={folder}")
+    assert done.status == 2
+    assert done.stderr.splitlines()[-1] == "train.py: wandb_log needs the package wandb: pip install wandb"
+    assert "Traceback" not in done.stderr
+    assert metrics(folder) == metrics(trained.folder)
+    assert (folder / "ckpt.pt").exists()
+
+
+# --- prompts
+
+
+BAD_PROMPTS = {
+    "The ☃ red": ["'☃'", "U+2603", "position 4"],
+    "": ["prompt is empty", "--start="],
+    "FILE:TEXTS/latin.txt": ["latin.txt", "not UTF-8", "0xE9", "offset 5"],
+}
+
+
+@pytest.mark.parametrize("start", BAD_PROMPTS)
+def test_a_prompt_that_cannot_be_used_is_explained(shell, trained, texts, start):
+    prompt = start.replace("TEXTS", str(texts))
+    assert_one_line(shell.run("sample.py", f"--out_dir={trained.folder}", f"--start={prompt}"), *BAD_PROMPTS[start])
+
+
+# --- checkpoints
+
+
+class Evil:
+    """What an attacker puts into a checkpoint: unpickling it makes a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self):
+        return Path.touch, (self.proof,)
+
+
+def spoil(kind: str, good: Path, bad: Path, proof: Path) -> None:
+    """Write to `bad` what became of the checkpoint `good`."""
+    data = bytearray(good.read_bytes())
+    if kind == "truncated":
+        bad.write_bytes(data[: len(data) // 2])
+    elif kind == "one bit of a weight flipped":
+        with zipfile.ZipFile(good) as archive:
+            largest = max(archive.infolist(), key=lambda member: member.file_size)
+        data[largest.header_offset + largest.file_size // 2] ^= 1
+        bad.write_bytes(data)
+    elif kind == "one bit of the table of contents flipped":
+        entry = data.rindex(b"PK\x01\x02")
+        data[entry + 10] ^= 8  # "stored" becomes "deflated"
+        bad.write_bytes(data)
+    elif kind == "a text":
+        bad.write_text("No checkpoint at all.\n" * 100)
+    elif kind == "a pickle that runs code":
+        bad.write_bytes(pickle.dumps(Evil(proof)))
+    elif kind == "a checkpoint that runs code":
+        torch.save({**load_checkpoint(good), "extra": Evil(proof)}, bad)
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("sample.py --out_dir=BAD", "truncated"),
+        ("sample.py --out_dir=BAD", "one bit of a weight flipped"),
+        ("sample.py --out_dir=BAD", "one bit of the table of contents flipped"),
+        ("sample.py --out_dir=BAD", "a text"),
+        ("sample.py --out_dir=BAD", "a checkpoint that runs code"),
+        ("train.py --init_from=BAD", "one bit of a weight flipped"),
+        ("train.py --init_from=BAD", "a pickle that runs code"),
+        ("train.py --init_from=BAD", "a checkpoint that runs code"),
+    ],
+)
+def test_a_bad_checkpoint_is_refused_and_nothing_in_it_is_run(shell, trained, tmp_path, command, kind):
+    bad, proof = tmp_path / "bad.pt", tmp_path / "proof"
+    spoil(kind, trained.folder / "ckpt.pt", bad, proof)
+    done = shell.run(*command.replace("BAD", str(bad)).split())
+    assert_one_line(done, str(bad))
+    assert not proof.exists()
+
+
+# --- the machine's trouble
+
+
+def test_a_full_disk_costs_only_the_steps_since_the_last_checkpoint(shell, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained.folder, folder)
+    words = ("--init_from=resume", "--max_iters=400", f"--out_dir={folder}")
+    done = shell.run("train.py", *words, largest_file=20_000)  # room for the metrics, not for a checkpoint
+    assert done.status == 1
+    assert "Traceback" not in done.stderr
+    error = done.stderr.splitlines()[-1]
+    for word in ["train.py: ", "last.pt", "is kept", "--init_from=resume", str(folder)]:
+        assert word in error
+    for name in ("ckpt.pt", "last.pt"):
+        assert (folder / name).read_bytes() == (trained.folder / name).read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == ["ckpt.pt", "last.pt", "loss.png", "metrics.jsonl"]
+
+
+def test_a_full_disk_at_the_first_checkpoint_does_not_advise_a_resume(shell, text, tmp_path):
+    done = shell.run("train.py", text, TINY, f"--out_dir={tmp_path}", largest_file=20_000)
+    assert done.status == 1
+    assert "Traceback" not in done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert "last.pt" in error and "none yet" in error
+    assert "resume" not in error

@@ -1,0 +1,181 @@
+"""A run that is stopped, killed or finished goes on as if nothing had happened; a checkpoint starts a new one."""
+
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from shell import SENTENCES, TINY, Done, metrics, same_weights, untimed
+
+from kqv.checkpoint import load_checkpoint, restore_model
+
+LENGTH = 320
+# Dropout and gradient accumulation, so that a resume has to get their randomness right too.
+OPTIONS = (
+    TINY, f"--max_iters={LENGTH}", "--eval_interval=50", "--log_interval=1",
+    "--dropout=0.2", "--gradient_accumulation_steps=2", "--batch_size=4",
+)  # fmt: skip
+
+
+def stopped_after(done):
+    """The step that the message names."""
+    return int(re.search(rf"^stopped after step (\d+) of {LENGTH}", done.stdout, re.MULTILINE)[1])
+
+
+@pytest.fixture(scope="module")
+def straight(shell, text, tmp_path_factory):
+    """A run that nothing disturbs, in a folder that was renamed afterwards: no test finds its way back to it."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    done = shell.run("train.py", text, *OPTIONS, f"--out_dir={folder}")
+    assert done.status == 0, done.stderr
+    return folder.rename(folder.with_name("kept"))
+
+
+@dataclass
+class Pieces:
+    """The same run in four pieces."""
+
+    folder: Path
+    interrupted: Done
+    interrupted_at: int  # the step in last.pt
+    killed: Done
+    terminated: Done
+    terminated_at: int
+    finished: Done
+
+
+@pytest.fixture(scope="module")
+def pieces(shell, text, tmp_path_factory):
+    """Ctrl-C after step 40, kill -9 after step 140, SIGTERM after step 230: a short pipe's 80 lines lie between."""
+    folder = tmp_path_factory.mktemp("pieces") / "run"
+    resume = ("--init_from=resume", f"--out_dir={folder}")
+    interrupted = shell.signal_at("step 40/", signal.SIGINT, text, *OPTIONS, f"--out_dir={folder}", pause=1)
+    interrupted_at = load_checkpoint(folder / "last.pt")["iter_num"]
+    killed = shell.signal_at("step 140/", signal.SIGKILL, *resume)
+    terminated = shell.signal_at("step 230/", signal.SIGTERM, *resume)
+    terminated_at = load_checkpoint(folder / "last.pt")["iter_num"]
+    finished = shell.run_printed(terminated, "  ")
+    return Pieces(folder, interrupted, interrupted_at, killed, terminated, terminated_at, finished)
+
+
+def test_ctrl_c_keeps_the_step_it_names_and_ends_with_130(pieces):
+    assert pieces.interrupted.status == 130
+    assert pieces.interrupted_at == stopped_after(pieces.interrupted) >= 40
+    assert "Traceback" not in pieces.interrupted.stderr
+    assert str(pieces.folder / "last.pt") in pieces.interrupted.stdout
+
+
+def test_sigterm_keeps_the_step_it_names_and_ends_with_143(pieces):
+    assert pieces.terminated.status == 143
+    assert pieces.terminated_at == stopped_after(pieces.terminated) >= 230
+    assert "Traceback" not in pieces.terminated.stderr
+
+
+def test_the_command_that_a_stopped_run_prints_finishes_it(pieces):
+    assert pieces.finished.status == 0, pieces.finished.stderr
+    assert load_checkpoint(pieces.folder / "last.pt")["iter_num"] == LENGTH
+
+
+def test_a_run_in_pieces_ends_in_the_same_weights_bit_for_bit(straight, pieces):
+    assert pieces.killed.status == -signal.SIGKILL
+    assert same_weights(pieces.folder / "last.pt", straight / "last.pt")
+    assert same_weights(pieces.folder / "ckpt.pt", straight / "ckpt.pt")
+
+
+def test_a_run_in_pieces_has_each_step_once_with_the_same_numbers(straight, pieces):
+    assert [line["step"] for line in metrics(pieces.folder)] == list(range(LENGTH + 1))
+    assert untimed(metrics(pieces.folder)) == untimed(metrics(straight))
+
+
+def test_resuming_a_finished_run_changes_nothing(shell, straight, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    done = shell.run("train.py", "--init_from=resume", f"--out_dir={folder}")
+    assert done.status == 0, done.stderr
+    assert same_weights(folder / "last.pt", straight / "last.pt")
+    assert same_weights(folder / "ckpt.pt", straight / "ckpt.pt")
+    assert untimed(metrics(folder)) == untimed(metrics(straight))
+
+
+@pytest.fixture(scope="module")
+def longer(shell, straight, tmp_path_factory):
+    """The run `straight` in another place, made longer with rates that ruin the model."""
+    folder = tmp_path_factory.mktemp("longer") / "out"  # the default out_dir, seen from the folder above
+    shutil.copytree(straight, folder)
+    rates = ("--decay_lr=False", "--learning_rate=3", "--muon_learning_rate=3")
+    done = shell.run("train.py", "--init_from=resume", f"--max_iters={LENGTH + 20}", *rates, cwd=folder.parent)
+    assert done.status == 0, done.stderr
+    return folder
+
+
+def test_a_larger_max_iters_goes_on_where_the_folder_is_now(longer):
+    assert load_checkpoint(longer / "last.pt")["iter_num"] == LENGTH + 20
+    assert [line["step"] for line in metrics(longer)] == list(range(LENGTH + 21))
+
+
+def test_a_resumed_run_that_gets_worse_keeps_its_best_checkpoint(straight, longer):
+    losses = [line["val_loss"] for line in metrics(longer) if "val_loss" in line]
+    assert losses[-1] > 2 * losses[-2]
+    assert same_weights(longer / "ckpt.pt", straight / "ckpt.pt")
+
+
+def test_a_run_stopped_before_its_first_step_can_go_on(shell, text, tmp_path):
+    folder = tmp_path / "my run"
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"." * 4096)
+    except BlockingIOError:  # the pipe is full: the run will wait at its first line
+        os.set_blocking(writer, True)
+    with shell.start("train.py", text, TINY, f"--max_iters={LENGTH}", f"--out_dir={folder}", stderr=writer) as process:
+        os.close(writer)
+        while not (folder / "metrics.jsonl").exists() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        with os.fdopen(reader, "rb") as stderr:
+            said = stderr.read().decode().lstrip(".")
+        done = Done(process.wait(), process.stdout.read().decode(), said)
+    assert done.status == 143 and "Traceback" not in done.stderr
+    assert load_checkpoint(folder / "last.pt")["iter_num"] == stopped_after(done)
+    assert shlex.split(done.stdout.splitlines()[-1])[-1] == f"--out_dir={folder}"
+
+
+def test_ctrl_c_ends_a_sample_without_a_traceback(shell, trained):
+    with shell.start("sample.py", f"--out_dir={trained.folder}", "--max_new_tokens=10000000") as process:
+        assert process.stdout.read(1) == b"\n"
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert len(stderr.splitlines()) <= 1 and b"Traceback" not in stderr
+
+
+def test_fine_tuning_starts_at_the_loss_of_the_checkpoint_and_lowers_it(shell, trained, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("".join(sentence.replace(" sits on the ", " sits in the old ") for sentence in SENTENCES) * 3)
+    options = ("--max_iters=60", "--eval_iters=1000", "--learning_rate=0.001", "--muon_learning_rate=0.01")
+    done = shell.run("train.py", other, f"--init_from={trained.folder / 'ckpt.pt'}", *options, f"--out_dir={tmp_path / 'tuned'}")
+    assert done.status == 0, done.stderr
+
+    # Measured here by other means: the validation tenth, in windows of the block.
+    state = load_checkpoint(trained.folder / "ckpt.pt")
+    model, tokenizer = restore_model(state, trained.folder)
+    text = other.read_text()
+    ids = torch.tensor(tokenizer.encode(text[int(0.9 * len(text)) :]))
+    windows = ids[: len(ids) // 16 * 16].view(-1, 16)
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model.eval()(windows[:, :-1]).transpose(1, 2), windows[:, 1:])
+
+    lines = metrics(tmp_path / "tuned")
+    assert lines[0]["val_loss"] == pytest.approx(float(loss), rel=0.1)
+    assert abs(lines[0]["val_loss"] - math.log(tokenizer.vocab_size)) > 0.5  # not an untrained model's
+    assert lines[-1]["val_loss_full"] < 0.7 * lines[0]["val_loss"]
+    assert load_checkpoint(tmp_path / "tuned" / "ckpt.pt")["tokenizer"] == state["tokenizer"]

@@ -1,0 +1,243 @@
+"""train.py from a text file to a checkpoint, as a user runs it."""
+
+import dataclasses
+import math
+import os
+import re
+import shlex
+import shutil
+
+import pytest
+from shell import SENTENCES, TINY, easy_text, metrics, prepared_text, same_weights, untimed
+
+from kqv.checkpoint import load_checkpoint
+from kqv.settings import SampleSettings, TrainSettings
+
+FILES = ["ckpt.pt", "last.pt", "loss.png", "metrics.jsonl"]
+KEYS = {
+    "step", "train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "tokens_per_second", "wall_seconds",
+}  # fmt: skip
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def stamps(folder):
+    """What changes when a file below `folder` is written again."""
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*") if path.is_file()}
+
+
+def measured(done):
+    """The validation loss that the script printed, as it printed it."""
+    assert done.status == 0, done.stderr
+    return re.search(r"^validation loss +(\d+\.\d{4}) nats", done.stdout, re.MULTILINE)[1]
+
+
+# --- one run and what it leaves
+
+
+def test_a_run_leaves_two_checkpoints_the_metrics_and_a_picture(trained):
+    assert names_in(trained.folder) == FILES
+    picture = (trained.folder / "loss.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n") and picture[-8:-4] == b"IEND"
+
+
+def test_a_run_ends_with_the_loss_and_where_everything_is(trained):
+    loss, checkpoint, curve, sample = trained.done.stdout.splitlines()[-4:]
+    pattern = r"validation loss +\d\.\d{4} nats per character \(\d\.\d{3} bits\), over the whole validation split"
+    assert re.fullmatch(pattern, loss)
+    assert re.fullmatch(rf"checkpoint +{re.escape(str(trained.folder))}/ckpt\.pt \(step \d+\)", checkpoint)
+    assert re.fullmatch(rf"curve +{re.escape(str(trained.folder))}/loss\.png", curve)
+    assert sample.startswith("to sample")
+
+
+def test_the_sample_command_that_a_run_prints_writes_text(shell, trained):
+    done = shell.run_printed(trained.done, "to sample")
+    assert done.status == 0, done.stderr
+    words = {word for sentence in SENTENCES for word in sentence.split()}
+    written = done.stdout.split()
+    assert len(written) > 50 and len(words & set(written)) > 5
+
+
+def test_metrics_has_each_step_once_with_the_documented_keys(trained):
+    lines = metrics(trained.folder)
+    assert [line["step"] for line in lines] == list(range(0, 301, 10))
+    assert set().union(*lines) == KEYS
+    assert [line["step"] for line in lines if "val_loss" in line] == [0, 100, 200, 300]
+    assert [line["step"] for line in lines if "val_loss_full" in line] == [300]
+    assert all("train_loss" in line for line in lines[1:])
+    assert all(isinstance(value, int | float) and math.isfinite(value) for line in lines for value in line.values())
+    times = [line["wall_seconds"] for line in lines]
+    assert times == sorted(times) and times[0] > 0
+
+
+def test_an_easy_text_is_learnt(trained):
+    lines = metrics(trained.folder)
+    guessing = math.log(len(set(easy_text())))
+    assert lines[0]["val_loss"] == pytest.approx(guessing, rel=1e-3)
+    assert lines[-1]["train_loss"] < guessing / 5
+    assert lines[-1]["val_loss_full"] < guessing / 5
+
+
+# --- the same again
+
+
+@pytest.fixture(scope="module")
+def repeated(shell, trained, tmp_path_factory):
+    """The command of `trained` once more in a copy of its folder, where the user keeps a picture too."""
+    folder = tmp_path_factory.mktemp("repeated") / "run"
+    shutil.copytree(trained.folder, folder)
+    (folder / "holiday.png").write_bytes(b"the user's own")
+    before = stamps(shell.folder / "data")
+    done = shell.run("train.py", *trained.words, f"--out_dir={folder}")
+    assert done.status == 0, done.stderr
+    return folder, done, before
+
+
+def test_an_earlier_run_is_moved_to_previous_and_said_so(trained, repeated):
+    folder, done, _ = repeated
+    assert set(FILES) <= set(names_in(folder / "previous"))
+    for name in FILES:
+        assert (folder / "previous" / name).read_bytes() == (trained.folder / name).read_bytes()
+    assert str(folder / "previous") in done.stderr
+
+
+def test_only_what_a_run_wrote_is_moved(repeated):
+    folder, _, _ = repeated
+    assert (folder / "holiday.png").read_bytes() == b"the user's own"
+    assert names_in(folder / "previous") == FILES
+
+
+def test_the_same_command_gives_the_same_weights_and_metrics(repeated):
+    folder, _, _ = repeated
+    for name in ("ckpt.pt", "last.pt"):
+        assert same_weights(folder / name, folder / "previous" / name)
+    assert untimed(metrics(folder)) == untimed(metrics(folder / "previous"))
+
+
+def test_the_ids_of_an_unchanged_text_are_not_made_again(shell, repeated):
+    _, _, before = repeated
+    assert stamps(shell.folder / "data") == before
+
+
+# --- which words make which text
+
+
+def evaluate(shell, trained, *words, **options):
+    return measured(shell.run("train.py", "--eval_only=True", f"--init_from={trained.folder}", *words, **options))
+
+
+def test_eval_only_prints_the_loss_of_the_checkpoint_and_writes_nothing(shell, trained, text, tmp_path):
+    before = stamps(trained.folder)
+    loss = evaluate(shell, trained, text, f"--out_dir={tmp_path / 'new'}")
+    assert loss == measured(trained.done)
+    assert stamps(trained.folder) == before
+    assert names_in(tmp_path) == []
+
+
+def test_a_changed_text_is_read_anew_even_if_size_and_date_are_the_same(shell, trained, tmp_path):
+    path = tmp_path / "letter.txt"
+    path.write_text(easy_text())
+    before = path.stat()
+    first = evaluate(shell, trained, path)
+    path.write_text(easy_text()[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert float(evaluate(shell, trained, path)) > 2 * float(first)
+
+
+def test_files_and_folders_are_one_text_in_the_order_given(shell, trained, tmp_path):
+    book = tmp_path / "book"
+    (book / "part").mkdir(parents=True)
+    (tmp_path / "preface").write_text("The fox is old.\n" * 10)
+    (book / "a.txt").write_text("The hen is shy.\n" * 10 + "The end")  # without a newline
+    (book / "part" / "b.txt").write_text("The dog is big.\n" * 10)
+    (book / "notes.md").write_text("not part of the text")
+    evaluate(shell, trained, book / "part" / "b.txt", tmp_path / "preface", book)
+    (folder,) = (shell.folder / "data" / "cache").glob("b-*")
+    dog, fox, hen = ("The dog is big.\n" * 10, "The fox is old.\n" * 10, "The hen is shy.\n" * 10)
+    assert prepared_text(folder) == f"{dog}{fox}{hen}The end\n{dog}"
+
+
+@pytest.fixture(scope="module")
+def shuffled(shell, text, tmp_path_factory):
+    """The run of `trained` again: a text as Windows editors save it, the words of the command in another order."""
+    folder = tmp_path_factory.mktemp("shuffled")
+    (folder / "windows.txt").write_bytes(b"\xef\xbb\xbf" + text.read_bytes().replace(b"\n", b"\r\n"))
+    words = ("--n_embd=32", f"--out_dir={folder / 'run'}", TINY, "--max_iters=1", folder / "windows.txt", "--max_iters=300")
+    done = shell.run("train.py", *words)
+    assert done.status == 0, done.stderr
+    return folder / "run"
+
+
+def test_words_come_in_any_order_and_later_ones_win(shuffled):
+    checkpoint = load_checkpoint(shuffled / "last.pt")
+    assert checkpoint["model_args"]["n_embd"] == 16  # the config file came after --n_embd=32
+    assert checkpoint["iter_num"] == 300
+
+
+def test_a_byte_order_mark_and_windows_line_ends_change_nothing(trained, shuffled):
+    assert same_weights(trained.folder / "last.pt", shuffled / "last.pt")
+
+
+def test_chinese_and_emoji_are_trained_on_and_sampled_in_a_folder_with_a_space(shell, tmp_path):
+    poem = "小猫在睡觉。🐱\n小狗在叫。🐶🦴\n" * 40
+    done = shell.run("train.py", "-", TINY, "--sample_chars=30", f"--out_dir={tmp_path / 'my run'}", input=poem)
+    assert done.status == 0, done.stderr
+    sampled = shell.run_printed(done, "to sample", "--start=小猫", "--max_new_tokens=30")
+    assert sampled.status == 0, sampled.stderr
+    (folder,) = (shell.folder / "data" / "cache").glob("stdin-*")
+    assert prepared_text(folder) == poem
+    assert sampled.stdout.startswith("小猫")
+    assert set(sampled.stdout) <= set(poem) and len(sampled.stdout) == 2 + 30 + 1
+
+
+def test_a_text_of_one_line_is_trained_on_and_sampled(shell, one_line):
+    done = shell.run_printed(one_line.done, "to sample", "--max_new_tokens=30")
+    assert done.status == 0, done.stderr
+    assert len(done.stdout) == 1 + 30 + 1 and done.stdout.endswith("\n")
+    assert set(done.stdout[:-1]) <= set("la li lu")
+
+
+# --- options
+
+
+def test_the_flags_of_nanogpt_work_together_on_a_dataset_folder(shell, tmp_path):
+    folder = shell.folder / "data" / "animals"
+    folder.mkdir()
+    (folder / "prepare.py").write_text(
+        "import sys\nfrom pathlib import Path\n\nhere = Path(__file__).parent\nsys.path.insert(0, str(here.parent.parent))\n"
+        "from kqv.corpus import prepare_dataset\n\n"
+        f"(here / 'input.txt').write_text({easy_text()!r})\nprepare_dataset([here / 'input.txt'], here)\n"
+    )
+    command = (
+        "--dataset=animals --device=cpu --compile=False --eval_iters=2 --log_interval=1 --block_size=16 --batch_size=4 "
+        "--n_layer=1 --n_head=2 --n_embd=16 --max_iters=5 --lr_decay_iters=5 --dropout=0.0"
+    )
+    done = shell.run("train.py", *shlex.split(command), f"--out_dir={tmp_path}")
+    assert done.status == 0, done.stderr
+    assert [line["step"] for line in metrics(tmp_path)] == [0, 1, 2, 3, 4, 5]
+    shape = load_checkpoint(tmp_path / "ckpt.pt")["model_args"]
+    assert (shape["block_size"], shape["n_layer"], shape["n_head"], shape["n_embd"]) == (16, 1, 2, 16)
+
+
+def test_adamw_in_bfloat16_learns_without_a_warning(shell, text, tmp_path):
+    done = shell.run("train.py", text, TINY, "--optimizer=adamw", "--dtype=bfloat16", "--max_iters=60", f"--out_dir={tmp_path}")
+    assert done.status == 0, done.stderr
+    lines = metrics(tmp_path)
+    assert lines[-1]["val_loss_full"] < lines[0]["val_loss"] / 2
+    assert len(load_checkpoint(tmp_path / "last.pt")["optimizer"]) == 1
+    assert "bfloat16" in done.stderr
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize(("script", "settings"), [("train.py", TrainSettings), ("sample.py", SampleSettings)])
+def test_help_lists_every_option_and_does_not_wait_for_torch(shell, script, settings):
+    done = shell.run(script, "--help", python=("-X", "importtime"))
+    assert done.status == 0
+    for field in dataclasses.fields(settings):
+        assert f"--{field.name} " in done.stdout
+    imported = {line.split("|")[-1].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "kqv" in imported
+    assert not imported & {"torch", "numpy", "matplotlib"}

@@ -1,0 +1,273 @@
+"""What a user can rely on of checkpoints: whole or refused, never half, never silently different, and nothing in one is run."""
+
+import dataclasses
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_model import random_ids, randomised
+
+from kqv.checkpoint import find_checkpoint, load_checkpoint, model_state, restore_model, save_checkpoint
+from kqv.errors import MachineError, UserError
+from kqv.tokenizer import CharTokenizer
+from model import GPT2, GPTConfig
+
+TOKENIZER = CharTokenizer("hello world\n")
+SHAPE = {"vocab_size": TOKENIZER.vocab_size, "block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal in value and type, down to the last bit of each tensor."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other or one != one
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Any]:
+    """All kinds of things that a checkpoint holds."""
+    weights = torch.arange(6.0).reshape(2, 3)
+    return {
+        "model": {"weight": weights, "tied": weights, "half": torch.ones(2, dtype=torch.bfloat16)},
+        "optimizer": [{"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"betas": (0.9, 0.95), "params": [0]}]}],
+        "tokenizer": TOKENIZER.to_dict(), "iter_num": 3, "best_val_loss": math.inf, "config": {"bias": False, "start": "é\n"},
+    }  # fmt: skip
+
+
+def test_what_was_saved_is_loaded(state: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "ckpt.pt"
+    for iter_num in (3, 4):  # the second takes the place of the first
+        save_checkpoint(path, {**state, "iter_num": iter_num})
+        assert same(load_checkpoint(path), {"format": "kqv 1", **state, "iter_num": iter_num})
+        assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("options", [{}, {**GPT2, "bias": True}, {"position": "sinusoidal", "attention_scale": 0.5, "window": 3}])
+def test_a_restored_model_is_the_model(options: dict[str, Any], tmp_path: Path) -> None:
+    model = randomised(GPTConfig(**SHAPE, **options))
+    save_checkpoint(tmp_path / "ckpt.pt", model_state(model, TOKENIZER))
+    restored, tokenizer = restore_model(load_checkpoint(tmp_path / "ckpt.pt"), tmp_path / "ckpt.pt", dropout=0.25)
+    assert restored.config == dataclasses.replace(model.config, dropout=0.25)
+    assert tokenizer.characters == TOKENIZER.characters
+    ids = random_ids(model.config)
+    assert torch.equal(restored.eval()(ids), model(ids))
+    assert restored.parameter_count() == model.parameter_count()
+
+
+# --- damage -------------------------------------------------------------------------------------------------------
+
+
+SMALL = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "iter_num": 3}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a small checkpoint."""
+    path = tmp_path_factory.mktemp("saved") / "ckpt.pt"
+    save_checkpoint(path, SMALL)
+    return path.read_bytes()
+
+
+def test_a_checkpoint_cut_short_is_refused(saved: bytes, tmp_path: Path, refused: Callable) -> None:
+    path = tmp_path / "cut.pt"
+    for length in [*range(0, len(saved), 3), len(saved) - 1]:
+        path.write_bytes(saved[:length])
+        with refused(str(path)):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("part", ["each byte", "the tensor's entry in the table of contents", "the end of the table"])
+def test_a_checkpoint_with_a_flipped_bit_is_refused_or_the_same(
+    part: str, saved: bytes, tmp_path: Path
+) -> None:
+    """Some bytes mean nothing (padding, dates): then the content must be what it was, to the last bit."""
+    path = tmp_path / "flipped.pt"
+    if part == "each byte":
+        flips = [(place, place * 5 % 8) for place in range(len(saved))]
+    else:  # names, sizes, checksums, where things are
+        entry = saved.rindex(b"PK\1\2", 0, saved.rindex(b"/data/0")), saved.rindex(b"/data/0")
+        first, end = (saved.rindex(b"PK\6\6"), len(saved)) if part == "the end of the table" else entry
+        flips = [(place, bit) for place in range(first, end) for bit in range(8)]
+    for place, bit in flips:
+        damaged = bytearray(saved)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            loaded = load_checkpoint(path)
+        except UserError as error:
+            assert str(path) in str(error) and len(str(error).splitlines()) == 1
+        else:
+            assert same(loaded, {"format": "kqv 1", **SMALL}), f"silently different: byte {place} of {len(saved)}, bit {bit}"
+
+
+# --- what is no checkpoint ----------------------------------------------------------------------------------------
+
+
+class Hostile:
+    """Unpickling this makes a file: what it could do besides is anybody's guess."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.trace), "w")
+
+
+def save_zip(content: Any, path: Path) -> None:
+    torch.save(content, path)
+
+
+def save_legacy(content: Any, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def save_pickle(content: Any, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+def save_swapped(content: Any, path: Path) -> None:
+    """A good checkpoint whose data.pkl was replaced."""
+    save_checkpoint(path, {"model": {"weight": torch.ones(3)}})
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, pickle.dumps(content, protocol=2) if name.endswith("/data.pkl") else data)
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy, save_pickle, save_swapped])
+def test_code_in_a_checkpoint_is_refused_and_not_run(save: Callable, tmp_path: Path, refused: Callable) -> None:
+    path, trace = tmp_path / "ckpt.pt", tmp_path / "code was run"
+    save({"format": "kqv 1", "model": {}, "surprise": Hostile(trace)}, path)
+    torch.load(path, weights_only=False) if save is not save_pickle else pickle.loads(path.read_bytes())
+    assert trace.exists()  # so it is hostile to who is careless
+    trace.unlink()
+    with refused(str(path)):
+        load_checkpoint(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"ROMEO:\nWhat light", b"PK\3\4", b"PK\5\6" + bytes(18), b"\x80\x02}.", bytes(1000)])
+def test_a_file_of_another_kind_is_refused_by_name(content: bytes, tmp_path: Path, refused: Callable) -> None:
+    path = tmp_path / "ckpt.pt"
+    path.write_bytes(content)
+    with refused(str(path)):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"model": {}, "model_args": {}, "iter_num": 5}, {"format": "kqv 0"}, {"format": None}, {}, [], None, torch.ones(3), "kqv 1"],
+    ids=repr,
+)
+def test_a_file_that_torch_wrote_for_something_else_is_refused(content: Any, tmp_path: Path, refused: Callable) -> None:
+    path = tmp_path / "ckpt.pt"
+    torch.save(content, path)
+    with refused(str(path), "no checkpoint of kqv"):
+        load_checkpoint(path)
+
+
+def test_a_place_without_a_checkpoint_is_refused_by_name(tmp_path: Path, refused: Callable) -> None:
+    (tmp_path / "file").write_text("text")
+    for path in (tmp_path / "missing.pt", tmp_path, tmp_path / "file" / "ckpt.pt", tmp_path / ("long" * 100)):
+        with refused(str(path)):
+            load_checkpoint(path)
+
+
+def test_a_folder_means_the_first_of_its_checkpoints_and_a_file_itself(tmp_path: Path, refused: Callable) -> None:
+    with refused(str(tmp_path), "ckpt.pt or last.pt", "train.py"):
+        find_checkpoint(str(tmp_path), "ckpt.pt", "last.pt")
+    (tmp_path / "last.pt").touch()
+    assert find_checkpoint(str(tmp_path), "ckpt.pt", "last.pt") == tmp_path / "last.pt"
+    (tmp_path / "ckpt.pt").touch()
+    assert find_checkpoint(str(tmp_path), "ckpt.pt", "last.pt") == tmp_path / "ckpt.pt"
+    assert find_checkpoint(str(tmp_path), "last.pt", "ckpt.pt") == tmp_path / "last.pt"
+    assert find_checkpoint(str(tmp_path / "last.pt"), "ckpt.pt", "last.pt") == tmp_path / "last.pt"
+
+
+MISFITS = {
+    "no weights": {"model": {}},
+    "weights of another kind": {"model": "weights"},
+    "no vocabulary": {"tokenizer": None},
+    "a larger vocabulary": {"tokenizer": CharTokenizer("hello world!\n").to_dict()},
+    "no shape": {"model_args": None},
+    **{
+        f"{name}={value!r}": {"model_args": {**dataclasses.asdict(GPTConfig(**SHAPE)), name: value}}
+        for name, value in {
+            "n_layer": 2, "n_embd": 12, "bias": True, "qk_norm": False, "vocab_size": 5, "mlp": "relu3", "norm": "batchnorm",
+            "position": "alibi", "mask": "diagonal", "attention_score": "cubed", "attention_scale": "cube", "n_head": 0,
+            "block_size": None, "experts": 8,
+        }.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_checkpoint_whose_parts_do_not_fit_is_refused(misfit: str, tmp_path: Path, refused: Callable) -> None:
+    state = model_state(randomised(GPTConfig(**SHAPE)), TOKENIZER)
+    restore_model(state, tmp_path / "ckpt.pt")
+    with refused(str(tmp_path / "ckpt.pt"), "cannot be used"):
+        restore_model({**state, **MISFITS[misfit]}, tmp_path / "ckpt.pt")
+
+
+@pytest.mark.parametrize("missing", ["model", "model_args", "tokenizer"])
+def test_a_checkpoint_without_one_of_its_parts_is_refused(missing: str, tmp_path: Path, refused: Callable) -> None:
+    state = model_state(randomised(GPTConfig(**SHAPE)), TOKENIZER)
+    del state[missing]
+    with refused(str(tmp_path / "ckpt.pt"), missing):
+        restore_model(state, tmp_path / "ckpt.pt")
+
+
+# --- a full disk --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[int], None]]:
+    """Limit the size that a file can have, which writers meet as they meet a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+RESUME = "python train.py --init_from=resume --out_dir="
+
+
+@pytest.mark.parametrize("size", [0, 1000, 100_000])
+def test_a_full_disk_costs_the_new_checkpoint_and_never_the_old(
+    size: int, state: dict[str, Any], tmp_path: Path, small_disk: Callable[[int], None]
+) -> None:
+    path, big = tmp_path / "ckpt.pt", {**state, "model": {"weight": torch.ones(100_000)}}
+    for known, words in (([], "start again"), ([path], f"go on with {RESUME}{tmp_path}")):
+        if known:
+            save_checkpoint(path, state)
+        small_disk(size)
+        try:
+            with pytest.raises(MachineError) as caught:
+                save_checkpoint(path, big)
+        finally:
+            small_disk(1 << 30)
+        message = str(caught.value)
+        assert str(path) in message and words in message and len(message.splitlines()) == 1
+        assert list(tmp_path.iterdir()) == known
+    assert same(load_checkpoint(path), {"format": "kqv 1", **state})
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_said_so(state: dict[str, Any], tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(MachineError, match="Permission denied"):
+        save_checkpoint(tmp_path / "ckpt.pt", state)
+    tmp_path.chmod(0o700)

@@ -1,0 +1,288 @@
+"""What a user can rely on when naming texts: every character arrives, 90 % of them in train.bin, and only once is it done."""
+
+import codecs
+import io
+import os
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from kqv import corpus
+from kqv.corpus import Dataset, open_dataset, open_texts, prepare_dataset
+from kqv.errors import UserError
+from kqv.tokenizer import CharTokenizer, token_dtype
+
+ALPHABETS = ["abc \n", "äöüß€ \r\n", "абв, ", "山水文字。", "😀👩‍🚀é", "a\r\n", "\ufeffa\u2028\x0b\x85"]
+ANY_TEXT = st.sampled_from(ALPHABETS).flatmap(lambda alphabet: st.text(alphabet, max_size=40)) | st.text(max_size=40)
+ENCODINGS = ["utf-16", "utf-32", "utf-16-le", "latin-1", "cp1252", "shift_jis", "gb18030", "koi8-r"]
+PIECES = st.integers(1, 9)  # bytes read at a time, instead of millions
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of the test's own."""
+    monkeypatch.setattr(corpus, "DATA", tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the examples of property tests."""
+    return tmp_path_factory.mktemp("room")
+
+
+@contextmanager
+def reading_pieces_of(size: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "PIECE", size)
+        yield
+
+
+def written(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def parts_of(dataset: Dataset) -> tuple[str, str]:
+    """The text in train.bin and in val.bin."""
+    dtype = token_dtype(dataset.vocab_size)
+    train, val = (np.fromfile(dataset.folder / name, dtype) for name in ("train.bin", "val.bin"))
+    assert (len(train), len(val)) == (dataset.train_tokens, dataset.val_tokens)
+    return dataset.tokenizer.decode(train), dataset.tokenizer.decode(val)
+
+
+def as_python_reads(data: bytes, encoding: str = "utf-8-sig") -> str:
+    return io.TextIOWrapper(io.BytesIO(data), encoding).read()  # what open(path, encoding=...) gives
+
+
+# --- every character arrives --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80)
+@given(ANY_TEXT, PIECES)
+@example("\r", 1)
+@example("a\r\nb", 2)
+@example("\ufeff\ufeffa", 2)
+@example("1234567890", 4)
+def test_token_files_hold_the_text_as_python_reads_it(room: Path, text: str, piece: int) -> None:
+    path = written(room / "text.txt", text)
+    expected = as_python_reads(path.read_bytes())
+    assume(expected)
+    with reading_pieces_of(piece):
+        dataset = prepare_dataset([path], room / "ids")
+    train, val = parts_of(dataset)
+    assert train + val == expected
+    assert len(train) == int(0.9 * len(expected))
+    assert dataset.tokenizer.characters == "".join(sorted(set(expected)))
+
+
+@settings(max_examples=60)
+@given(ANY_TEXT, PIECES, st.sampled_from(ENCODINGS))
+def test_other_encodings_are_read_as_python_reads_them(room: Path, text: str, piece: int, encoding: str) -> None:
+    path = written(room / "text.txt", text.encode(encoding, "ignore"))
+    expected = as_python_reads(path.read_bytes(), encoding)
+    assume(expected)
+    with reading_pieces_of(piece):
+        assert "".join(parts_of(prepare_dataset([path], room / "ids", encoding))) == expected
+
+
+@settings(max_examples=60)
+@given(st.lists(ANY_TEXT, min_size=1, max_size=4), PIECES)
+@example(["a", "b\n", "c"], 1)
+@example(["a\r", "b", ""], 1)
+@example(["a", "", "b"], 4)
+def test_files_are_joined_with_a_newline_only_where_one_is_missing(room: Path, texts: list[str], piece: int) -> None:
+    paths = [written(room / f"{i}.txt", text) for i, text in enumerate(texts)]
+    expected = ""
+    for text in map(as_python_reads, map(str.encode, texts)):
+        joint = "\n" if text and expected and not expected.endswith("\n") else ""
+        expected += joint + text
+    assume(expected)
+    with reading_pieces_of(piece):
+        assert "".join(parts_of(prepare_dataset(paths, room / "ids"))) == expected
+
+
+def test_the_first_characters_train_and_the_last_tenth_is_kept_apart(tmp_path: Path) -> None:
+    dataset = open_texts([str(written(tmp_path / "abc.txt", "abcdefghijklmnopqrs"))])
+    assert parts_of(dataset) == ("abcdefghijklmnopq", "rs")
+    assert (dataset.folder / "train.bin").read_bytes() == np.arange(17, dtype="<u2").tobytes()
+
+
+def test_a_folder_stands_for_its_txt_files_in_order_of_name(tmp_path: Path) -> None:
+    folder = tmp_path / "books"
+    (folder / "deep.txt").mkdir(parents=True)
+    for name, text in {"b.txt": "B", "a.txt": "A", "deep.txt/c.txt": "C", "notes.md": "no", "d.txt.bak": "no"}.items():
+        written(folder / name, text)
+    assert "".join(parts_of(open_texts([str(folder)]))) == "A\nB\nC"
+    assert "".join(parts_of(open_texts([str(folder / "b.txt"), str(folder)]))) == "B\nA\nB\nC"
+
+
+def test_standard_input_is_a_text_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"\xef\xbb\xbfpiped \xe2\x82\xac\r\n")
+    os.close(writer)
+    with os.fdopen(reader, encoding="ascii") as pipe:  # the locale of the terminal does not matter
+        monkeypatch.setattr(sys, "stdin", pipe)
+        dataset = open_texts([str(written(tmp_path / "first.txt", "first")), "-"])
+    assert "".join(parts_of(dataset)) == "first\npiped €\n"
+
+
+def test_memory_stays_flat_whatever_the_size_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "big.txt"
+    with path.open("wb") as file:
+        for _ in range(30):
+            file.write(b"All work and no play makes Jack a dull boy.\r\n" * 23_301)  # a megabyte
+    with reading_pieces_of(1 << 18):
+        tracemalloc.start()
+        dataset = open_texts([str(path)])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert dataset.train_tokens + dataset.val_tokens == 30 * 23_301 * 44
+    assert peak < 8 << 20 < path.stat().st_size / 3
+
+
+def test_a_given_vocabulary_is_kept_whatever_the_text_uses_of_it(tmp_path: Path, refused: Callable) -> None:
+    tokenizer = CharTokenizer("abcdefg")
+    dataset = open_texts([str(written(tmp_path / "x.txt", "gagabecda"))], tokenizer=tokenizer)
+    assert dataset.tokenizer.characters == "abcdefg" and "".join(parts_of(dataset)) == "gagabecda"
+    path = written(tmp_path / "y.txt", "abc xyz\n")
+    with refused("5 characters", r"'\n' ' ' 'x' 'y' 'z'"):
+        open_texts([str(path)], tokenizer=tokenizer)
+
+
+# --- and only once ------------------------------------------------------------------------------------------------
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_ids_are_made_once_while_the_text_is_the_same(tmp_path: Path, data: Path) -> None:
+    path = written(tmp_path / "novel.txt", "It was a dark and stormy night")
+    first = open_texts([str(path)])
+    before = stamps(first.folder)
+    assert set(before) == {"train.bin", "val.bin", "tokenizer.json"}
+    os.utime(path, (0, 0))  # the text counts, not its date
+    assert open_texts([str(path)]).folder == first.folder
+    assert stamps(first.folder) == before
+    assert [folder.name for folder in (data / "cache").iterdir()] == [first.folder.name]
+
+
+def test_ids_are_made_anew_when_anything_changes(tmp_path: Path, data: Path) -> None:
+    one, two = (written(tmp_path / f"{name}.txt", text) for name, text in (("one", "first night"), ("two", "second night")))
+    folders = [open_texts([str(one)]).folder, open_texts([str(one), str(two)]).folder, open_texts([str(two), str(one)]).folder]
+    folders.append(open_texts([str(one)], encoding="latin-1").folder)
+    folders.append(open_texts([str(one)], tokenizer=CharTokenizer("abcdefghijklmnopqrstuvwxyz ")).folder)
+    written(one, "first nights")
+    folders.append(open_texts([str(one)]).folder)
+    written(one, "First night")
+    folders.append(open_texts([str(one)]).folder)
+    assert len(set(folders)) == len(folders) == len(list((data / "cache").iterdir()))
+    assert parts_of(open_texts([str(one)]))[0] == "First nig"
+
+
+def test_a_cached_text_is_a_dataset_under_the_name_it_reports(tmp_path: Path) -> None:
+    dataset = open_texts([str(written(tmp_path / "novel.txt", "It was a dark and stormy night"))])
+    again = open_dataset(dataset.name)
+    assert dataset.name.startswith("cache/novel-")
+    assert again.folder == dataset.folder and parts_of(again) == parts_of(dataset)
+
+
+@pytest.mark.parametrize("content", ["", b"not utf-8 \xff"])
+def test_a_failed_preparation_leaves_nothing_behind(content: str | bytes, tmp_path: Path, data: Path) -> None:
+    good = open_texts([str(written(tmp_path / "good.txt", "good"))])
+    for words in (["bad.txt"], ["bad.txt", "good.txt"], ["good.txt", "missing.txt"]):
+        if content or words != ["bad.txt", "good.txt"]:  # an empty file beside a full one is no mistake
+            written(tmp_path / "bad.txt", content)
+            with pytest.raises(UserError):
+                open_texts([str(tmp_path / word) for word in words])
+    assert list((data / "cache").iterdir()) == [good.folder]
+
+
+def test_a_dataset_is_prepared_by_its_script_the_first_time(data: Path, refused: Callable) -> None:
+    folder = data / "tiny"
+    folder.mkdir(parents=True)
+    project = str(Path(corpus.__file__).parents[1])
+    script = f"""
+import sys; sys.path.insert(0, {project!r})
+from pathlib import Path
+from kqv.corpus import prepare_dataset
+folder = Path(__file__).parent
+with (folder / "runs").open("a") as file: file.write("x")
+(folder / "input.txt").write_text("hello tiny world")
+prepare_dataset([folder / "input.txt"], folder)
+"""
+    written(folder / "prepare.py", script)
+    for _ in range(2):
+        assert "".join(parts_of(open_dataset("tiny"))) == "hello tiny world"
+    assert (folder / "runs").read_text() == "x"
+    with refused("no dataset tinny", "tiny"):
+        open_dataset("tinny")
+    (data / "broken").mkdir()
+    script = written(data / "broken" / "prepare.py", "raise SystemExit(3)")
+    with refused(str(script), "status 3"):
+        open_dataset("broken")
+
+
+# --- what cannot be a text ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "encoding", "parts"),
+    [
+        ("empty.txt", b"", "utf-8", ["empty.txt", "empty"]),
+        ("mark.txt", codecs.BOM_UTF8, "utf-8", ["mark.txt", "empty"]),
+        ("missing.txt", None, "utf-8", ["missing.txt", "no such file"]),
+        ("n_layer=8", None, "utf-8", ["no such file", "--"]),
+        ("euro.txt", b"10 \x80", "utf-8", ["euro.txt is not utf-8", "byte 0x80 at offset 3", "--encoding="]),
+        ("cut.txt", "10 €".encode()[:-1], "utf-8", ["cut.txt is not utf-8", "byte 0xE2 at offset 3"]),
+        ("odd.txt", b"a\0b\0c", "utf-16-le", ["odd.txt is not utf-16-le", "byte 0x63 at offset 4"]),
+        ("bare.txt", "no byte order mark".encode("utf-16-le"), "utf-16", ["bare.txt is not utf-16", "--encoding="]),
+        ("x.txt", b"text", "utf-7.5", ["utf-7.5", "utf-16, latin-1"]),
+        ("x.txt", b"7465", "hex", ["hex", "utf-16, latin-1"]),
+        ("x.txt", b"grkg", "rot13", ["rot13", "utf-16, latin-1"]),
+        ("x.txt", b"text", "", ["utf-16, latin-1"]),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_what_is_no_text_is_refused_by_name(
+    name: str, content: bytes | None, encoding: str, parts: list[str], tmp_path: Path, refused: Callable
+) -> None:
+    if content is not None:
+        written(tmp_path / name, content)
+    with refused(*parts):
+        open_texts([str(tmp_path / name)], encoding)
+
+
+def test_a_folder_without_texts_is_refused_by_name(tmp_path: Path, refused: Callable) -> None:
+    written(tmp_path / "notes.md", "text")
+    with refused(str(tmp_path), ".txt"):
+        open_texts([str(tmp_path)])
+
+
+BYTES = st.lists(st.sampled_from([b"a", b"\r", b"\n", "é€".encode(), "😀".encode(), codecs.BOM_UTF8]) | st.binary(max_size=2))
+
+
+@settings(max_examples=80)
+@given(BYTES.map(b"".join), PIECES)
+@example(b"aaaa\xe2\x82", 3)
+@example(b"\xef\xbb\xbfab\xff", 4)
+@example(b"aaaaaaaaaaaaaa\xe2(", 3)
+def test_what_is_not_utf8_is_refused_with_the_byte_and_where_it_stands(room: Path, data: bytes, piece: int) -> None:
+    assume(data not in (b"", b"\xef", b"\xef\xbb", codecs.BOM_UTF8))  # no text at all: that is another complaint
+    path = written(room / "text.txt", data)
+    with reading_pieces_of(piece):
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            with pytest.raises(UserError, match=rf"byte 0x{data[error.start]:02X} at offset {error.start};"):
+                prepare_dataset([path], room / "ids")
+        else:
+            assert "".join(parts_of(prepare_dataset([path], room / "ids"))) == as_python_reads(data)

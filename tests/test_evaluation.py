@@ -1,0 +1,74 @@
+"""What a user can rely on of the validation loss: it is the plain mean over every character, however it is computed."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_model import randomised
+
+from kqv.evaluation import describe_loss, estimated_loss, whole_loss
+from kqv.hardware import choose_machine
+from kqv.settings import TrainSettings
+from model import GPT, GPTConfig
+
+MACHINE = choose_machine(TrainSettings(device="cpu", dtype="float32", compile=False))
+TOKENS = np.random.default_rng(0).integers(11, size=100).astype(np.uint16)
+
+
+def small_model(**options: object) -> GPT:
+    return randomised(GPTConfig(vocab_size=11, block_size=8, n_layer=1, n_head=2, n_embd=16, **options))
+
+
+@torch.no_grad()
+def plain_losses(model: GPT, tokens: np.ndarray, starts: range) -> list[float]:
+    """-log p of each character of the windows of block_size at `starts`, one at a time."""
+    losses, block_size = [], model.config.block_size
+    for start in starts:
+        for end in range(start + 1, min(start + block_size + 1, len(tokens))):
+            seen = torch.from_numpy(tokens[start:end].astype(np.int64))
+            probabilities = torch.softmax(model.eval()(seen[None])[0, -1].double(), -1)
+            losses.append(-math.log(probabilities[int(tokens[end])]))
+    return losses
+
+
+@settings(max_examples=20)
+@given(length=st.integers(9, 60), batch_size=st.integers(1, 9))
+def test_the_loss_of_a_split_is_the_mean_over_its_characters(length: int, batch_size: int) -> None:
+    model, tokens = small_model(), TOKENS[:length]
+    losses = plain_losses(model, tokens, range(0, length, 8))
+    assert len(losses) == length - 1  # each but the first
+    loss = whole_loss(model, tokens, TrainSettings(batch_size=batch_size, block_size=8), MACHINE)
+    assert loss == pytest.approx(sum(losses) / len(losses), abs=1e-6)
+
+
+def test_the_loss_does_not_depend_on_the_size_of_batches() -> None:
+    losses = [whole_loss(small_model(), TOKENS, TrainSettings(batch_size=size), MACHINE) for size in (1, 2, 7, 64)]
+    assert losses == pytest.approx([losses[0]] * 4, abs=1e-6)
+
+
+def test_the_estimate_is_the_mean_over_evenly_spaced_windows() -> None:
+    model = small_model()
+    losses = [loss for start in (0, 30, 60, 91) for loss in plain_losses(model, TOKENS[start : start + 9], range(1))]
+    assert len(losses) == 4 * 8
+    estimate = estimated_loss(model, TOKENS, TrainSettings(batch_size=2, eval_iters=2), MACHINE)
+    assert estimate == pytest.approx(sum(losses) / len(losses), abs=1e-6)
+
+
+@pytest.mark.parametrize("measure", [whole_loss, estimated_loss])
+def test_a_measurement_is_the_same_each_time_and_dropout_plays_no_part(measure: object) -> None:
+    model, without = small_model(dropout=0.5), small_model()
+    seen = [measure(model.train(), TOKENS, TrainSettings(batch_size=4), MACHINE) for _ in range(3)]
+    assert seen == [measure(without, TOKENS, TrainSettings(batch_size=4), MACHINE)] * 3
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_untrained_model_knows_nothing() -> None:
+    model = GPT(GPTConfig(vocab_size=11, block_size=8, n_embd=16))
+    assert whole_loss(model, TOKENS, TrainSettings(), MACHINE) == pytest.approx(math.log(11), abs=1e-6)
+
+
+def test_a_loss_is_said_in_nats_and_bits() -> None:
+    assert describe_loss(math.log(2)) == "0.6931 nats per character (1.000 bits)"

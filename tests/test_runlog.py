@@ -1,0 +1,112 @@
+"""What a user can rely on of a run's reports: each step once, whatever interrupts it, and lines where there is no terminal."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from kqv.runlog import RunLog, draw_curve, read_metrics
+from kqv.settings import TrainSettings
+
+
+def log_of(folder: Path, first_step: int = 0, **options: object) -> RunLog:
+    return RunLog(TrainSettings(out_dir=str(folder), max_iters=40, **options), first_step)
+
+
+def write_steps(log: RunLog, steps: range) -> None:
+    for step in steps:
+        log.write(step, train_loss=5 - step / 10, tokens_per_second=1000, **({"val_loss": 4.0} if step % 20 == 0 else {}))
+
+
+def test_metrics_are_one_json_object_a_line_written_at_once(tmp_path: Path) -> None:
+    with log_of(tmp_path) as log:
+        assert log.unfinished == {}
+        log.write(0, val_loss=4.174)
+        log.write(10, train_loss=3.5, learning_rate=0.01, grad_norm=1.0, tokens_per_second=1000)
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]  # a crash would lose none
+    assert lines == read_metrics(tmp_path)
+    assert [{key: value for key, value in line.items() if key != "wall_seconds"} for line in lines] == [
+        {"step": 0, "val_loss": 4.174},
+        {"step": 10, "train_loss": 3.5, "learning_rate": 0.01, "grad_norm": 1.0, "tokens_per_second": 1000},
+    ]
+    assert 0 < lines[0]["wall_seconds"] <= lines[1]["wall_seconds"]
+
+
+def test_a_new_run_begins_with_an_empty_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        with log_of(tmp_path) as log:
+            write_steps(log, range(10, 50, 10))
+        assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("checkpoint", [10, 20, 25, 30])
+@pytest.mark.parametrize("half_line", ["", '{"step": 40, "train_l', '{"step": 40, "train_loss": 1.5}', "{"])
+def test_after_a_resume_each_step_stands_there_once(checkpoint: int, half_line: str, tmp_path: Path) -> None:
+    """A run that wrote up to step 30 is killed in the middle of a line, and goes on from an earlier checkpoint."""
+    with log_of(tmp_path) as log:
+        write_steps(log, range(10, 40, 10))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(half_line)
+    with log_of(tmp_path, checkpoint) as log:
+        measured = {10: {"train_loss": 4.0}, 20: {"train_loss": 3.0, "val_loss": 4.0}, 30: {"train_loss": 2.0}}
+        expected = {**measured[checkpoint], "tokens_per_second": 1000} if checkpoint in measured else {}
+        assert log.unfinished == expected
+        if log.unfinished:
+            log.write(checkpoint, **{**log.unfinished, "val_loss": 3.25})
+        write_steps(log, range(checkpoint // 10 * 10 + 10, 50, 10))
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [10, 20, 30, 40]
+    assert lines[-1]["train_loss"] == 1.0
+    assert checkpoint == 25 or next(line for line in lines if line["step"] == checkpoint)["val_loss"] == 3.25
+
+
+def test_a_folder_without_metrics_has_none(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["", '{"step": 0, "val_loss": 4.2}\n', '{"step": 0, "val_loss": 4.2}\n{"step": 10, "train_l'])
+def test_the_curve_is_a_picture_whatever_there_is_to_draw(text: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert draw_curve(tmp_path) == tmp_path / "loss.png"
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "loss.png"}
+
+
+def test_the_curve_shows_what_was_measured(tmp_path: Path) -> None:
+    pictures = []
+    for text in ("", '{"step": 0, "train_loss": 4.2}\n{"step": 9, "train_loss": 4.0}\n', '{"step": 9, "val_loss_full": 1.5}\n'):
+        (tmp_path / "metrics.jsonl").write_text(text)
+        pictures.append(draw_curve(tmp_path).read_bytes())
+    assert len(set(pictures)) == 3
+
+
+def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with log_of(tmp_path) as log:
+        log.say("hello")
+        log.write(0, val_loss=4.1)  # said by the caller: no line of its own
+        log.progress(10, 3.5, 12345.6)
+        log.write(10, train_loss=3.5, tokens_per_second=12345.6)
+    out, err = capsys.readouterr()
+    first, second = err.splitlines()
+    assert out == "" and first == "hello" and "\r" not in err
+    assert second.startswith("step 10/40: loss 3.5000, 12,346 tokens/s, ") and second.endswith(" left")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_bar_shows_the_loss_and_lines_stand_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with log_of(tmp_path) as log:
+        log.progress(10, 3.5, 12345.6)
+        log.say("hello")
+        log.write(10, train_loss=3.5, tokens_per_second=12345.6)
+    shown = sys.stderr.getvalue()
+    assert "10/40" in shown and "loss 3.500, 12,346 tokens/s" in shown and "hello\n" in shown
+    assert "step 10/40: loss" not in shown
