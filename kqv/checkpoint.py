@@ -4,17 +4,19 @@ A checkpoint is what `torch.save` makes of this dictionary (the names that nanoG
 
     format          "kqv 1"
     model           weights by name                 model_args    the fields of GPTConfig
-    optimizer       one state a optimizer           tokenizer     what CharTokenizer.to_dict gives
+    optimizer       the state of each optimizer     tokenizer     what CharTokenizer.to_dict gives
     iter_num        training steps done             config        the fields of TrainSettings
-    best_val_loss   lowest estimate so far          checksum      of all the rest
+    best_val_loss   lowest estimate so far          scaler        the state of the float16 gradient scaler
+
+followed by a seal, the SHA-256 of the bytes before it, which torch.load does not mind.
 """
 
 import hashlib
+import os
 import pickle
-import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -24,6 +26,7 @@ from kqv.tokenizer import CharTokenizer, tokenizer_from_dict
 from model import GPT, GPTConfig
 
 FORMAT = "kqv 1"
+SEAL = b"sha256:"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -33,8 +36,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     try:
         with replacing(path) as file:
-            state = {"format": FORMAT, **state}
-            torch.save({**state, "checksum": checksum(state)}, file)
+            torch.save({"format": FORMAT, **state}, file)
+            file.seek(0)
+            file.write(SEAL + hashlib.file_digest(file, "sha256").digest())
     except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
         reason = error.strerror if isinstance(error, OSError) else "the disk may be full"
         hint = "there is none yet: free some space, then start again"
@@ -50,51 +54,38 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises UserError naming the file if it is missing, damaged, unsafe or no checkpoint of ours.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            _check_seal(file, path)
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}: python train.py --out_dir=FOLDER makes one in FOLDER") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"{path} is no checkpoint, or holds more than data and could run code: nothing in it was run") from None
-    except Exception:  # what a damaged file makes the readers of archives and pickles raise has no end
-        raise UserError(f"{path} is no checkpoint, or only a part of one: use another copy or train again") from None
+    except (pickle.UnpicklingError, RuntimeError):
+        raise UserError(f"{path} holds more than data and could run code: nothing in it was run") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of kqv (format {FORMAT!r}): it cannot be used here")
-    if state.pop("checksum", None) != checksum(state):
-        raise UserError(f"{path} is damaged: its content is not what was saved; use another copy or train again")
     return state
 
 
-def checksum(state: dict[str, Any]) -> str:
-    """SHA-256 of nested dictionaries, lists, plain values and tensors, in hexadecimal.
+def _check_seal(file: BinaryIO, path: Path) -> None:
+    """Raises UserError unless the file ends with the checksum of all that stands before it.
 
-    It is made of the content, not of the file: neither torch.load nor the archive's own checksums, which do not
-    cover its table of contents, notice every flipped bit.
+    Neither torch.load nor the archive's own checksums, which leave out its table of contents, notice every
+    flipped bit.
     """
+    size = max(0, file.seek(0, os.SEEK_END) - len(SEAL) - hashlib.sha256().digest_size)
+    file.seek(0)
     digest = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        match value:
-            case torch.Tensor():
-                digest.update(f"tensor {value.dtype} {tuple(value.shape)}:".encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-            case dict():
-                digest.update(f"dict {len(value)}:".encode())
-                for key, item in value.items():
-                    add(key)
-                    add(item)
-            case list() | tuple():
-                digest.update(f"list {len(value)}:".encode())
-                for item in value:
-                    add(item)
-            case _:
-                digest.update(f"{type(value).__name__} {value!r}:".encode())
-
-    add(state)
-    return digest.hexdigest()
+    while size > 0 and (piece := file.read(min(size, 1 << 20))):
+        digest.update(piece)
+        size -= len(piece)
+    seal = file.read()
+    if not seal.startswith(SEAL):
+        raise UserError(f"{path} is no checkpoint of kqv, or only a part of one: use another copy or train again")
+    if seal != SEAL + digest.digest():
+        raise UserError(f"{path} is damaged: it is not what was saved; use another copy or train again")
 
 
 def find_checkpoint(where: str, *names: str) -> Path:

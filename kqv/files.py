@@ -1,17 +1,17 @@
 """The files of a run, and how a file is written so that a crash leaves the old one or the new one, never a half."""
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 BEST, LATEST = "ckpt.pt", "last.pt"  # checkpoints: of the lowest validation loss so far, and the newest
 METRICS, CURVE = "metrics.jsonl", "loss.png"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[io.BufferedRandom]:
     """A binary file that takes the place of `path` when the block ends without an error.
 
     It is written under another name in the same folder, flushed to the disk, then renamed (POSIX makes
@@ -19,7 +19,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

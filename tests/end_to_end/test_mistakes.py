@@ -34,7 +34,7 @@ WRONG_OPTIONS = {
     "train.py --bias=perhaps": ["bias", "True or False"],
     "train.py --max_iters=-1": ["max_iters", "0 or more"],
     "train.py --learning_rate=nan": ["learning_rate", "finite"],
-    "train.py --n_embd=33 --n_head=4": ["--n_head=3", "--n_embd=36"],
+    "train.py --n_embd=36 --n_head=5": ["--n_head=6", "--n_embd=40"],
     "train.py --n_embd=12 --n_head=4": ["d_k", "odd", "--n_embd=24", "--position=learned"],
     "train.py --seed=18446744073709551616": ["seed"],
     "sample.py --temprature=1": ["temprature", "temperature"],
