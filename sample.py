@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
 from kqv.files import BEST, LATEST
-from kqv.settings import SampleSettings, check_sampling, read_arguments
+from kqv.settings import SampleSettings, check_sampling
 
 if TYPE_CHECKING:
     from kqv.tokenizer import CharTokenizer

@@ -17,9 +17,10 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
 from kqv.files import BEST, CURVE, LATEST, METRICS
-from kqv.settings import SampleSettings, TrainSettings, check_training, read_arguments
+from kqv.settings import SampleSettings, TrainSettings, check_training
 
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
 

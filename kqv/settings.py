@@ -1,30 +1,14 @@
-"""All options of the scripts as dataclasses, and the way they are read: config files and `--key=value`.
+"""All options of the scripts as dataclasses, and what no option may be.
 
-    python train.py novel.txt config/small.py --n_layer=8
-
-Words are taken from left to right and a later one wins. A word ending in `.py` is a config file: Python
-that is run once, whose plain names are assignments (`n_layer = 8`). Names and meanings are nanoGPT's
-wherever nanoGPT has the option. Only names that were really given are returned, so that a resumed run
-can put them over the settings of its checkpoint.
-
-torch is not imported here: `--help` and mistakes are answered at once.
+Names and meanings are nanoGPT's wherever nanoGPT has the option. The text below a field is its help. torch is
+not imported here: `--help` and mistakes are answered at once.
 """
 
-import contextlib
-import difflib
 import importlib.util
-import io
-import math
-import runpy
-import sys
-import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import tyro  # a dataclass in, `--help`, conversions and choices out; small, typed, imports in 60 ms
+import tyro
 
 from kqv.errors import UserError
 
@@ -185,39 +169,6 @@ class SampleSettings(MachineSettings):
     """text, or one JSON object a sample with its log-probabilities"""
 
 
-def read_arguments(settings_class: type, arguments: Sequence[str], positional: str = "") -> tuple[dict[str, Any], list[str]]:
-    """Read a command line into the options it sets and the words that are neither option nor config file.
-
-    `positional` names those words in `--help`. Raises UserError for a name that is no option or a value
-    of the wrong type. Exits with status 0 after `--help`.
-
-    >>> read_arguments(TrainSettings, ["novel.txt", "--n_layer=8"])
-    ({'n_layer': 8}, ['novel.txt'])
-    """
-    given: dict[str, Any] = {}
-    words: list[str] = []
-    queue = list(arguments)
-    while queue:
-        word = queue.pop(0)
-        if word in ("-h", "--help"):
-            usage = f"{Path(sys.argv[0]).name} {positional}".strip()
-            tyro.cli(settings_class, args=["--help"], prog=usage, config=_CONFIG, use_underscores=True)
-        elif word.startswith("--"):
-            name, has_value, text = word[2:].partition("=")
-            name = name.replace("-", "_")
-            _check_name(settings_class, name, where=word)
-            if not has_value:
-                text = _separate_value(settings_class, name, queue)
-            value = _convert(settings_class, name, text, where=f"--{name}={text}")
-            # an option that collects (`stop`) adds to what is there
-            given[name] = given.get(name, ()) + value if isinstance(value, tuple) else value
-        elif word.endswith(".py"):
-            given.update(_read_config(settings_class, Path(word)))
-        else:
-            words.append(word)
-    return given, words
-
-
 def check_training(settings: TrainSettings) -> None:
     """Refuse settings that no model or run can have. Raises UserError naming the option and a value that works."""
     _check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
@@ -257,103 +208,6 @@ def check_sampling(settings: SampleSettings) -> None:
         raise UserError(f"repetition_penalty={settings.repetition_penalty} must be above 0: 1 changes nothing")
     if "" in settings.stop:
         raise UserError("an empty --stop= would end every sample at once: leave it out")
-
-
-_CONFIG = (tyro.conf.FlagConversionOff,)
-
-
-def _separate_value(settings_class: type, name: str, queue: list[str]) -> str:
-    """The value of `--name value` or, for a switch, `--name`."""
-    alternatives = _alternatives(get_type_hints(settings_class)[name])
-    written = ["true", "false", "1", "0", *(word for word in alternatives if isinstance(word, str))]
-    if bool in alternatives and (not queue or queue[0].lower() not in written):
-        return "True"
-    if not queue:
-        raise UserError(f"--{name} needs a value: write --{name}=VALUE")
-    return queue.pop(0)
-
-
-def _check_name(settings_class: type, name: str, where: str) -> None:
-    """Raises UserError, with the nearest name, if there is no option `name`."""
-    names = [field.name for field in fields(settings_class)]
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else "--help lists them all"
-        raise UserError(f"{where}: there is no option {name}; {hint}")
-
-
-def _convert(settings_class: type, name: str, text: str, where: str) -> Any:
-    """The value of option `name` written as `text`. Raises UserError if it is none."""
-    hint = get_type_hints(settings_class)[name]
-    if bool in _alternatives(hint):
-        text = {"true": "True", "1": "True", "false": "False", "0": "False"}.get(text.lower(), text)
-    try:
-        # tyro explains a mistake in a box of several lines; ours is one line.
-        with contextlib.redirect_stderr(io.StringIO()):
-            parsed: Any = tyro.cli(settings_class, args=[f"--{name}={text}"], config=_CONFIG, use_underscores=True)
-    except SystemExit:
-        raise UserError(f"{where}: {name} takes {_describe(hint)}") from None
-    value = getattr(parsed, name)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where}: {name} takes a finite number")
-    return value
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The members of a union or a Literal, or the type alone."""
-    parts = getattr(hint, "__args__", None) or (hint,)
-    return tuple(member for part in parts for member in (_alternatives(part) if hasattr(part, "__args__") else (part,)))
-
-
-def _describe(hint: Any) -> str:
-    """A type in words.
-
-    >>> _describe(Literal["dot", "squared"] | float)
-    'dot, squared or a number'
-    """
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
-    words = [names.get(member, str(member)) for member in _alternatives(hint)]
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _read_config(settings_class: type, path: Path) -> dict[str, Any]:
-    """Run a config file and return the options it assigns. Names starting with `_` are its own business."""
-    if not path.is_file():
-        near = difflib.get_close_matches(str(path), map(str, path.parent.glob("*.py")), n=1)
-        raise UserError(f"no config file {path}" + (f"; did you mean {near[0]}?" if near else ""))
-    try:
-        namespace = runpy.run_path(str(path))
-    except (Exception, SystemExit) as error:  # the file is the user's program: whatever it raises is a mistake in it
-        line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
-        raise UserError(f"config file {path}, line {line}: {type(error).__name__}: {error}") from None
-    options: dict[str, Any] = {}
-    for name, value in namespace.items():
-        if not (name.startswith("_") or isinstance(value, ModuleType | type) or callable(value)):
-            where = f"config file {path}: {name} = {value!r}"
-            _check_name(settings_class, name, where)
-            options[name] = _config_value(settings_class, name, value, where)
-    return options
-
-
-def _config_value(settings_class: type, name: str, value: Any, where: str) -> Any:
-    """The option `name` assigned as a Python value. Raises UserError if it is of the wrong type."""
-    hint = get_type_hints(settings_class)[name]
-    if get_origin(hint) is tuple:
-        items = value if isinstance(value, tuple | list) else (value,)
-        if not all(isinstance(item, str) for item in items):
-            raise UserError(f"{where}: {name} takes a text in quotes, or a list of them")
-        return tuple(items)
-    converted = _convert(settings_class, name, str(value), where)
-    if isinstance(value, str) != isinstance(converted, str):
-        quotes = "without quotes" if isinstance(value, str) else "in quotes"
-        raise UserError(f"{where}: {name} takes {_describe(hint)}, {quotes}")
-    return converted
-
-
-def _last_line(error: BaseException, path: Path) -> int | None:
-    """The line of the file at `path` that an error came through last."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
 
 
 def _check_at_least(settings: Any, least: float, *names: str) -> None:

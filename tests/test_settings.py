@@ -13,8 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from kqv.arguments import read_arguments
 from kqv.errors import UserError
-from kqv.settings import SampleSettings, TrainSettings, check_sampling, check_training, read_arguments
+from kqv.settings import SampleSettings, TrainSettings, check_sampling, check_training
 
 TYPES = get_type_hints(TrainSettings)
 NUMBERS = ["0", "-1", "8", "1_0", " 8", "0x8", "1e3", "1e999", "nan", "-inf", "٣", "9" * 5000, "True", "None", "--help", "[8]"]

@@ -40,10 +40,10 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parents[1]))  # a script sees its own folder, not the project's
 
+from kqv.arguments import read_arguments
 from kqv.corpus import prepare_dataset
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import replacing
-from kqv.settings import read_arguments
 
 TEXT_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TEXT_LINES = 40_000
