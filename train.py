@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> int:
     given, words = read_arguments(TrainSettings, arguments, "[TEXT ...] [CONFIG.py ...]")
     settings = TrainSettings(**given)
     check_training(settings)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("training is in one process so far: start it without torchrun")
 
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch

@@ -170,7 +170,9 @@ def test_ids_are_made_once_while_the_text_is_the_same(tmp_path: Path, data: Path
     before = stamps(first.folder)
     assert set(before) == {"train.bin", "val.bin", "tokenizer.json"}
     os.utime(path, (0, 0))  # the text counts, not its date
-    assert open_texts([str(path)]).folder == first.folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "prepare_dataset", None)
+        assert open_texts([str(path)]).folder == first.folder
     assert stamps(first.folder) == before
     assert [folder.name for folder in (data / "cache").iterdir()] == [first.folder.name]
 
@@ -204,6 +206,20 @@ def test_a_failed_preparation_leaves_nothing_behind(content: str | bytes, tmp_pa
             with pytest.raises(UserError):
                 open_texts([str(tmp_path / word) for word in words])
     assert list((data / "cache").iterdir()) == [good.folder]
+
+
+def test_a_preparation_that_breaks_off_leaves_nothing_behind(
+    tmp_path: Path, data: Path, small_disk: Callable[[int], None]
+) -> None:
+    path = written(tmp_path / "novel.txt", "It was a dark and stormy night. " * 1000)
+    small_disk(20_000)
+    try:
+        with pytest.raises(OSError):
+            open_texts([str(path)])
+    finally:
+        small_disk(1 << 30)
+    assert list((data / "cache").iterdir()) == []
+    assert sum(map(len, parts_of(open_texts([str(path)])))) == 32_000
 
 
 def test_a_dataset_is_prepared_by_its_script_the_first_time(data: Path, refused: Callable) -> None:

@@ -1,0 +1,319 @@
+"""What a user can rely on when giving options: on the command line, in config files, in any order."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from kqv.arguments import read_arguments
+from kqv.errors import UserError
+from kqv.settings import SampleSettings, TrainSettings, check_training
+
+TYPES = get_type_hints(TrainSettings)
+NUMBERS = ["0", "-1", "8", "1_0", " 8", "0x8", "1e3", "1e999", "nan", "-inf", "٣", "9" * 5000, "True", "None", "--help", "[8]"]
+
+
+def train_options(*arguments: str) -> dict[str, Any]:
+    options, words = read_arguments(TrainSettings, arguments)
+    assert words == []
+    return options
+
+
+def sample_options(*arguments: str) -> dict[str, Any]:
+    options, words = read_arguments(SampleSettings, arguments)
+    assert words == []
+    return options
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., str]:
+    """Write a config file; returns its path as a word of the command line."""
+
+    def write(text: str, name: str = "config.py") -> str:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return str(tmp_path / name)
+
+    return write
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+def test_without_arguments_nothing_is_set() -> None:
+    assert read_arguments(TrainSettings, []) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["--n_layer=8"], {"n_layer": 8}),
+        (["--n_layer", "8"], {"n_layer": 8}),
+        (["--n-layer", "8", "--batch-size=2"], {"n_layer": 8, "batch_size": 2}),
+        (["--learning_rate", "-1"], {"learning_rate": -1.0}),
+        (["--out_dir", "--bias"], {"out_dir": "--bias"}),
+        (["--bias"], {"bias": True}),
+        (["--bias", "--n_layer=8"], {"bias": True, "n_layer": 8}),
+        (["--bias", "false", "--tie_weights", "True"], {"bias": False, "tie_weights": True}),
+        (["--bias", "0"], {"bias": False}),
+        (["--compile"], {"compile": True}),
+        (["--compile", "auto"], {"compile": "auto"}),
+        (["--attention_scale=0.5"], {"attention_scale": 0.5}),
+        (["--attention_scale=dim"], {"attention_scale": "dim"}),
+    ],
+    ids=" ".join,
+)
+def test_an_option_is_written_in_all_the_usual_ways(arguments: list[str], options: dict[str, Any]) -> None:
+    assert train_options(*arguments) == options
+
+
+@pytest.mark.parametrize("text", ["True", "true", "TRUE", "1"])
+def test_a_switch_takes_true_and_false_in_words_and_numbers(text: str) -> None:
+    opposite = {"1": "0"}.get(text, text.replace("True", "False").replace("true", "false").replace("TRUE", "FALSE"))
+    for name in ("bias", "compile", "wandb_log"):
+        assert train_options(f"--{name}={text}")[name] is True
+        assert train_options(f"--{name}={opposite}")[name] is False
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("--dropout=0", 0.0), ("--learning_rate=1", 1.0), ("--min_lr=1e-4", 1e-4), ("--weight_decay=1", 1.0)],
+)
+def test_a_whole_number_is_fine_where_nanogpt_wanted_a_point(argument: str, value: float) -> None:
+    (given_value,) = train_options(argument).values()
+    assert given_value == value and isinstance(given_value, float)
+
+
+@pytest.mark.parametrize(
+    "text", ["42", "4.2", "None", "True", "[1]", "{}", "a=b", "=", "", "--help", "-", '"quoted"', "two words", "\n", "config.py"]
+)
+def test_text_stays_the_text_that_was_typed(text: str) -> None:
+    assert sample_options(f"--start={text}") == {"start": text}
+    assert sample_options("--start", text) == {"start": text}
+
+
+def test_a_later_word_wins_wherever_the_words_stand(config: Callable[..., str]) -> None:
+    four, six = config("n_layer = 4; n_head = 4", "four.py"), config("n_layer = 6", "six.py")
+    assert train_options("--n_layer=2", "--n_layer=3")["n_layer"] == 3
+    assert train_options(four, "--n_layer=2") == {"n_layer": 2, "n_head": 4}
+    assert train_options("--n_layer=2", four) == {"n_layer": 4, "n_head": 4}
+    assert train_options(four, six) == {"n_layer": 6, "n_head": 4}
+    assert train_options(six, four) == {"n_layer": 4, "n_head": 4}
+
+
+def test_texts_stand_anywhere_among_the_options_and_keep_their_order(config: Callable[..., str]) -> None:
+    four = config("n_layer = 4")
+    options, words = read_arguments(TrainSettings, ["b.txt", "--bias", "a", four, "-", "--n_head", "2", "folder/", "b.txt"])
+    assert words == ["b.txt", "a", "-", "folder/", "b.txt"]
+    assert options == {"bias": True, "n_layer": 4, "n_head": 2}
+
+
+def test_stop_strings_add_up(config: Callable[..., str]) -> None:
+    assert sample_options("--stop=a b", "--stop", "--", "--stop=\n") == {"stop": ("a b", "--", "\n")}
+    assert sample_options(config("stop = ['x', 'y']"), "--stop=z") == {"stop": ("x", "y", "z")}
+    assert sample_options(config("stop = 'END'")) == {"stop": ("END",)}
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        ("--n_layr=8", ["n_layr", "did you mean n_layer?"]),
+        ("--dropuot=0.1", ["dropuot", "did you mean dropout?"]),
+        ("--xyzzy", ["xyzzy", "--help"]),
+        ("--", ["--help"]),
+        ("--=3", ["--help"]),
+        ("--n_layer", ["n_layer", "needs a value", "--n_layer="]),
+        ("--n_layer=", ["n_layer", "a whole number"]),
+        ("--n_layer=8.0", ["n_layer=8.0", "a whole number"]),
+        ("--n_layer=True", ["n_layer=True", "a whole number"]),
+        ("--dropout=none", ["dropout=none", "a number"]),
+        ("--learning_rate=nan", ["learning_rate=nan", "finite"]),
+        ("--attention_scale=inf", ["attention_scale=inf", "finite"]),
+        ("--bias=yes", ["bias=yes", "True or False"]),
+        ("--compile=never", ["compile=never", "auto", "True or False"]),
+        ("--mask=casual", ["mask=casual", "causal, none or future"]),
+        ("--attention_scale=cube", ["sqrt, dim, none or a number"]),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_says_what_to_write(argument: str, parts: list[str], refused: Callable) -> None:
+    with refused(*parts):
+        read_arguments(TrainSettings, [argument])
+
+
+def test_help_names_every_option_with_its_default_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("--help", "-h"):
+        with pytest.raises(SystemExit) as ended:
+            read_arguments(TrainSettings, ["--n_layer=8", word], "[TEXT ...]")
+        assert not ended.value.code
+        printed = capsys.readouterr().out
+        assert "[TEXT ...]" in printed
+        for field in dataclasses.fields(TrainSettings):
+            assert f"--{field.name}" in printed
+
+
+def test_options_are_read_without_waiting_for_torch() -> None:
+    check = "import sys, kqv.settings, kqv.errors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+# --- config files -------------------------------------------------------------------------------------------------
+
+
+def test_a_config_file_is_python_of_which_only_plain_assignments_count(config: Callable[..., str]) -> None:
+    text = """
+import math, os
+from pathlib import Path
+from dataclasses import dataclass
+
+_heads = 6
+def double(x): return 2 * x
+class Shape: width = 64
+halve = lambda x: x // 2
+
+n_head = _heads
+n_embd = double(Shape.width) * 3  # 384
+learning_rate = 1  # a float all the same
+min_lr = math.sqrt(1e-8)
+out_dir = f"out-{n_head}"
+bias = not True
+compile = "auto"
+attention_scale = "dim"
+"""
+    assert train_options(config(text)) == {
+        "n_head": 6, "n_embd": 384, "learning_rate": 1.0, "min_lr": 1e-4, "out_dir": "out-6", "bias": False,
+        "compile": "auto", "attention_scale": "dim",
+    }  # fmt: skip
+
+
+def test_the_config_files_of_the_project_are_good() -> None:
+    files = sorted((Path(__file__).parents[1] / "config").rglob("*.py"))
+    assert files
+    for file in files:
+        check_training(TrainSettings(**train_options(str(file))))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("n_layr = 8", ["n_layr = 8", "did you mean n_layer?"]),
+        ("xyzzy = 8", ["xyzzy = 8", "--help"]),
+        ("n_layer = 8.0", ["n_layer = 8.0", "a whole number"]),
+        ("n_layer = '8'", ["n_layer = '8'", "a whole number", "without quotes"]),
+        ("dropout = '0.1'", ["dropout = '0.1'", "a number", "without quotes"]),
+        ("bias = 'True'", ["bias = 'True'", "True or False", "without quotes"]),
+        ("out_dir = 5", ["out_dir = 5", "text"]),
+        ("n_layer = None", ["n_layer = None", "a whole number"]),
+        ("dropout = 0.1,", ["dropout = (0.1,)", "a number"]),
+        ("n_layer = [8]", ["n_layer = [8]", "a whole number"]),
+        ("out_dir = ['out']", ["out_dir = ['out']", "text"]),
+        ("learning_rate = float('inf')", ["learning_rate = inf", "finite"]),
+        ("mask = 'casual'", ["mask = 'casual'", "causal, none or future"]),
+        ("n_layer = 8\nn_head = (", ["line 2", "SyntaxError"]),
+        ("n_layer = 8\n\nn_head = 1 / 0", ["line 3", "ZeroDivisionError"]),
+        ("n_layer = 8\nn_head = heads", ["line 2", "NameError", "heads"]),
+        ("n_layer = 8\nimport no_such_module", ["line 2", "no_such_module"]),
+        ("n_layer = 8\nimport json\njson.loads('{')", ["line 3", "JSONDecodeError"]),
+        ("n_layer = 8\nopen('no such file')", ["line 2", "no such file"]),
+        ("n_layer = 8\nraise SystemExit('stop')", ["line 2", "stop"]),
+        ("\0", ["null"]),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line_that_names_the_file(
+    text: str, parts: list[str], config: Callable[..., str], refused: Callable
+) -> None:
+    path = config(text)
+    with refused(path, *parts):
+        read_arguments(TrainSettings, [path])
+
+
+def test_a_missing_config_file_is_named_with_the_nearest_one(config: Callable[..., str], refused: Callable) -> None:
+    path = config("n_layer = 8", "small.py")
+    with refused("smal.py", f"did you mean {path}?"):
+        read_arguments(TrainSettings, [path.replace("small", "smal")])
+
+
+# --- properties: any option, any value ------------------------------------------------------------------------------
+
+
+def values_of(hint: Any) -> st.SearchStrategy[Any]:
+    """All values of a type of option."""
+    if get_origin(hint) is Literal:
+        return st.sampled_from(get_args(hint))
+    if members := get_args(hint):
+        return st.one_of(*map(values_of, members))
+    return {
+        bool: st.booleans(), int: st.integers(), float: st.floats(allow_nan=False, allow_infinity=False), str: st.text(),
+    }[hint]  # fmt: skip
+
+
+def is_a(value: Any, hint: Any) -> bool:
+    """Whether a value is one of a type of option, and nothing that merely behaves like one."""
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if members := get_args(hint):
+        return any(is_a(value, member) for member in members)
+    return type(value) is hint
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_every_value_comes_back_as_it_was_written(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "written.py"
+
+    @settings(max_examples=6)
+    @given(values_of(TYPES[name]))
+    def check(value: Any) -> None:
+        path.write_text(f"{name} = {value!r}\n", encoding="utf-8")
+        for arguments in ([f"--{name}={value}"], [f"--{name}", str(value)], [str(path)]):
+            read = train_options(*arguments)
+            assert read == {name: value} and type(read[name]) is type(value)
+
+    check()
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(list(TYPES)), st.one_of(st.text(), st.sampled_from(NUMBERS), st.integers(-(10**6), 10**6).map(str)))
+def test_any_text_as_a_value_is_taken_or_refused_in_one_line(name: str, text: str) -> None:
+    try:
+        options = train_options(f"--{name}={text}")
+        assert is_a(options[name], TYPES[name])
+        check_training(TrainSettings(**options))
+    except UserError as error:
+        assert name in str(error)
+        assert not text.isprintable() or len(str(error).splitlines()) == 1
+
+
+@settings(max_examples=200)
+@given(st.lists(st.text() | st.text().map("--{}".format) | st.sampled_from(["--interactive", "--top_k", "--stop", "--start"])))
+def test_any_words_at_all_are_taken_or_refused(words: list[str]) -> None:
+    words = [word for word in words if word not in ("-h", "--help") and not word.endswith(".py")]
+    try:
+        options, texts = read_arguments(SampleSettings, words)
+        assert set(options) <= set(get_type_hints(SampleSettings)) and set(texts) <= set(words)
+    except UserError as error:
+        assert str(error)
+
+
+FINITE = {"allow_nan": False, "allow_infinity": False}
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(**FINITE) | st.text() | st.binary() | st.complex_numbers(**FINITE)
+ANYTHING = st.recursive(PLAIN, lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner), max_leaves=3)
+
+
+@settings(max_examples=300)
+@given(name=st.sampled_from(list(TYPES)), value=ANYTHING)
+@example(name="dropout", value=(0.1,))
+@example(name="out_dir", value=["out"])
+@example(name="bias", value=1.0)
+def test_any_value_in_a_config_file_is_taken_or_refused(
+    name: str, value: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "anything.py"
+    path.write_text(f"{name} = {value!r}\n", encoding="utf-8")
+    try:
+        assert is_a(train_options(str(path))[name], TYPES[name])
+    except UserError as error:
+        assert str(path) in str(error) and name in str(error) and len(str(error).splitlines()) == 1
