@@ -80,6 +80,9 @@ def main(arguments: list[str]) -> int:
         shape = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
         model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
     forward = machine.prepare(model)
+    if settings.eval_only:
+        print("validation loss", describe_loss(whole_loss(model, val_tokens, settings, machine)))
+        return 0
     optimizers = make_optimizers(model, settings, torch.bfloat16 if machine.fast_bfloat16 else torch.float32)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
     step, best_val_loss = 0, math.inf
@@ -88,10 +91,6 @@ def main(arguments: list[str]) -> int:
         restore_optimizers(optimizers, checkpoint["optimizer"])
         scaler.load_state_dict(checkpoint["scaler"])
     del checkpoint
-
-    if settings.eval_only:
-        print("validation loss", describe_loss(whole_loss(model, val_tokens, settings, machine)))
-        return 0
 
     # The folder of the run, and what a checkpoint in it holds.
     out_dir = Path(settings.out_dir)
@@ -119,9 +118,9 @@ def main(arguments: list[str]) -> int:
             if (step % settings.eval_interval == 0 or last) and "val_loss" not in metrics and not stop:
                 val_loss = metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine)
                 improved, best_val_loss = val_loss < best_val_loss, min(val_loss, best_val_loss)
-                save(LATEST)
                 if improved or settings.always_save_checkpoint:
                     save(BEST)
+                save(LATEST)
                 log.say(f"step {step}: validation loss {val_loss:.4f} (estimate)")
                 if settings.sample_chars:
                     sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
@@ -132,7 +131,8 @@ def main(arguments: list[str]) -> int:
                 log.write(step, **metrics)
             if stop:
                 save(LATEST)
-            if last or stop:
+                break
+            if last:
                 break
             metrics = {}
 
@@ -190,7 +190,8 @@ def main(arguments: list[str]) -> int:
 
 
 def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint: dict[str, Any], path: Path) -> TrainSettings:
-    """The settings for going on from a checkpoint: its model's shape, and when resuming all that was not named anew.
+    """The settings for going on from a checkpoint: the shape and the text of its model, unless others are named, and
+    when resuming all else too.
 
     Raises UserError if a named option contradicts the shape that the weights have.
     """
@@ -199,6 +200,8 @@ def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint
         config = {name: value for name, value in checkpoint["config"].items() if name in known}
         config |= {"out_dir": settings.out_dir, "eval_only": False}  # these belong to the command, not to the run
         settings = TrainSettings(**{**config, **given})
+    elif "dataset" not in given:
+        settings = replace(settings, dataset=checkpoint["config"]["dataset"])
     shape = {name: value for name, value in checkpoint["model_args"].items() if name not in ("vocab_size", "dropout")}
     for name, value in shape.items():
         if name in given and given[name] != value:
@@ -217,6 +220,9 @@ def make_room(out_dir: Path, parameters: int, resuming: bool) -> None:
     previous = out_dir / "previous"
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            for unfinished in out_dir.glob(f".{file.name}.*.tmp"):  # what a killed process was writing
+                unfinished.unlink()
         if files[0].exists() and not resuming:
             previous.mkdir(exist_ok=True)
             for file in files:

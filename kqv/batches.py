@@ -24,8 +24,8 @@ def open_tokens(path: Path, dtype: type[np.unsignedinteger], block_size: int) ->
         raise UserError(f"{path} is damaged: {size} bytes are no whole number of {itemsize}-byte ids; prepare it again")
     if size // itemsize <= block_size:
         raise UserError(
-            f"the text is too short: {path} has {size // itemsize} tokens, and a window takes block_size + 1 = "
-            f"{block_size + 1}; use a longer text or a smaller --block_size"
+            f"the text is too short: its {path.stem} part has {size // itemsize} tokens, and a window takes "
+            f"block_size + 1 = {block_size + 1}; use a longer text or a smaller --block_size"
         )
     return np.memmap(path, dtype=dtype, mode="r")
 

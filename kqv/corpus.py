@@ -40,8 +40,8 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """What --dataset= calls it: the path of the folder under data/."""
-        return self.folder.relative_to(DATA).as_posix()
+        """What --dataset= calls it: the path of the folder under data/, or all of it if it lies elsewhere."""
+        return self.folder.relative_to(DATA).as_posix() if self.folder.is_relative_to(DATA) else str(self.folder)
 
     @property
     def vocab_size(self) -> int:
@@ -151,13 +151,13 @@ def _rename_unless_there(source: Path, target: Path) -> None:
 
 
 def _text_files(word: str, scratch: Path) -> list[Path]:
-    """The files that a word of the command line stands for. Standard input is copied to `scratch` first."""
-    if word == "-":
-        path = scratch / "stdin"
-        with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        return [path]
+    """The files that a word of the command line stands for. What can be read only once is copied to `scratch`."""
     path = Path(word)
+    if word == "-" or path.is_fifo():  # a shell's <(command) is a named pipe
+        copy = scratch / "stdin"
+        with copy.open("wb") as file, (sys.stdin.buffer if word == "-" else _open(path)) as source:
+            shutil.copyfileobj(source, file)
+        return [copy]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*.txt") if file.is_file())
         if not files:
@@ -187,7 +187,10 @@ def _code_points(paths: Sequence[Path], encoding: str) -> Iterator[np.ndarray]:
         for i, text in enumerate(_decoded(path, encoding)):
             joint = "\n" if i == 0 and last != "\n" else ""
             last = text[-1]
-            yield np.frombuffer((joint + text).encode("utf-32-le"), dtype="<u4")
+            try:
+                yield np.frombuffer((joint + text).encode("utf-32-le"), dtype="<u4")
+            except UnicodeEncodeError:
+                raise UserError(f"{path} has half of a surrogate pair, which is no character: mend the text") from None
 
 
 def _decoded(path: Path, encoding: str) -> Iterator[str]:

@@ -56,6 +56,7 @@ def choose_machine(settings: MachineSettings, training: bool = False) -> Machine
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        torch.autocast(device.type, torch.bfloat16)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device={name} cannot be used on this machine: take --device=cpu, or leave it out") from None
     fast_bfloat16 = _has_fast_bfloat16(device)
