@@ -39,8 +39,8 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tens
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised. All matrices of one shape are taken through the iteration as one batch,
-    which for the many small matrices of a small model is several times faster than torch.optim.Muon."""
+    """Momentum, orthogonalised. All matrices of one shape are taken through the iteration as one batch: for the
+    many small matrices of a small model that takes little more than half the time of torch.optim.Muon."""
 
     def __init__(
         self,

@@ -215,6 +215,7 @@ def test_the_config_files_of_the_project_are_good() -> None:
         ("mask = 'casual'", ["mask = 'casual'", "causal, none or future"]),
         ("n_layer = 8\nn_head = (", ["line 2", "SyntaxError"]),
         ("n_layer = 8\n\nn_head = 1 / 0", ["line 3", "ZeroDivisionError"]),
+        ("def heads():\n    return 1 / 0\n\nn_head = heads()", ["line 2", "ZeroDivisionError"]),
         ("n_layer = 8\nn_head = heads", ["line 2", "NameError", "heads"]),
         ("n_layer = 8\nimport no_such_module", ["line 2", "no_such_module"]),
         ("n_layer = 8\nimport json\njson.loads('{')", ["line 3", "JSONDecodeError"]),

@@ -20,6 +20,7 @@ def main(arguments):
     match arguments:
         case ["nothing"]: return None
         case ["status", number]: return int(number)
+        case ["exit", number]: sys.exit(int(number))
         case ["print", text]: print(text)
         case ["print much"]:
             for _ in range(100_000): print("a line that nobody reads")
@@ -76,9 +77,9 @@ def test_an_expected_error_is_one_line_and_a_status(script: Path, argument: str,
     assert line.startswith("script.py: ") and all(part in line for part in parts)
 
 
-@pytest.mark.parametrize(("arguments", "status"), [(["nothing"], 0), (["status", "0"], 0), (["status", "143"], 143)])
-def test_the_status_is_the_one_that_main_returns(script: Path, arguments: list[str], status: int) -> None:
-    done = run(script, *arguments)
+@pytest.mark.parametrize(("arguments", "status"), [("nothing", 0), ("status 0", 0), ("status 143", 143), ("exit 3", 3)])
+def test_the_status_is_the_one_that_main_returns(script: Path, arguments: str, status: int) -> None:
+    done = run(script, *arguments.split())
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
 
 

@@ -105,6 +105,7 @@ UNTRAINABLE = {
     "-n_layer=3": ["write --n_layer=3"],
     "--dataset=nowhere": ["nowhere", "shakespeare_char"],
     "GOOD --device=banana": ["banana", "--device=cpu"],
+    "GOOD --device=meta": ["meta", "--device=cpu"],
     "GOOD --out_dir=GOOD": ["animals.txt", "--out_dir"],
     "--init_from=resume --out_dir=TEXTS/no_texts": ["no_texts", "no checkpoint", "python train.py"],
     "TEXTS/greek.txt --init_from=TRAINED": ["'α'", "train from scratch"],

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import threading
 
 import pytest
 from shell import SENTENCES, TINY, easy_text, metrics, prepared_text, same_weights, untimed
@@ -134,6 +135,19 @@ def test_eval_only_prints_the_loss_of_the_checkpoint_and_writes_nothing(shell, t
     assert loss == measured(trained.done)
     assert stamps(trained.folder) == before
     assert names_in(tmp_path) == []
+
+
+def test_a_checkpoint_is_measured_on_its_own_text_when_none_is_named(shell, trained):
+    assert evaluate(shell, trained) == measured(trained.done)
+
+
+def test_a_named_pipe_is_a_text_too(shell, trained, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(easy_text(),))
+    writer.start()
+    assert evaluate(shell, trained, pipe) == measured(trained.done)
+    writer.join()
 
 
 def test_a_changed_text_is_read_anew_even_if_size_and_date_are_the_same(shell, trained, tmp_path):
