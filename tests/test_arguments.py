@@ -276,7 +276,7 @@ def test_every_value_comes_back_as_it_was_written(name: str, tmp_path_factory: p
     check()
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.sampled_from(list(TYPES)), st.one_of(st.text(), st.sampled_from(NUMBERS), st.integers(-(10**6), 10**6).map(str)))
 def test_any_text_as_a_value_is_taken_or_refused_in_one_line(name: str, text: str) -> None:
     try:
@@ -304,7 +304,7 @@ PLAIN = st.none() | st.booleans() | st.integers() | st.floats(**FINITE) | st.tex
 ANYTHING = st.recursive(PLAIN, lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner), max_leaves=3)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(name=st.sampled_from(list(TYPES)), value=ANYTHING)
 @example(name="dropout", value=(0.1,))
 @example(name="out_dir", value=["out"])

@@ -268,3 +268,17 @@ def test_going_on_with_another_optimizer_is_refused(then: str, now: str, refused
     train(model, optimizers, settings, 0, 1)
     with refused("--optimizer"):
         restore_optimizers(start(TrainSettings(**SHAPE, optimizer=now))[1], [made.state_dict() for made in optimizers])
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("shape", [(), (32, 32)])
+def test_moments_of_another_shape_are_refused(optimizer: str, shape: tuple[int, ...], refused: Callable) -> None:
+    """AdamW's fused kernel would read and write beyond their end."""
+    settings = TrainSettings(**SHAPE, optimizer=optimizer, batch_size=4)
+    model, optimizers = start(settings)
+    train(model, optimizers, settings, 0, 1)
+    for moment in ("momentum",) if optimizer == "muon" else ("exp_avg", "exp_avg_sq"):
+        states = copy.deepcopy([made.state_dict() for made in optimizers])
+        next(iter(states[-1]["state"].values()))[moment] = torch.zeros(shape)
+        with refused("--optimizer"):
+            restore_optimizers(start(settings)[1], states)
