@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_origin, get_type_hints
 
 import tyro  # a dataclass in, `--help`, conversions and choices out; small, typed, imports in 60 ms
@@ -76,7 +75,7 @@ def _check_name(settings_class: type, name: str, where: str) -> None:
     names = [field.name for field in fields(settings_class)]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else "--help lists them all"
+        hint = f"did you mean {near[0]}?" if near else "--help lists them all; a config's own names start with _"
         raise UserError(f"{where}: there is no option {name}; {hint}")
 
 
@@ -125,8 +124,10 @@ def _read_config(settings_class: type, path: Path) -> dict[str, Any]:
         line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
         raise UserError(f"config file {path}, line {line}: {type(error).__name__}: {error}") from None
     options: dict[str, Any] = {}
+    known = {field.name for field in fields(settings_class)}
     for name, value in namespace.items():
-        if not (name.startswith("_") or isinstance(value, ModuleType | type) or callable(value)):
+        # modules, functions and the like are there to make the values, not to be one
+        if name in known or (isinstance(value, int | float | str | tuple | list) and not name.startswith("_")):
             where = f"config file {path}: {name} = {value!r}"
             _check_name(settings_class, name, where)
             options[name] = _config_value(settings_class, name, value, where)

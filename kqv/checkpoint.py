@@ -62,8 +62,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"no checkpoint {path}: python train.py --out_dir=FOLDER makes one in FOLDER") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (pickle.UnpicklingError, RuntimeError):
+    except pickle.UnpicklingError:
         raise UserError(f"{path} holds more than data and could run code: nothing in it was run") from None
+    except UserError:
+        raise
+    except Exception:  # what torch raises for a file made to look like a checkpoint has no end
+        raise UserError(f"{path} is no checkpoint, whatever its seal says: use another copy or train again") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is no checkpoint of kqv (format {FORMAT!r}): it cannot be used here")
     return state

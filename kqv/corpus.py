@@ -197,12 +197,10 @@ def _decoded(path: Path, encoding: str) -> Iterator[str]:
     """The text of one file in pieces, none of them empty."""
     try:
         "".encode(encoding)  # Python also has codecs that make no text, such as hex: this refuses them
-    except LookupError:
+    except (LookupError, ValueError):
         raise UserError(f"there is no encoding {encoding!r}; common ones are utf-8, utf-16, latin-1, cp1252") from None
-    # utf-8-sig is UTF-8 that may begin with a byte order mark
-    name = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-    newlines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(name)(), translate=True)
-    fed = 0
+    newlines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
+    fed, byte_order_mark = 0, "\ufeff"
     with _open(path) as file:
         while True:
             piece = file.read(PIECE)
@@ -218,6 +216,8 @@ def _decoded(path: Path, encoding: str) -> Iterator[str]:
                 ) from None
             except UnicodeError as error:
                 raise UserError(f"{path} is not {encoding}: {error}; name its encoding with --encoding=") from None
+            if text:
+                text, byte_order_mark = text.removeprefix(byte_order_mark), ""  # only the first can be one
             if text:
                 yield text
             if not piece:

@@ -73,12 +73,13 @@ def choose(logits: Tensor, settings: SampleSettings, draws: Tensor, seen: Tensor
     that stood in the text. Order: repetition penalty, temperature, top-k, top-p, min-p, each on what the
     one before left.
     """
+    logits = logits.double()
     if settings.repetition_penalty != 1:  # Keskar et al. 2019, section 4.1
         penalty = settings.repetition_penalty
         logits = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
     if settings.temperature == 0:
         return logits.argmax(-1)
-    below = logits.double() - logits.amax(-1, keepdim=True)  # the likeliest is 0, however small the temperature
+    below = logits - logits.amax(-1, keepdim=True)  # the likeliest is 0, however small the temperature
     probabilities = torch.softmax(below / settings.temperature, dim=-1)
     if 0 < settings.top_k < logits.shape[-1]:
         least = probabilities.topk(settings.top_k).values[:, -1:]

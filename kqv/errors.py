@@ -39,7 +39,7 @@ def _answered(action: Callable[[], Any]) -> int:
     try:
         return action() or 0
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return _report(end.code, 1) if isinstance(end.code, str) else end.code or 0
     except (UserError, MachineError) as error:
         return _report(str(error), 2 if isinstance(error, UserError) else 1)
     except BrokenPipeError:

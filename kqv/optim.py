@@ -117,7 +117,11 @@ def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], states: Sequ
     try:
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict({"state": state["state"], "param_groups": optimizer.state_dict()["param_groups"]})
-    except (ValueError, KeyError, TypeError) as error:
+            for weights, moments in optimizer.state.items():
+                # a fused kernel would read and write beyond the end of a moment that is too short
+                if any(moment.shape != weights.shape for name, moment in moments.items() if name != "step"):
+                    raise ValueError("its shapes are not the model's")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the checkpoint's optimizer state does not fit ({error}): keep its --optimizer") from None
 
 

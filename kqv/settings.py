@@ -182,7 +182,7 @@ def check_training(settings: TrainSettings) -> None:
         raise UserError("wandb_log needs the package wandb: pip install wandb")
     if settings.n_embd % settings.n_head:
         pair = 2 if settings.position == "rope" else 1  # rotary positions need an even d_k
-        possible = [n for n in range(1, settings.n_embd + 1) if settings.n_embd % (n * pair) == 0]
+        possible = [n for n in range(1, min(settings.n_embd, 10_000) + 1) if settings.n_embd % (n * pair) == 0]
         nearest = min(possible, key=lambda n: abs(n - settings.n_head), default=None)
         unit = settings.n_head * pair
         raise UserError(
@@ -204,8 +204,7 @@ def check_sampling(settings: SampleSettings) -> None:
     _check_between(settings, 0, 1, "top_p", "min_p")
     if settings.top_p == 0:
         raise UserError("top_p=0 leaves nothing to draw from: take --top_k=1 for the likeliest character")
-    if settings.repetition_penalty <= 0:
-        raise UserError(f"repetition_penalty={settings.repetition_penalty} must be above 0: 1 changes nothing")
+    _check_between(settings, 0.01, 100, "repetition_penalty")
     if "" in settings.stop:
         raise UserError("an empty --stop= would end every sample at once: leave it out")
 

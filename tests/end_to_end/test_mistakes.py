@@ -39,6 +39,7 @@ WRONG_OPTIONS = {
     "train.py --seed=18446744073709551616": ["seed"],
     "sample.py --temprature=1": ["temprature", "temperature"],
     "sample.py --temperature=-1": ["temperature", "0 or more"],
+    "sample.py --repetition_penalty=1e39": ["repetition_penalty", "100"],
     "sample.py --top_p=0": ["top_p", "--top_k=1"],
     "sample.py 'Once upon'": ["--start='Once upon'"],
 }
@@ -227,7 +228,7 @@ def test_a_full_disk_costs_only_the_steps_since_the_last_checkpoint(shell, train
     assert done.status == 1
     assert "Traceback" not in done.stderr
     error = done.stderr.splitlines()[-1]
-    for word in ["train.py: ", "last.pt", "is kept", "--init_from=resume", str(folder)]:
+    for word in ["train.py: ", "ckpt.pt", "is kept", "--init_from=resume", str(folder)]:
         assert word in error
     for name in ("ckpt.pt", "last.pt"):
         assert (folder / name).read_bytes() == (trained.folder / name).read_bytes()
@@ -239,5 +240,5 @@ def test_a_full_disk_at_the_first_checkpoint_does_not_advise_a_resume(shell, tex
     assert done.status == 1
     assert "Traceback" not in done.stderr
     error = done.stderr.splitlines()[-1]
-    assert "last.pt" in error and "none yet" in error
+    assert "ckpt.pt" in error and "none yet" in error
     assert "resume" not in error

@@ -201,8 +201,7 @@ def test_chinese_and_emoji_are_trained_on_and_sampled_in_a_folder_with_a_space(s
     assert done.status == 0, done.stderr
     sampled = shell.run_printed(done, "to sample", "--start=小猫", "--max_new_tokens=30")
     assert sampled.status == 0, sampled.stderr
-    (folder,) = (shell.folder / "data" / "cache").glob("stdin-*")
-    assert prepared_text(folder) == poem
+    assert poem in map(prepared_text, (shell.folder / "data" / "cache").glob("stdin-*"))
     assert sampled.stdout.startswith("小猫")
     assert set(sampled.stdout) <= set(poem) and len(sampled.stdout) == 2 + 30 + 1
 

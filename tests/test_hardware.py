@@ -1,0 +1,72 @@
+"""kqv/hardware.py: what is asked for is what is used, and `auto` is something that works here."""
+
+import pytest
+import torch
+
+from kqv.hardware import choose_machine
+from kqv.settings import MachineSettings
+from model import GPT, GPTConfig, cross_entropy
+
+SHAPE = {"vocab_size": 7, "n_layer": 1, "n_head": 2, "n_embd": 8}
+
+
+def test_what_is_asked_for_is_what_is_used():
+    machine = choose_machine(MachineSettings(device="cpu", dtype="bfloat16", compile=False), training=True)
+    assert (machine.device.type, machine.dtype, machine.compile) == ("cpu", torch.bfloat16, False)
+    assert str(machine).startswith("cpu, ") and "bfloat16" in str(machine)
+
+
+def test_one_character_at_a_time_is_computed_in_float32_on_a_cpu():
+    assert choose_machine(MachineSettings(device="cpu")).dtype == torch.float32
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_training_takes_bfloat16_only_where_the_processor_is_fast_at_it(fast, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
+    machine = choose_machine(MachineSettings(device="cpu"), training=True)
+    assert machine.fast_bfloat16 == fast
+    assert machine.dtype == (torch.bfloat16 if fast else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "block_size", "fused"), [("bfloat16", 64, False), ("bfloat16", 1024, True), ("float32", 64, True)]
+)
+def test_a_cpu_trains_with_the_attention_that_was_measured_to_be_faster(dtype, block_size, fused):
+    model = GPT(GPTConfig(block_size=block_size, **SHAPE))
+    choose_machine(MachineSettings(device="cpu", dtype=dtype), training=True).prepare(model)
+    assert model.blocks[0].attention.fused == fused
+
+
+def test_a_score_that_no_kernel_knows_stays_written_out():
+    model = GPT(GPTConfig(attention_score="squared", **SHAPE))
+    choose_machine(MachineSettings(device="cpu", dtype="float32")).prepare(model)
+    assert not model.blocks[0].attention.fused
+
+
+@pytest.mark.parametrize("name", ["banana", "meta", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_refused_by_name(name, refused):
+    with refused(f"device={name}", "--device=cpu"):
+        choose_machine(MachineSettings(device=name))
+
+
+def test_bfloat16_computes_nearly_what_float32_does():
+    torch.manual_seed(0)
+    model, ids = GPT(GPTConfig(**SHAPE)), torch.randint(7, (4, 64))
+    torch.nn.init.normal_(model.head.weight)
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        machine = choose_machine(MachineSettings(device="cpu", dtype=dtype))
+        with machine.autocast():
+            losses.append(cross_entropy(model(ids), ids).item())
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_is_taken_if_there_is_one():
+    machine = choose_machine(MachineSettings(), training=True)
+    model, ids = GPT(GPTConfig(**SHAPE)), torch.randint(7, (4, 64), device=machine.device)
+    with machine.autocast():
+        cross_entropy(machine.prepare(model)(ids), ids).backward()
+    assert machine.device.type == "cuda" and machine.compile
