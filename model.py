@@ -48,9 +48,10 @@ class GPTConfig:
     def __post_init__(self) -> None:
         """Raises ValueError for a choice that is not in its table or a size that no model has."""
         for name, hint in get_type_hints(type(self)).items():
-            value, choices = getattr(self, name), [choice for part in get_args(hint) for choice in get_args(part) or (part,)]
+            value = getattr(self, name)
+            choices = [choice for part in get_args(hint) for choice in get_args(part) or [part] if isinstance(choice, str)]
             if isinstance(value, str) and value not in choices:
-                raise ValueError(f"{name} is one of {', '.join(filter(lambda c: isinstance(c, str), choices))}, not {value!r}")
+                raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
         sizes = (self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
         if not all(isinstance(size, int) and size > 0 for size in sizes) or self.n_embd % self.n_head:
             raise ValueError("sizes must be whole numbers above 0, and n_embd a multiple of n_head")
@@ -69,8 +70,8 @@ RMSNORM_EPSILON = 1e-6  # Qwen3's; LayerNorm keeps torch's 1e-5, which is GPT-2'
 
 
 class RMSNorm(nn.RMSNorm):
-    """x / √(mean(x²) + ε) · weight (Zhang & Sennrich 2019), always in float32: that is more exact, and on a CPU
-    many times faster than bfloat16."""
+    """x / √(mean(x²) + ε) · weight (Zhang & Sennrich 2019), always in float32: more exact than bfloat16, and on a
+    CPU no slower (docs/log.md)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=RMSNORM_EPSILON)

@@ -1,7 +1,7 @@
 """The machine: which device, which precision, compiled or not."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class Machine:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """A context in which matrix products are made in `dtype`; weights stay as they are."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     def prepare(self, model: GPT) -> Callable[..., Any]:
         """Move a model here and choose its attention for training. Returns what to call: the model, compiled or not."""
