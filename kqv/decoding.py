@@ -114,7 +114,7 @@ def generate(model: GPT, prompt: Sequence[int], settings: SampleSettings) -> Ite
         draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
         token = choose(logits, settings, draws, seen)[:, None]
         seen.scatter_(1, token, True)
-        ids = torch.cat((ids, token.to(device)), dim=1)
+        ids = torch.cat((ids, token.to(device)), dim=1)[:, -model.config.block_size :]  # no more is ever looked at
         log_probabilities = torch.log_softmax(logits, dim=-1).gather(1, token)
         yield token[:, 0].tolist(), log_probabilities[:, 0].tolist()
 

@@ -198,7 +198,7 @@ def check_training(settings: TrainSettings) -> None:
 
 def check_sampling(settings: SampleSettings) -> None:
     """Refuse sampling options out of their range. Raises UserError."""
-    _check_at_least(settings, 1, "num_samples")
+    _check_between(settings, 1, 10_000, "num_samples")
     _check_at_least(settings, 0, "max_new_tokens", "temperature", "top_k")
     _check_between(settings, 0, LARGEST_SEED, "seed")
     _check_between(settings, 0, 1, "top_p", "min_p")
