@@ -118,7 +118,8 @@ def main(arguments: list[str]) -> int:
             if (step % settings.eval_interval == 0 or last) and "val_loss" not in metrics and not stop:
                 val_loss = metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine)
                 improved, best_val_loss = val_loss < best_val_loss, min(val_loss, best_val_loss)
-                if improved or settings.always_save_checkpoint:
+                untrained = step == 0 and settings.init_from == "scratch"  # nobody wants to sample from that
+                if (improved or settings.always_save_checkpoint) and not untrained:
                     save(BEST)
                 save(LATEST)
                 log.say(f"step {step}: validation loss {val_loss:.4f} (estimate)")
@@ -177,13 +178,14 @@ def main(arguments: list[str]) -> int:
 
     # The checkpoint that sampling takes is the best by the estimate: measure it too, if it is not the last one.
     final_loss = metrics["val_loss_full"]
-    best = load_checkpoint(find_checkpoint(settings.out_dir, BEST, LATEST))
+    path = find_checkpoint(settings.out_dir, BEST, LATEST)
+    best = load_checkpoint(path)
     if best["iter_num"] != step:
         print(f"last step        {describe_loss(final_loss)}")
         model.load_state_dict(best["model"])
         final_loss = whole_loss(model, val_tokens, settings, machine)
     print(f"validation loss  {describe_loss(final_loss)}, over the whole validation split")
-    print(f"checkpoint       {out_dir / BEST} (step {best['iter_num']})")
+    print(f"checkpoint       {path} (step {best['iter_num']})")
     print(f"curve            {curve}")
     print(f"to sample        {shell_command('sample.py', f'--out_dir={out_dir}')}")
     return 0
@@ -223,7 +225,7 @@ def make_room(out_dir: Path, parameters: int, resuming: bool) -> None:
         for file in files:
             for unfinished in out_dir.glob(f".{file.name}.*.tmp"):  # what a killed process was writing
                 unfinished.unlink()
-        if files[0].exists() and not resuming:
+        if any(file.exists() for file in files[:2]) and not resuming:
             previous.mkdir(exist_ok=True)
             for file in files:
                 (previous / file.name).unlink(missing_ok=True)

@@ -240,5 +240,5 @@ def test_a_full_disk_at_the_first_checkpoint_does_not_advise_a_resume(shell, tex
     assert done.status == 1
     assert "Traceback" not in done.stderr
     error = done.stderr.splitlines()[-1]
-    assert "ckpt.pt" in error and "none yet" in error
+    assert "last.pt" in error and "none yet" in error
     assert "resume" not in error

@@ -149,6 +149,14 @@ def test_a_run_stopped_before_its_first_step_can_go_on(shell, text, tmp_path):
     assert shlex.split(done.stdout.splitlines()[-1])[-1] == f"--out_dir={folder}"
 
 
+def test_a_run_stopped_before_its_first_evaluation_is_sampled_as_it_was_then(shell, text, tmp_path):
+    done = shell.signal_at("step 40/", signal.SIGINT, text, *OPTIONS, "--eval_interval=1000", f"--out_dir={tmp_path}", pause=1)
+    assert done.status == 130
+    assert not (tmp_path / "ckpt.pt").exists()  # an untrained model is never the best
+    sampled = shell.run("sample.py", f"--out_dir={tmp_path}", "--temperature=0", "--max_new_tokens=100")
+    assert sampled.status == 0 and sampled.stdout.count(" ") > 5
+
+
 def test_ctrl_c_ends_a_sample_without_a_traceback(shell, trained):
     with shell.start("sample.py", f"--out_dir={trained.folder}", "--max_new_tokens=10000000") as process:
         for _ in range(50):
