@@ -14,7 +14,7 @@ Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, get_type_hints
+from typing import Any, Literal, Protocol, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -69,16 +69,37 @@ ROPE_BASE = 10_000.0  # Su et al. 2021, section 3.2.2
 RMSNORM_EPSILON = 1e-6  # Qwen3's; LayerNorm keeps torch's 1e-5, which is GPT-2's
 
 
-class RMSNorm(nn.RMSNorm):
+class _RMSNorm(torch.autograd.Function):
+    """RMSNorm with a derivative of few passes: LayerNorm's kernel with mean 0, less the centring that it adds. Autograd's
+    own takes up to twice as long on a CPU (docs/log.md)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        normalized, scale = torch.ops.aten._fused_rms_norm(x, weight.shape, weight, RMSNORM_EPSILON)
+        ctx.save_for_backward(x, weight, scale)
+        return normalized
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight, scale = ctx.saved_tensors
+        by_x, by_weight, _ = torch.ops.aten.native_layer_norm_backward(
+            gradient, x, weight.shape, torch.zeros_like(scale), scale, weight, None, [True, True, False]
+        )
+        centring = (gradient @ weight).unsqueeze(-1) * scale / x.shape[-1]
+        return by_x.add_(centring), by_weight
+
+
+class RMSNorm(nn.Module):
     """x / √(mean(x²) + ε) · weight (Zhang & Sennrich 2019), always in float32: more exact than bfloat16, and on a
     CPU no slower (docs/log.md)."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=RMSNORM_EPSILON)
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) of any float type to the same shape in float32."""
-        return super().forward(x.float())
+        return _RMSNorm.apply(x.float(), self.weight)
 
 
 NORMS = {
@@ -93,8 +114,8 @@ SCALES = {
 }
 
 SCORES = {
-    "dot": lambda query, key: query @ key.transpose(-2, -1),
-    "squared": lambda query, key: (query @ key.transpose(-2, -1)).square(),
+    "dot": lambda query, key, scale: (query * scale) @ key.mT,  # scaling the queries takes less than scaling the scores
+    "squared": lambda query, key, scale: (query @ key.mT).square() * scale,
 }
 
 # Whether a query may look at a key that stands `distance` characters before it (negative: after it).
@@ -113,6 +134,20 @@ class Past(Protocol):
         ...
 
 
+def drop(x: Tensor, share: float) -> Tensor:
+    """Dropout (Srivastava et al. 2014): set a random share of x to 0, and scale the rest up to keep the mean.
+
+    On a CPU torch draws its random numbers one by one, an eighth of a small model's step for each layer; here a word
+    of 64 random bits decides over four elements, so that `share` is rounded to 65536ths.
+    """
+    if not share or x.device.type != "cpu":
+        return F.dropout(x, share) if share else x
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    dropped = min(round(share * 2**16), 2**16 - 1)
+    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+    return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, score: str = "dot", dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
@@ -121,11 +156,11 @@ def attend(
     query (batch, heads, time, d_k); key and value (batch, heads, seen, d_k); mask (time, seen), True where
     the query may look. Returns the output (batch, heads, time, d_k) and the weights (batch, heads, time, seen).
     """
-    scores = SCORES[score](query, key) * scale
+    scores = SCORES[score](query, key, scale)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -math.inf)
     weights = torch.softmax(scores, dim=-1)
-    return (F.dropout(weights, dropout) if dropout else weights) @ value, weights
+    return drop(weights, dropout) @ value, weights
 
 
 def attend_fused(
@@ -141,21 +176,21 @@ def attend_fused(
 
 
 def rotation_table(config: GPTConfig) -> Tensor:
-    """Cosines and sines of rotary positions, shape (2, block_size, d_k), float32.
+    """Cosines and signed sines of rotary positions, shape (2, block_size, d_k), float32.
 
     Position t turns the pair (i, i + d_k/2) by the angle t · base^(-2i/d_k) (Su et al. 2021, eq. 15, in the
     half-split order of the Hugging Face models).
     """
     frequencies = ROPE_BASE ** (-torch.arange(0, config.d_k, 2, dtype=torch.float64) / config.d_k)
-    angles = torch.outer(torch.arange(config.block_size, dtype=torch.float64), frequencies).repeat(1, 2)
-    return torch.stack([angles.cos(), angles.sin()]).float()
+    angles = torch.outer(torch.arange(config.block_size, dtype=torch.float64), frequencies)
+    cosine, sine = angles.cos(), angles.sin()
+    return torch.stack([torch.cat((cosine, cosine), dim=1), torch.cat((-sine, sine), dim=1)]).float()
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn queries or keys x (batch, heads, time, d_k) by their positions; rotation (2, time, d_k)."""
     cosine, sine = rotation
-    first, second = x.chunk(2, dim=-1)
-    return x * cosine + torch.cat((-second, first), dim=-1) * sine
+    return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, dims=-1), sine)
 
 
 def sinusoids(config: GPTConfig) -> Tensor:
@@ -189,7 +224,7 @@ class Attention(nn.Module):
         batch, time, _ = x.shape
 
         def heads(projected: Tensor) -> Tensor:  # (batch, time, n_embd) -> (batch, heads, time, d_k)
-            return projected.view(batch, time, self.config.n_head, self.config.d_k).transpose(1, 2)
+            return projected.view(batch, time, self.config.n_head, self.config.d_k).transpose(1, 2).contiguous()
 
         query = self.query_norm(heads(self.query(x)))
         key = self.key_norm(heads(self.key(x)))
@@ -254,14 +289,15 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp_norm = NORMS[config.norm](config)
         self.mlp = MLPS[config.mlp](config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(
         self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, past: Past | None = None
     ) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, causal, past))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        dropout = self.dropout if self.training else 0.0
+        x = x + drop(self.attention(self.attention_norm(x), rotation, mask, causal, past), dropout)
+        return x + drop(self.mlp(self.mlp_norm(x)), dropout)
 
 
 class GPT(nn.Module):
@@ -279,7 +315,6 @@ class GPT(nn.Module):
         # Tables that can be computed are not part of a checkpoint.
         self.register_buffer("sinusoids", sinusoids(config) if config.position == "sinusoidal" else None, persistent=False)
         self.register_buffer("rotation", rotation_table(config) if config.position == "rope" else None, persistent=False)
-        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = NORMS[config.norm](config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -336,7 +371,7 @@ class GPT(nn.Module):
             x = x + self.positions.weight[here]
         elif config.position == "sinusoidal":
             x = x + self.sinusoids[here]
-        x = self.dropout(x)
+        x = drop(x, config.dropout if self.training else 0.0)
         rotation = self.rotation[:, here] if config.position == "rope" else None
         mask = self.allowed(start, time)
         causal = mask is not None and config.mask == "causal" and not config.window and start == 0

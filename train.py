@@ -152,10 +152,10 @@ def main(arguments: list[str]) -> int:
                 scaler.scale(part_loss).backward()
                 loss += part_loss.detach()
             for optimizer in optimizers:
-                scaler.unscale_(optimizer)
+                scaler.unscale_(optimizer)  # type: ignore[arg-type]  # needs param_groups and step only
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
             for optimizer in optimizers:
-                scaler.step(optimizer)
+                scaler.step(optimizer)  # type: ignore[arg-type]
                 optimizer.zero_grad()
             scaler.update()
             step += 1

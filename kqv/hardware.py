@@ -1,5 +1,7 @@
 """The machine: which device, which precision, compiled or not."""
 
+import ctypes
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -34,6 +36,8 @@ class Machine:
         """Move a model here and choose its attention for training. Returns what to call: the model, compiled or not."""
         model.to(self.device)
         on_cpu = self.device.type == "cpu"
+        if on_cpu:
+            _keep_freed_memory()
         written = on_cpu and self.dtype == torch.bfloat16 and model.config.block_size <= WRITTEN_ATTENTION_UP_TO
         model.fuse_attention(not written)
         return torch.compile(model) if self.compile else model
@@ -71,6 +75,15 @@ def choose_machine(settings: MachineSettings, training: bool = False) -> Machine
         torch.set_float32_matmul_precision("high")  # TF32, as nanoGPT allows
     compiled = device.type == "cuda" if settings.compile == "auto" else settings.compile
     return Machine(device, dtype, compiled, fast_bfloat16)
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep the memory of freed tensors for the next step. As it is, glibc hands large blocks back to
+    the system each time, and each page is faulted in and zeroed again: up to a third of a step (docs/log.md)."""
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):  # glibc; others keep it by themselves
+        trim_threshold, mmap_threshold = -1, -3  # from malloc.h
+        for parameter in (trim_threshold, mmap_threshold):
+            ctypes.CDLL(None).mallopt(parameter, 2**30)
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

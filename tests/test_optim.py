@@ -52,7 +52,7 @@ def test_orthogonalizing_evens_out_the_singular_values_and_turns_nothing(
 def test_orthogonalizing_random_matrices_leaves_none_behind(rows: int, columns: int) -> None:
     values = torch.linalg.svdvals(orthogonalize(random(50, rows, columns)))
     assert values.max() < 1.3
-    assert values.median() > 0.6 and (values > 0.3).float().mean() > 0.99  # a square one may be nearly singular
+    assert values.median() > 0.6 and (values > 0.3).float().mean() > 0.98  # a square one may be nearly singular
 
 
 def test_muon_does_to_many_matrices_what_it_does_to_each() -> None:
