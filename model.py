@@ -126,11 +126,11 @@ MASKS = {
 }
 
 
-class Past(Protocol):
-    """The keys and values of one layer that were computed before (see kqv/decoding.py)."""
+class Cache(Protocol):
+    """What keeps the keys and values of one layer for later (see kqv/incremental.py)."""
 
-    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append new keys and values (batch, heads, new, d_k); return all, (batch, heads, time, d_k)."""
+    def keep(self, key: Tensor, value: Tensor) -> None:
+        """Take those of a whole text, (batch, heads, time, d_k)."""
         ...
 
 
@@ -175,14 +175,14 @@ def attend_fused(
     )
 
 
-def rotation_table(config: GPTConfig) -> Tensor:
-    """Cosines and signed sines of rotary positions, shape (2, block_size, d_k), float32.
+def rotation_table(config: GPTConfig, first: int = 0) -> Tensor:
+    """Cosines and signed sines of block_size rotary positions from `first` on, shape (2, block_size, d_k), float32.
 
     Position t turns the pair (i, i + d_k/2) by the angle t · base^(-2i/d_k) (Su et al. 2021, eq. 15, in the
     half-split order of the Hugging Face models).
     """
     frequencies = ROPE_BASE ** (-torch.arange(0, config.d_k, 2, dtype=torch.float64) / config.d_k)
-    angles = torch.outer(torch.arange(config.block_size, dtype=torch.float64), frequencies)
+    angles = torch.outer(torch.arange(first, first + config.block_size, dtype=torch.float64), frequencies)
     cosine, sine = angles.cos(), angles.sin()
     return torch.stack([torch.cat((cosine, cosine), dim=1), torch.cat((-sine, sine), dim=1)]).float()
 
@@ -218,9 +218,9 @@ class Attention(nn.Module):
         self.fused = config.attention_score == "dot"  # the kernel knows no other score; see GPT.fuse_attention
 
     def forward(
-        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, past: Past | None = None
+        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, cache: Cache | None = None
     ) -> Tensor:
-        """x (batch, time, n_embd) to the same shape. `past` adds what was seen before to keys and values."""
+        """x (batch, time, n_embd) to the same shape."""
         batch, time, _ = x.shape
 
         def heads(projected: Tensor) -> Tensor:  # (batch, time, n_embd) -> (batch, heads, time, d_k)
@@ -231,8 +231,8 @@ class Attention(nn.Module):
         value = heads(self.value(x))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        if past is not None:
-            key, value = past.extend(key, value)
+        if cache is not None:
+            cache.keep(key, value)
         dropout = self.config.dropout if self.training else 0.0
         if self.fused:
             output = attend_fused(query, key, value, mask, self.scale, dropout, causal)
@@ -292,11 +292,11 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, past: Past | None = None
+        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, cache: Cache | None = None
     ) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""
         dropout = self.dropout if self.training else 0.0
-        x = x + drop(self.attention(self.attention_norm(x), rotation, mask, causal, past), dropout)
+        x = x + drop(self.attention(self.attention_norm(x), rotation, mask, causal, cache), dropout)
         return x + drop(self.mlp(self.mlp_norm(x)), dropout)
 
 
@@ -341,13 +341,13 @@ class GPT(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02 if self.config.tie_weights else 0.5)
 
-    def allowed(self, start: int, time: int) -> Tensor | None:
-        """Who may look at whom: (time, start + time) bool for queries at start.., or None where all may see all."""
+    def allowed(self, time: int) -> Tensor | None:
+        """Who may look at whom: (time, time) bool, queries by keys, or None where all may see all."""
         config = self.config
-        if not config.window and (config.mask == "none" or (config.mask == "causal" and time == 1)):
+        if not config.window and config.mask == "none":
             return None
-        keys = torch.arange(start + time, device=self.embedding.weight.device)
-        distance = keys[start:, None] - keys
+        place = torch.arange(time, device=self.embedding.weight.device)
+        distance = place[:, None] - place
         mask = MASKS[config.mask](distance)
         return mask & (distance.abs() < config.window) if config.window else mask
 
@@ -357,26 +357,24 @@ class GPT(nn.Module):
             if isinstance(module, Attention):
                 module.fused = fused and self.config.attention_score == "dot"
 
-    def forward(self, ids: Tensor, past: Sequence[Past] | None = None, start: int = 0) -> Tensor:
+    def forward(self, ids: Tensor, caches: Sequence[Cache] | None = None) -> Tensor:
         """Logits (batch, time, vocab_size) for the token after each of ids (batch, time), int64.
 
-        With `past`, one a layer, the ids continue a text of which `start` tokens were seen before.
-        start + time must not exceed block_size.
+        `caches`, one a layer, are given the keys and values. time must not exceed block_size.
         """
         config = self.config
         time = ids.shape[1]
-        here = slice(start, start + time)
         x = self.embedding(ids)
         if config.position == "learned":
-            x = x + self.positions.weight[here]
+            x = x + self.positions.weight[:time]
         elif config.position == "sinusoidal":
-            x = x + self.sinusoids[here]
+            x = x + self.sinusoids[:time]
         x = drop(x, config.dropout if self.training else 0.0)
-        rotation = self.rotation[:, here] if config.position == "rope" else None
-        mask = self.allowed(start, time)
-        causal = mask is not None and config.mask == "causal" and not config.window and start == 0
+        rotation = self.rotation[:, :time] if config.position == "rope" else None
+        mask = self.allowed(time)
+        causal = config.mask == "causal" and not config.window
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotation, mask, causal, past[layer] if past else None)
+            x = block(x, rotation, mask, causal, caches[layer] if caches else None)
         return self.head(self.norm(x))
 
     def parameter_count(self) -> int:

@@ -17,6 +17,8 @@ from kqv.files import BEST, LATEST
 from kqv.settings import SampleSettings, check_sampling
 
 if TYPE_CHECKING:
+    import torch
+
     from kqv.tokenizer import CharTokenizer
     from model import GPT
 
@@ -42,14 +44,13 @@ def main(arguments: list[str]) -> int:
     model.to(machine.device).eval()
     if "start" not in given:
         settings.start = default_prompt(tokenizer)
-    with machine.autocast():
-        for prompt in prompts(settings, newline="\n" if "\n" in tokenizer.characters else ""):
-            try:
-                write_samples(model, tokenizer, prompt, settings)
-            except UserError as error:
-                if not settings.interactive:
-                    raise
-                print(error, file=sys.stderr)  # a mistyped prompt does not end the conversation
+    for prompt in prompts(settings, newline="\n" if "\n" in tokenizer.characters else ""):
+        try:
+            write_samples(model, tokenizer, prompt, settings, machine.dtype)
+        except UserError as error:
+            if not settings.interactive:
+                raise
+            print(error, file=sys.stderr)  # a mistyped prompt does not end the conversation
     return 0
 
 
@@ -81,7 +82,9 @@ def decoded(data: bytes, source: str) -> str:
         raise UserError(f"{source} is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start}") from None
 
 
-def write_samples(model: "GPT", tokenizer: "CharTokenizer", prompt: str, settings: SampleSettings) -> None:
+def write_samples(
+    model: "GPT", tokenizer: "CharTokenizer", prompt: str, settings: SampleSettings, dtype: "torch.dtype"
+) -> None:
     """Generate num_samples continuations at once; show the first as it grows and the others when all are done."""
     from kqv.decoding import Continuation, generate
 
@@ -99,7 +102,7 @@ def write_samples(model: "GPT", tokenizer: "CharTokenizer", prompt: str, setting
     samples = [Continuation(tokenizer, settings.stop) for _ in range(settings.num_samples)]
     if streaming:
         show(prompt)
-    for tokens, log_probabilities in generate(model, ids, settings):
+    for tokens, log_probabilities in generate(model, ids, settings, dtype):
         for sample, token, log_probability in zip(samples, tokens, log_probabilities, strict=True):
             fresh = sample.add(token, log_probability)
             if streaming and sample is samples[0]:

@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     val_tokens = open_tokens(dataset.folder / "val.bin", dtype, settings.block_size)
 
     # The machine, the model and its optimizers.
-    machine = choose_machine(settings, training=True)
+    machine = choose_machine(settings)
     torch.manual_seed(settings.seed)
     if model is None:
         shape = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}

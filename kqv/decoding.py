@@ -1,9 +1,4 @@
-"""Text from a model, one token at a time: the key/value cache, the samplers, the loop.
-
-The keys and values of earlier characters do not change, so they are kept (`LayerPast`) and each step
-computes one position only. When the block is full, the cache is made anew from the later half of the text:
-one pass over block_size/2 tokens every block_size/2 tokens, whatever the kind of positions.
-"""
+"""Text from a model: the samplers, the loop, the strings that end a text."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,58 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kqv.incremental import Decoder
 from kqv.settings import SampleSettings
 from kqv.tokenizer import CharTokenizer
 from model import GPT
-
-
-class LayerPast:
-    """Keys and values of one layer, in buffers that hold block_size positions."""
-
-    def __init__(self, block_size: int) -> None:
-        self.block_size = block_size
-        self.length = 0
-
-    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (batch, heads, new, d_k); return all keys and values so far, (batch, heads, length, d_k)."""
-        if self.length == 0:
-            batch, heads, _, d_k = key.shape
-            self.keys = key.new_empty(batch, heads, self.block_size, d_k)
-            self.values = torch.empty_like(self.keys)
-        end = self.length + key.shape[2]
-        self.keys[:, :, self.length : end] = key
-        self.values[:, :, self.length : end] = value
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-
-class Decoder:
-    """The logits of the next token as a text grows. Uses the cache where the mask allows one."""
-
-    def __init__(self, model: GPT) -> None:
-        self.model = model
-        self.block_size = model.config.block_size
-        # A key that looks at later characters changes when they come: only the causal mask can be cached.
-        self.cacheable = model.config.mask == "causal"
-        self.past: list[LayerPast] = []
-
-    def next_logits(self, ids: Tensor) -> Tensor:
-        """Logits (batch, vocab_size), float32, after the whole text ids (batch, time).
-
-        Successive calls must extend the same text.
-        """
-        if not self.cacheable:
-            return self.model(ids[:, -self.block_size :])[:, -1].float()
-        seen = self.past[0].length if self.past else 0
-        if seen == 0:
-            new = ids[:, -self.block_size :]
-        elif seen < self.block_size:
-            new = ids[:, -1:]
-        else:
-            seen, new = 0, ids[:, -max(1, self.block_size // 2) :]
-        if seen == 0:
-            self.past = [LayerPast(self.block_size) for _ in self.model.blocks]
-        return self.model(new, self.past, seen)[:, -1].float()
 
 
 def choose(logits: Tensor, settings: SampleSettings, draws: Tensor, seen: Tensor) -> Tensor:
@@ -96,19 +43,21 @@ def choose(logits: Tensor, settings: SampleSettings, draws: Tensor, seen: Tensor
 
 
 @torch.inference_mode()
-def generate(model: GPT, prompt: Sequence[int], settings: SampleSettings) -> Iterator[tuple[list[int], list[float]]]:
+def generate(
+    model: GPT, prompt: Sequence[int], settings: SampleSettings, dtype: torch.dtype = torch.float32
+) -> Iterator[tuple[list[int], list[float]]]:
     """Continue a prompt of at least one token in settings.num_samples ways at once.
 
     Yields, max_new_tokens times, the next token of each text and its log-probability (nats, under the model
     itself: before temperature and the other options). Text k draws from the stream (seed, k), so it is the
-    same whether generated alone or among others.
+    same whether generated alone or among others. `dtype` is the precision of the matrix products.
     """
     device = next(model.parameters()).device
     count, length = settings.num_samples, settings.max_new_tokens
     streams = [np.random.Generator(np.random.Philox(key=np.array([settings.seed, k], dtype=np.uint64))) for k in range(count)]
     ids = torch.tensor([list(prompt)] * count, device=device)
     seen = torch.zeros(count, model.config.vocab_size, dtype=torch.bool).scatter_(1, ids.cpu(), True)
-    decoder = Decoder(model)
+    decoder = Decoder(model, dtype)
     for _ in range(length):
         logits = decoder.next_logits(ids).cpu()  # a choice among a few is no work for a GPU
         draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)

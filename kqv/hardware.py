@@ -48,11 +48,11 @@ class Machine:
         return f"{name}{threads}, {str(self.dtype).removeprefix('torch.')}{', compiled' if self.compile else ''}"
 
 
-def choose_machine(settings: MachineSettings, training: bool = False) -> Machine:
+def choose_machine(settings: MachineSettings) -> Machine:
     """The machine that the settings ask for, with `auto` resolved. Raises UserError for a device that is not there.
 
-    A GPU is taken if there is one. Precision: bfloat16 where its products are fast, on a CPU for training only;
-    one character at a time is no work for them. float16 on GPUs that know nothing else that is short.
+    A GPU is taken if there is one. Precision: bfloat16 where its products are fast, float16 on GPUs that know nothing
+    else that is short.
     """
     name = settings.device
     if name == "auto":
@@ -63,11 +63,13 @@ def choose_machine(settings: MachineSettings, training: bool = False) -> Machine
         torch.autocast(device.type, torch.bfloat16)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device={name} cannot be used on this machine: take --device=cpu, or leave it out") from None
+    if settings.dtype == "int8" and device.type != "cpu":
+        raise UserError(f"dtype=int8 is for a CPU: take --dtype=bfloat16 on {name}, or --device=cpu")
     fast_bfloat16 = _has_fast_bfloat16(device)
     dtype = torch.float32
     if settings.dtype != "auto":
         dtype = getattr(torch, settings.dtype)
-    elif fast_bfloat16 and (training or device.type == "cuda"):
+    elif fast_bfloat16:
         dtype = torch.bfloat16
     elif device.type == "cuda":
         dtype = torch.float16

@@ -141,6 +141,8 @@ class TrainSettings(MachineSettings):
 class SampleSettings(MachineSettings):
     """Write text with a trained model, as it is generated."""
 
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"  # type: ignore[assignment]
+    """precision of the matrix products; int8 keeps large matrices in 8 bits, on a CPU: the fastest for one text"""
     out_dir: str = "out"
     """folder of the checkpoint (its ckpt.pt), or a checkpoint file"""
     start: str = "\n"

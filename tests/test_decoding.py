@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from test_model import randomised
 from torch import Tensor
 
-from kqv.decoding import Continuation, Decoder, choose, default_prompt, generate, generate_text
+from kqv.decoding import Continuation, choose, default_prompt, generate, generate_text
+from kqv.incremental import Decoder
 from kqv.settings import SampleSettings
 from kqv.tokenizer import CharTokenizer
-from model import GPT, GPTConfig
+from model import GPT, GPT2, GPTConfig
 
 VOCABULARY = CharTokenizer("abcdefghij\n")
 POSITIONS = ["rope", "learned", "sinusoidal", "none"]
@@ -51,9 +52,26 @@ def test_the_cache_changes_nothing_while_the_text_fits(position: str, window: in
 
 @torch.inference_mode()
 @pytest.mark.parametrize("block_size", [1, 2, 3, 12])
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", ["rope", "none"])
+@pytest.mark.parametrize("window", [0, 5])
 @pytest.mark.parametrize("prompt", [1, 20])
-def test_beyond_the_block_the_model_still_sees_at_least_half_a_block(block_size: int, position: str, prompt: int) -> None:
+def test_where_only_distance_counts_each_step_looks_back_a_whole_block(
+    block_size: int, position: str, window: int, prompt: int
+) -> None:
+    """Beyond the block the model goes on as one with a longer block would that looks back as far."""
+    model, ids = model_with(block_size, position=position, window=window), some_ids(40)
+    longer = model_with(40, position=position, window=min(window or block_size, block_size))
+    decoder, first = Decoder(model), max(0, prompt - block_size)
+    for length in range(prompt, 41):
+        logits = decoder.next_logits(ids[:, :length])
+        torch.testing.assert_close(logits, longer(ids[:, first:length])[:, -1], atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("block_size", [1, 2, 3, 12])
+@pytest.mark.parametrize("position", ["learned", "sinusoidal"])
+@pytest.mark.parametrize("prompt", [1, 20])
+def test_where_places_are_numbered_the_model_sees_at_least_half_a_block(block_size: int, position: str, prompt: int) -> None:
     model, ids = model_with(block_size, position=position), some_ids(40)
     decoder = Decoder(model)
     for length in range(prompt, 41):
@@ -63,15 +81,31 @@ def test_beyond_the_block_the_model_still_sees_at_least_half_a_block(block_size:
 
 
 @torch.inference_mode()
-def test_the_cache_saves_work() -> None:
-    """One position a step, and half a block when the block is full: n characters cost about 2 n positions."""
-    model, ids, computed = model_with(), some_ids(60), []
-    model.embedding.register_forward_hook(lambda _, inputs, __: computed.append(inputs[0].shape[1]))
+@pytest.mark.parametrize(("position", "expected"), [("rope", [5]), ("learned", [5, *[6] * 7])])
+def test_the_cache_saves_work(position: str, expected: list[int]) -> None:
+    """The text is read once; where places are numbered, half a block again whenever the block (of 12) is full."""
+    model, ids, read = model_with(position=position), some_ids(60), []
+    model.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[1]))
     decoder = Decoder(model)
     for length in range(5, 61):
         decoder.next_logits(ids[:, :length])
-    assert computed[:8] == [5, 1, 1, 1, 1, 1, 1, 1]
-    assert sum(computed) <= 2 * 60
+    assert read == expected
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("options", [{}, {**GPT2, "bias": True}, {"mlp": "relu2", "attention_score": "squared"}])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_short_weights_are_near_float32_and_do_not_depend_on_the_company(
+    options: dict, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kqv.incremental.SMALL", 0)  # as in a large model
+    model, ids = model_with(**options), some_ids(30, batch=1)
+    three, one, exact = Decoder(model, dtype), Decoder(model, dtype), Decoder(model)
+    for length in range(4, 31):
+        logits = three.next_logits(ids[:, :length].expand(3, -1))
+        assert torch.equal(logits[:1], one.next_logits(ids[:, :length])) or length == 4  # the first is read as a whole
+        expected = exact.next_logits(ids[:, :length])
+        assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 @torch.inference_mode()

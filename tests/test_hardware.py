@@ -4,26 +4,27 @@ import pytest
 import torch
 
 from kqv.hardware import choose_machine
-from kqv.settings import MachineSettings
+from kqv.settings import MachineSettings, SampleSettings
 from model import GPT, GPTConfig, cross_entropy
 
 SHAPE = {"vocab_size": 7, "n_layer": 1, "n_head": 2, "n_embd": 8}
 
 
 def test_what_is_asked_for_is_what_is_used():
-    machine = choose_machine(MachineSettings(device="cpu", dtype="bfloat16", compile=False), training=True)
+    machine = choose_machine(MachineSettings(device="cpu", dtype="bfloat16", compile=False))
     assert (machine.device.type, machine.dtype, machine.compile) == ("cpu", torch.bfloat16, False)
     assert str(machine).startswith("cpu, ") and "bfloat16" in str(machine)
 
 
-def test_one_character_at_a_time_is_computed_in_float32_on_a_cpu():
-    assert choose_machine(MachineSettings(device="cpu")).dtype == torch.float32
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+def test_each_precision_of_sampling_is_taken_as_it_is_named(dtype):
+    assert choose_machine(SampleSettings(device="cpu", dtype=dtype)).dtype == getattr(torch, dtype)
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_training_takes_bfloat16_only_where_the_processor_is_fast_at_it(fast, monkeypatch):
+def test_bfloat16_is_taken_only_where_the_processor_is_fast_at_it(fast, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
-    machine = choose_machine(MachineSettings(device="cpu"), training=True)
+    machine = choose_machine(MachineSettings(device="cpu"))
     assert machine.fast_bfloat16 == fast
     assert machine.dtype == (torch.bfloat16 if fast else torch.float32)
 
@@ -33,7 +34,7 @@ def test_training_takes_bfloat16_only_where_the_processor_is_fast_at_it(fast, mo
 )
 def test_a_cpu_trains_with_the_attention_that_was_measured_to_be_faster(dtype, block_size, fused):
     model = GPT(GPTConfig(block_size=block_size, **SHAPE))
-    choose_machine(MachineSettings(device="cpu", dtype=dtype), training=True).prepare(model)
+    choose_machine(MachineSettings(device="cpu", dtype=dtype)).prepare(model)
     assert model.blocks[0].attention.fused == fused
 
 
@@ -64,8 +65,15 @@ def test_bfloat16_computes_nearly_what_float32_does():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_int8_is_refused_on_a_gpu(refused):
+    with refused("dtype=int8", "--dtype=bfloat16"):
+        choose_machine(SampleSettings(device="cuda", dtype="int8"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_is_taken_if_there_is_one():
-    machine = choose_machine(MachineSettings(), training=True)
+    machine = choose_machine(MachineSettings())
     model, ids = GPT(GPTConfig(**SHAPE)), torch.randint(7, (4, 64), device=machine.device)
     with machine.autocast():
         cross_entropy(machine.prepare(model)(ids), ids).backward()
