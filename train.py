@@ -140,7 +140,8 @@ def main(arguments: list[str]) -> int:
             # One step: the gradient of the whole batch, clipped, then the update.
             began = time.perf_counter()
             model.train()
-            torch.manual_seed(settings.seed + step)  # dropout, like the batch, depends on seed and step alone
+            if settings.dropout:
+                torch.manual_seed(settings.seed + step)  # dropout, like the batch, depends on seed and step alone
             factor = rate_factor(settings, step)
             set_rates(optimizers, factor)
             loss = torch.zeros((), device=machine.device)

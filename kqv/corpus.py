@@ -25,7 +25,7 @@ from kqv.files import replacing
 from kqv.tokenizer import CODE_POINTS, CharTokenizer, load_tokenizer, token_dtype
 
 DATA = Path(__file__).resolve().parent.parent / "data"
-PIECE = 1 << 22  # bytes read at a time
+PIECE = 1 << 20  # bytes read at a time
 TRAIN_SHARE = 0.9  # of the characters; nanoGPT's split
 
 
@@ -98,12 +98,17 @@ def prepare_dataset(
     Raises UserError for a text that is missing, empty, not in this encoding or not in this vocabulary.
     """
     seen = np.zeros(CODE_POINTS, dtype=bool)
+    ascii_seen = b""
     length = 0
-    for points in _code_points(paths, encoding):
-        seen[points] = True
-        length += len(points)
+    for text in _pieces(paths, encoding):
+        if text.isascii():  # then bytes methods do the work, ten times faster than look-ups by code point
+            ascii_seen += bytes(set(text.encode().translate(None, delete=ascii_seen)))
+        else:
+            seen[_code_points(text)] = True
+        length += len(text)
     if not length:
         raise UserError(f"{', '.join(map(str, paths))}: the text is empty, there is nothing to learn from")
+    seen[list(ascii_seen)] = True
     characters = "".join(map(chr, np.flatnonzero(seen)))
     tokenizer = tokenizer or CharTokenizer(characters)
     if unknown := set(characters) - set(tokenizer.characters):
@@ -114,12 +119,16 @@ def prepare_dataset(
 
     folder.mkdir(parents=True, exist_ok=True)
     table = tokenizer.id_table()
+    ascii_table = table[:256].astype(np.uint8).tobytes()  # ids are in the order of code points, so ASCII's are below 128
     left = int(length * TRAIN_SHARE)
     with replacing(folder / "train.bin") as train, replacing(folder / "val.bin") as val:
-        for points in _code_points(paths, encoding):
-            ids = table[points]
-            train.write(ids[:left].tobytes())
-            val.write(ids[left:].tobytes())
+        for text in _pieces(paths, encoding):
+            if text.isascii():
+                ids = np.frombuffer(text.encode().translate(ascii_table), dtype=np.uint8).astype(table.dtype)
+            else:
+                ids = table[_code_points(text)]
+            train.write(ids[:left].data)
+            val.write(ids[left:].data)
             left = max(0, left - len(ids))
     with replacing(folder / "tokenizer.json") as file:
         file.write(json.dumps(tokenizer.to_dict()).encode())
@@ -176,8 +185,17 @@ def _open(path: Path) -> io.BufferedReader:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _code_points(paths: Sequence[Path], encoding: str) -> Iterator[np.ndarray]:
-    """The characters of the texts as arrays of code points, uint32.
+def _code_points(text: str) -> np.ndarray:
+    """The code point of each character, uint32. Raises UserError for half of a surrogate pair, which is no character."""
+    try:
+        return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise UserError(f"the text has half of a surrogate pair (U+{ord(half):04X}), which is no character: mend it") from None
+
+
+def _pieces(paths: Sequence[Path], encoding: str) -> Iterator[str]:
+    """The texts in pieces, none of them empty.
 
     A byte order mark is dropped, every line end becomes a newline, and a file that does not end with one
     gets one if more text follows.
@@ -187,10 +205,7 @@ def _code_points(paths: Sequence[Path], encoding: str) -> Iterator[np.ndarray]:
         for i, text in enumerate(_decoded(path, encoding)):
             joint = "\n" if i == 0 and last != "\n" else ""
             last = text[-1]
-            try:
-                yield np.frombuffer((joint + text).encode("utf-32-le"), dtype="<u4")
-            except UnicodeEncodeError:
-                raise UserError(f"{path} has half of a surrogate pair, which is no character: mend the text") from None
+            yield joint + text
 
 
 def _decoded(path: Path, encoding: str) -> Iterator[str]:

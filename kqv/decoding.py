@@ -62,7 +62,8 @@ def generate(
         logits = decoder.next_logits(ids).cpu()  # a choice among a few is no work for a GPU
         draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
         token = choose(logits, settings, draws, seen)[:, None]
-        seen.scatter_(1, token, True)
+        if settings.repetition_penalty != 1:
+            seen.scatter_(1, token, True)
         ids = torch.cat((ids, token.to(device)), dim=1)[:, -model.config.block_size :]  # no more is ever looked at
         log_probabilities = torch.log_softmax(logits, dim=-1).gather(1, token)
         yield token[:, 0].tolist(), log_probabilities[:, 0].tolist()

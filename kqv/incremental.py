@@ -161,7 +161,10 @@ def int8_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tenso
 
 def row_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
     """The norm of a block in few operations, for x (batch, width) float32."""
-    return rms_norm(norm.weight) if isinstance(norm, RMSNorm) else norm
+    if isinstance(norm, RMSNorm):
+        return rms_norm(norm.weight)
+    layer_norm: Any = norm
+    return lambda x: torch.layer_norm(x, layer_norm.normalized_shape, layer_norm.weight, layer_norm.bias, layer_norm.eps)
 
 
 def rms_norm(weight: Tensor) -> Callable[[Tensor], Tensor]:

@@ -1,0 +1,354 @@
+"""Measure kqv beside its peers: real processes, the sides in turn, medians, spread and ratios.
+
+    python bench.py train --nanogpt=DIR           tokens/s and memory of the same models on the same batches
+    python bench.py time-to-loss --nanogpt=DIR    from the shell to a loss, whole process
+    python bench.py sample --nanogpt=DIR          characters/s; time a character as the context grows
+    python bench.py prepare --nanogpt=DIR         text to token ids
+    python bench.py start                         from the shell to the first step and the first character
+
+DIR is a checkout of nanoGPT in which data/shakespeare_char is prepared. A peer that is missing is left out, and that
+is said. The table goes to the terminal, and with all single measurements to out_dir as JSON and as a picture.
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kqv.arguments import read_arguments
+from kqv.errors import UserError, run_script
+from kqv.measure import HERE, Row, alternate, process, report, say, shown_command
+
+GPT2_CONFIG = str(HERE / "config" / "train_shakespeare_char.py")  # nanoGPT's model and optimizer
+
+
+@dataclass
+class BenchSettings:
+    """Measure kqv beside its peers. WHAT is train, time-to-loss, sample, prepare or start."""
+
+    nanogpt: str = ""
+    """folder of a nanoGPT checkout, its data/shakespeare_char prepared"""
+    rounds: int = 3
+    """how often each side is measured, in turn"""
+    gigabytes: float = 1.0
+    """prepare: size of the text"""
+    max_iters: int = 110
+    """time-to-loss: our steps"""
+    out_dir: str = "bench"
+    """folder of the JSON files and pictures"""
+
+
+def main(arguments: list[str]) -> int:
+    """Measure what is asked for, print the table, write it down. Returns the exit status."""
+    given, words = read_arguments(BenchSettings, arguments, "WHAT")
+    settings = BenchSettings(**given)
+    if len(words) != 1 or words[0] not in BENCHES:
+        raise UserError(f"name what to measure, one of: {', '.join(BENCHES)}")
+    if settings.nanogpt and not (Path(settings.nanogpt) / "train.py").exists():
+        raise UserError(f"--nanogpt={settings.nanogpt} is no nanoGPT checkout: it has no train.py")
+    if settings.nanogpt and not (Path(settings.nanogpt) / "data/shakespeare_char/train.bin").exists():
+        raise UserError(f"prepare nanoGPT's data first: python {settings.nanogpt}/data/shakespeare_char/prepare.py")
+    if not settings.nanogpt:
+        say("nanoGPT is left out: name a checkout with --nanogpt=DIR")
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = BENCHES[words[0]](settings, Path(scratch))
+    report(words[0], rows, Path(settings.out_dir))
+    return 0
+
+
+# --- the benchmarks -----------------------------------------------------------------------------------------------
+
+
+def bench_train(settings: BenchSettings, scratch: Path) -> list[Row]:
+    """The same GPT-2, the same batch, AdamW: tokens/s of the median step, and peak memory."""
+    rows = []
+    for n_layer, n_embd, batch_size, block_size, steps in ((4, 128, 12, 64, 200), (6, 384, 16, 256, 12)):
+        heads = n_embd // 64 if n_embd > 128 else 4
+        shape = dict(n_layer=n_layer, n_head=heads, n_embd=n_embd, batch_size=batch_size, block_size=block_size, dropout=0.0)
+        run = dict(max_iters=steps, log_interval=1, eval_iters=1, eval_interval=10**6, device="cpu", compile=False)
+        tokens = batch_size * block_size
+        ours = [*python("train.py"), GPT2_CONFIG, *options(shape | run, out_dir=scratch / "kqv", sample_chars=0)]
+        theirs = [sys.executable, "train.py", "config/train_shakespeare_char.py", *options(shape | run, out_dir=scratch / "nano")]
+
+        def kqv(command: list[str] = ours) -> tuple[float, float]:
+            finished = process(command)
+            speeds = [line["tokens_per_second"] for line in metrics(scratch / "kqv") if "tokens_per_second" in line]
+            return median(speeds[3:]), finished.megabytes
+
+        def nanogpt(command: list[str] = theirs, tokens: int = tokens) -> tuple[float, float]:
+            finished = process(command, cwd=settings.nanogpt)
+            times = [float(ms) for ms in re.findall(r"^iter \d+: .* time ([\d.]+)ms", finished.output, re.MULTILINE)]
+            return 1e3 * tokens / median(times[3:]), finished.megabytes
+
+        def transformers(shape: dict = shape, steps: int = steps) -> tuple[float, float]:
+            finished = process([*python("bench.py"), "peer-transformers-train", json.dumps(shape | {"steps": steps})])
+            return float(finished.output.splitlines()[-1]), finished.megabytes
+
+        what = f"training GPT-2, {n_layer} × {n_embd}, {batch_size} × {block_size} a step"
+        peers = {"nanoGPT": nanogpt if settings.nanogpt else None, "transformers": transformers if has("transformers") else None}
+        measured = alternate({"kqv": kqv, **peers}, settings.rounds)
+        shown = shown_command(ours)
+        rows.append(Row(what, "tokens/s", True, shown, {side: [speed for speed, _ in m] for side, m in measured.items()}))
+        rows.append(Row("  its peak memory", "MB", False, shown, {side: [mb for _, mb in m] for side, m in measured.items()}))
+    return rows
+
+
+def bench_time_to_loss(settings: BenchSettings, scratch: Path) -> list[Row]:
+    """From the shell to a validation loss at block 64, whole process: our recipe, and nanoGPT's for a laptop to its end."""
+    losses: dict[str, list[float]] = {"kqv": []}
+    ours = [*python("train.py"), *options(max_iters=settings.max_iters, out_dir=scratch / "kqv")]
+    laptop = dict(
+        device="cpu", compile=False, eval_iters=20, log_interval=1, block_size=64, batch_size=12, n_layer=4, n_head=4,
+        n_embd=128, max_iters=2000, lr_decay_iters=2000, dropout=0.0,
+    )  # fmt: skip
+    theirs = [sys.executable, "train.py", "config/train_shakespeare_char.py", *options(laptop, out_dir=scratch / "nano")]
+
+    def kqv() -> float:
+        finished = process(ours)
+        losses["kqv"].append(metrics(scratch / "kqv")[-1]["val_loss_full"])
+        return finished.seconds
+
+    def nanogpt() -> float:
+        finished = process(theirs, cwd=settings.nanogpt)
+        estimates = re.findall(r"val loss ([\d.]+)", finished.output)
+        losses.setdefault("nanoGPT", []).append(float(estimates[-1]))
+        return finished.seconds
+
+    measured = alternate({"kqv": kqv, "nanoGPT": nanogpt if settings.nanogpt else None}, settings.rounds)
+    command = shown_command(ours)
+    return [
+        Row("training to its end", "s", False, command, measured),
+        Row("  validation loss (kqv: whole split; nanoGPT: its own estimate)", "nats", False, command, losses),
+    ]
+
+
+def bench_sample(settings: BenchSettings, scratch: Path) -> list[Row]:
+    """Ten texts from a small model; one and ten from the 10.65 M model; the time a character at growing contexts.
+
+    The weights are random: they make no difference to the speed. A rate is the characters after the first, over the
+    time that they added to the whole process.
+    """
+    small = dict(n_layer=4, n_head=4, n_embd=128, block_size=64)
+    large = dict(n_layer=6, n_head=6, n_embd=384, block_size=256)
+    text = some_text(scratch)
+    for name, shape in {"small": small, "large": large}.items():
+        run = dict(shape, max_iters=1, batch_size=1, eval_iters=1, device="cpu", compile=False, dropout=0.0)
+        process([*python("train.py"), text, GPT2_CONFIG, *options(run, out_dir=scratch / name, sample_chars=0)])
+        if settings.nanogpt:
+            run |= dict(eval_interval=1, always_save_checkpoint=True, out_dir=scratch / f"nano-{name}")
+            process([sys.executable, "train.py", "config/train_shakespeare_char.py", *options(run)], cwd=settings.nanogpt)
+
+    def ours(name: str, samples: int, characters: int, dtype: str) -> list[str]:
+        model = dict(out_dir=scratch / name, start=" ", device="cpu", dtype=dtype)
+        return [*python("sample.py"), *options(model, num_samples=samples, max_new_tokens=characters)]
+
+    def theirs(name: str, samples: int, characters: int) -> list[str]:
+        model = dict(out_dir=scratch / f"nano-{name}", start=" ", device="cpu")
+        return [sys.executable, "sample.py", *options(model, num_samples=samples, max_new_tokens=characters)]
+
+    def rate(command: Callable[..., list[str]], *words: object, samples: int, cwd: str = "") -> float:
+        first, last = (process(command(*words[:1], samples, n, *words[1:]), cwd=cwd).seconds for n in (1, 500))
+        return samples * 499 / (last - first)
+
+    command = ours("small", 10, 500, "auto")
+
+    def ten_by_nanogpt() -> float:
+        return process(theirs("small", 10, 500), cwd=settings.nanogpt).seconds
+
+    peers = {"nanoGPT": ten_by_nanogpt if settings.nanogpt else None}
+    measured = alternate({"kqv": lambda: process(command).seconds, **peers}, settings.rounds)
+    rows = [Row("ten texts of 500 characters, 4 × 128, whole process", "s", False, shown_command(command), measured)]
+
+    def nanogpt() -> float:
+        return rate(theirs, "large", samples=1, cwd=settings.nanogpt)
+
+    def transformers() -> float:
+        return float(process([*python("bench.py"), "peer-transformers-sample", json.dumps(large)]).output.splitlines()[-1])
+
+    variants = [(1, "float32"), (1, "auto"), (1, "int8"), (10, "auto"), (10, "int8")]
+    sides: dict[Any, Any] = {(n, dtype): partial(rate, ours, "large", dtype, samples=n) for n, dtype in variants}
+    peers = {"nanoGPT": nanogpt if settings.nanogpt else None, "transformers": transformers if has("transformers") else None}
+    measured = alternate({**sides, **peers}, settings.rounds)
+    for samples, dtype in variants:
+        what = f"{samples} text{'s' if samples > 1 else ''} at once, 6 × 384, --dtype={dtype} (peers: one text)"
+        speeds = {"kqv": measured[samples, dtype]} | {peer: measured[peer] for peer in peers if peer in measured}
+        rows.append(Row(what, "characters/s", True, shown_command(ours("large", samples, 500, dtype)), speeds))
+
+    for context in (16, 64, 256, 1024):
+        seconds = [seconds_a_character(context) for _ in range(settings.rounds)]
+        rows.append(Row(f"one character at context {context}, 4 × 128", "ms", False, "", {"kqv": [1e3 * s for s in seconds]}))
+    return rows
+
+
+def bench_prepare(settings: BenchSettings, scratch: Path) -> list[Row]:
+    """Text to train.bin and val.bin, whole process: seconds and peak memory."""
+    from kqv.corpus import open_dataset
+
+    sample = (open_dataset("shakespeare_char").folder / "input.txt").read_bytes()
+    folder = scratch / "nano"
+    folder.mkdir()
+    with (folder / "input.txt").open("wb") as file:
+        for _ in range(max(1, round(settings.gigabytes * 1e9 / len(sample)))):
+            file.write(sample)
+    code = "import sys; from pathlib import Path; from kqv.corpus import prepare_dataset; "
+    code += "prepare_dataset([Path(sys.argv[1])], Path(sys.argv[2]))"
+    ours = [sys.executable, "-c", code, str(folder / "input.txt"), str(scratch / "kqv")]
+
+    def kqv() -> tuple[float, float]:
+        shutil.rmtree(scratch / "kqv", ignore_errors=True)
+        finished = process(ours, cwd=str(HERE))
+        return finished.seconds, finished.megabytes
+
+    def nanogpt() -> tuple[float, float]:
+        for made in folder.glob("*.bin"):
+            made.unlink()
+        finished = process([sys.executable, str(folder / "prepare.py")])
+        return finished.seconds, finished.megabytes
+
+    if settings.nanogpt:
+        shutil.copy(Path(settings.nanogpt) / "data/shakespeare_char/prepare.py", folder)
+    measured = alternate({"kqv": kqv, "nanoGPT": nanogpt if settings.nanogpt else None}, settings.rounds)
+    base = process([sys.executable, "-c", "import numpy"]).megabytes
+    what = f"preparing {settings.gigabytes:g} GB of text"
+    return [
+        Row(what, "s", False, "bench.py prepare", {side: [s for s, _ in m] for side, m in measured.items()}),
+        Row(f"  peak memory (an interpreter with numpy: {base:.0f})", "MB", False, "bench.py prepare",
+            {side: [mb for _, mb in m] for side, m in measured.items()}),
+    ]  # fmt: skip
+
+
+def bench_start(settings: BenchSettings, scratch: Path) -> list[Row]:
+    """Seconds from the shell to the end of `import torch`, to the first trained step, to the first sampled character."""
+    train = [*python("train.py"), some_text(scratch), *options(max_iters=2, log_interval=1, out_dir=scratch / "kqv")]
+    process(train)
+    sample = [*python("sample.py"), *options(out_dir=scratch / "kqv", start="A")]
+
+    def first_step() -> float:
+        process(train)
+        return next(line["wall_seconds"] for line in metrics(scratch / "kqv") if line["step"] == 1)
+
+    def first_character() -> float:
+        began = time.perf_counter()
+        with subprocess.Popen(sample, stdout=subprocess.PIPE, cwd=HERE) as child:
+            assert child.stdout
+            child.stdout.read(2)  # the prompt and what comes next
+            seconds = time.perf_counter() - began
+            child.kill()
+        return seconds
+
+    sides: dict[str, Callable[[], float] | None] = {
+        "import torch": lambda: process([sys.executable, "-c", "import torch"]).seconds,
+        "first step": first_step,
+        "first character": first_character,
+    }
+    sides |= {f"{name} --help": lambda n=name: process([*python(n), "--help"]).seconds for name in ("train.py", "sample.py")}  # type: ignore[misc]
+    measured = alternate(sides, settings.rounds)
+    return [Row(what, "s", False, "bench.py start", {"kqv": seconds}) for what, seconds in measured.items()]
+
+
+def some_text(scratch: Path) -> str:
+    """The path of a text of 65 characters, as many as tiny Shakespeare has."""
+    path = scratch / "text.txt"
+    path.write_text("".join(map(chr, range(32, 97))) * 1000)
+    return str(path)
+
+
+def seconds_a_character(context: int) -> float:
+    """The median time of one more character after `context` of them, in this process."""
+    import torch
+
+    from kqv.incremental import Decoder
+    from model import GPT, GPTConfig
+
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=65, block_size=2048)).eval()
+    with torch.inference_mode():
+        decoder, ids = Decoder(model), torch.randint(65, (1, context))
+        decoder.next_logits(ids)
+        times = []
+        for _ in range(50):
+            began = time.perf_counter()
+            decoder.next_logits(ids)
+            times.append(time.perf_counter() - began)
+    return median(times)
+
+
+BENCHES = {
+    "train": bench_train,
+    "time-to-loss": bench_time_to_loss,
+    "sample": bench_sample,
+    "prepare": bench_prepare,
+    "start": bench_start,
+}
+
+
+# --- peers that are libraries: each in a process of its own, started by the benchmarks above ------------------------
+
+
+def peer_transformers(work: str, shape: dict[str, Any]) -> None:
+    """Print tokens/s of the median training step, or characters/s of `generate`, for the GPT-2 of transformers."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    characters = 500
+    config: dict[str, Any] = dict(n_layer=shape["n_layer"], n_head=shape["n_head"], n_embd=shape["n_embd"])
+    config |= dict(vocab_size=65, n_positions=shape["block_size"] if work == "train" else characters + 1)
+    config |= dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=None)
+    model: Any = GPT2LMHeadModel(GPT2Config(**config))
+    if work == "sample":
+        model.eval()
+        began = time.perf_counter()
+        model.generate(torch.zeros(1, 1, dtype=torch.long), do_sample=True, max_new_tokens=characters, pad_token_id=0)
+        print(characters / (time.perf_counter() - began))
+        return
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    times = []
+    for _ in range(shape["steps"]):
+        began = time.perf_counter()
+        ids = torch.randint(65, (shape["batch_size"], shape["block_size"]))
+        model(ids, labels=ids).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - began)
+    print(shape["batch_size"] * shape["block_size"] / median(times[3:]))
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def python(script: str) -> list[str]:
+    """The command of one of our scripts."""
+    return [sys.executable, str(HERE / script)]
+
+
+def options(settings: dict | None = None, **more: object) -> list[str]:
+    """--name=value, as all scripts here and nanoGPT's take them."""
+    return [f"--{name}={value}" for name, value in {**(settings or {}), **more}.items()]
+
+
+def has(package: str) -> bool:
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3 and sys.argv[1].startswith("peer-transformers-"):
+        peer_transformers(sys.argv[1].removeprefix("peer-transformers-"), json.loads(sys.argv[2]))
+    else:
+        run_script(main)

@@ -1,0 +1,26 @@
+"""bench.py as a user starts it."""
+
+import json
+
+import pytest
+
+
+def test_the_start_is_measured_and_written_down(shell, tmp_path):
+    done = shell.run("bench.py", "start", "--rounds=1", f"--out_dir={tmp_path}")
+    assert done.status == 0 and "first character" in done.stdout
+    rows = {row["what"]: row["sides"]["kqv"][0] for row in json.loads((tmp_path / "start.json").read_text())["rows"]}
+    assert rows["first step"] > 0.1 and rows["first character"] > 0.1 and rows["train.py --help"] < rows["import torch"]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ([], "name what to measure"),
+        (["speed"], "time-to-loss"),
+        (["train", "--nanogpt=/nowhere"], "no nanoGPT checkout"),
+        (["train", "--round=3"], "did you mean rounds?"),
+    ],
+)
+def test_a_mistake_is_one_line(shell, words, answer):
+    done = shell.run("bench.py", *words)
+    assert done.status == 2 and answer in done.stderr and len(done.stderr.splitlines()) == 1
