@@ -42,7 +42,7 @@ class BenchSettings:
     """how often each side is measured, in turn"""
     gigabytes: float = 1.0
     """prepare: size of the text"""
-    max_iters: int = 110
+    max_iters: int = 130
     """time-to-loss: our steps"""
     out_dir: str = "bench"
     """folder of the JSON files and pictures"""
@@ -271,7 +271,7 @@ def seconds_a_character(context: int) -> float:
     from model import GPT, GPTConfig
 
     torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=65, block_size=2048)).eval()
+    model = GPT(GPTConfig(vocab_size=65, block_size=2048, n_layer=4)).eval()
     with torch.inference_mode():
         decoder, ids = Decoder(model), torch.randint(65, (1, context))
         decoder.next_logits(ids)

@@ -30,7 +30,7 @@ class GPTConfig:
 
     vocab_size: int
     block_size: int = 64
-    n_layer: int = 4
+    n_layer: int = 3
     n_head: int = 4
     n_embd: int = 128
     dropout: float = 0.0

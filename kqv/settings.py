@@ -45,9 +45,9 @@ class TrainSettings(MachineSettings):
     """encoding of the text files"""
     init_from: str = "scratch"
     """scratch, resume (go on with the run in out_dir), or a checkpoint to start from (fine-tuning)"""
-    max_iters: int = 600
+    max_iters: int = 1000
     """training steps"""
-    eval_interval: int = 100
+    eval_interval: int = 200
     """steps between two evaluations, each followed by a checkpoint and a sample"""
     eval_iters: int = 20
     """batches in an estimate of the loss, spread evenly over the split"""
@@ -69,7 +69,7 @@ class TrainSettings(MachineSettings):
     """micro-batches that make one step"""
 
     # the model, see GPTConfig in model.py
-    n_layer: int = 4
+    n_layer: int = 3
     """blocks of attention and MLP"""
     n_head: int = 4
     """attention heads in a block"""
