@@ -6,11 +6,11 @@
     python bench.py prepare --nanogpt=DIR         text to token ids
     python bench.py start                         from the shell to the first step and the first character
 
-DIR is a checkout of nanoGPT in which data/shakespeare_char is prepared. A peer that is missing is left out, and that
-is said. The table goes to the terminal, and with all single measurements to out_dir as JSON and as a picture.
+DIR is a checkout of nanoGPT in which data/shakespeare_char is prepared. The other peers are taken if they are installed:
+transformers, and llama.cpp (pip install xllamacpp gguf). A peer that is missing is left out, and that is said.
+The table goes to the terminal, and with all single measurements to out_dir as JSON and as a picture.
 """
 
-import importlib.util
 import json
 import re
 import shutil
@@ -27,7 +27,8 @@ from typing import Any
 
 from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
-from kqv.measure import HERE, Row, alternate, process, report, say, shown_command
+from kqv.measure import HERE, Finished, Row, alternate, process, report, say, shown_command
+from kqv.peers import missing
 
 GPT2_CONFIG = str(HERE / "config" / "train_shakespeare_char.py")  # nanoGPT's model and optimizer
 
@@ -44,7 +45,7 @@ class BenchSettings:
     """prepare: size of the text"""
     max_iters: int = 130
     """time-to-loss: our steps"""
-    out_dir: str = "bench"
+    out_dir: str = "out-bench"
     """folder of the JSON files and pictures"""
 
 
@@ -91,11 +92,14 @@ def bench_train(settings: BenchSettings, scratch: Path) -> list[Row]:
             return 1e3 * tokens / median(times[3:]), finished.megabytes
 
         def transformers(shape: dict = shape, steps: int = steps) -> tuple[float, float]:
-            finished = process([*python("bench.py"), "peer-transformers-train", json.dumps(shape | {"steps": steps})])
+            finished = library("transformers-train", shape | {"steps": steps})
             return float(finished.output.splitlines()[-1]), finished.megabytes
 
         what = f"training GPT-2, {n_layer} × {n_embd}, {batch_size} × {block_size} a step"
-        peers = {"nanoGPT": nanogpt if settings.nanogpt else None, "transformers": transformers if has("transformers") else None}
+        peers = {
+            "nanoGPT": nanogpt if settings.nanogpt else None,
+            "transformers": None if missing("transformers") else transformers,
+        }
         measured = alternate({"kqv": kqv, **peers}, settings.rounds)
         shown = shown_command(ours)
         rows.append(Row(what, "tokens/s", True, shown, {side: [speed for speed, _ in m] for side, m in measured.items()}))
@@ -133,7 +137,7 @@ def bench_time_to_loss(settings: BenchSettings, scratch: Path) -> list[Row]:
 
 
 def bench_sample(settings: BenchSettings, scratch: Path) -> list[Row]:
-    """Ten texts from a small model; one and ten from the 10.65 M model; the time a character at growing contexts.
+    """Ten texts from a small model; one and ten from models of 10.7 million parameters; a character at growing contexts.
 
     The weights are random: they make no difference to the speed. A rate is the characters after the first, over the
     time that they added to the whole process.
@@ -141,10 +145,11 @@ def bench_sample(settings: BenchSettings, scratch: Path) -> list[Row]:
     small = dict(n_layer=4, n_head=4, n_embd=128, block_size=64)
     large = dict(n_layer=6, n_head=6, n_embd=384, block_size=256)
     text = some_text(scratch)
-    for name, shape in {"small": small, "large": large}.items():
+    for name, shape in {"small": small, "large": large, "qwen3": large}.items():
         run = dict(shape, max_iters=1, batch_size=1, eval_iters=1, device="cpu", compile=False, dropout=0.0)
-        process([*python("train.py"), text, GPT2_CONFIG, *options(run, out_dir=scratch / name, sample_chars=0)])
-        if settings.nanogpt:
+        family = [] if name == "qwen3" else [GPT2_CONFIG]
+        process([*python("train.py"), text, *family, *options(run, out_dir=scratch / name, sample_chars=0)])
+        if settings.nanogpt and family:
             run |= dict(eval_interval=1, always_save_checkpoint=True, out_dir=scratch / f"nano-{name}")
             process([sys.executable, "train.py", "config/train_shakespeare_char.py", *options(run)], cwd=settings.nanogpt)
 
@@ -169,20 +174,27 @@ def bench_sample(settings: BenchSettings, scratch: Path) -> list[Row]:
     measured = alternate({"kqv": lambda: process(command).seconds, **peers}, settings.rounds)
     rows = [Row("ten texts of 500 characters, 4 × 128, whole process", "s", False, shown_command(command), measured)]
 
-    def nanogpt() -> float:
-        return rate(theirs, "large", samples=1, cwd=settings.nanogpt)
+    def peer(name: str) -> float:
+        if name == "nanoGPT":
+            return rate(theirs, "large", samples=1, cwd=settings.nanogpt)
+        return float(library(name, large).output.splitlines()[-1])
 
-    def transformers() -> float:
-        return float(process([*python("bench.py"), "peer-transformers-sample", json.dumps(large)]).output.splitlines()[-1])
-
-    variants = [(1, "float32"), (1, "auto"), (1, "int8"), (10, "auto"), (10, "int8")]
-    sides: dict[Any, Any] = {(n, dtype): partial(rate, ours, "large", dtype, samples=n) for n, dtype in variants}
-    peers = {"nanoGPT": nanogpt if settings.nanogpt else None, "transformers": transformers if has("transformers") else None}
-    measured = alternate({**sides, **peers}, settings.rounds)
-    for samples, dtype in variants:
-        what = f"{samples} text{'s' if samples > 1 else ''} at once, 6 × 384, --dtype={dtype} (peers: one text)"
-        speeds = {"kqv": measured[samples, dtype]} | {peer: measured[peer] for peer in peers if peer in measured}
-        rows.append(Row(what, "characters/s", True, shown_command(ours("large", samples, 500, dtype)), speeds))
+    here = {
+        "nanoGPT": bool(settings.nanogpt),
+        "transformers-sample": not missing("transformers"),
+        "llama.cpp": not missing("xllamacpp", "gguf"),
+    }
+    variants = [
+        *(("large", samples, dtype) for samples in (1, 10) for dtype in ("float32", "auto", "int8")),
+        ("qwen3", 1, "float32"), ("qwen3", 1, "auto"), ("qwen3", 1, "int8"),
+    ]  # fmt: skip
+    sides: dict[Any, Any] = {(name, n, dtype): partial(rate, ours, name, dtype, samples=n) for name, n, dtype in variants}
+    measured = alternate({**sides, **{name: partial(peer, name) if here[name] else None for name in here}}, settings.rounds)
+    for name, samples, dtype in variants:
+        like, rivals = ("GPT-2", ["nanoGPT", "transformers-sample"]) if name == "large" else ("Qwen3", ["llama.cpp"])
+        what = f"{samples} text{'s' if samples > 1 else ''} at once, {like} 6 × 384, --dtype={dtype} (peers: one text)"
+        speeds = {"kqv": measured[name, samples, dtype]} | {rival: measured[rival] for rival in rivals if rival in measured}
+        rows.append(Row(what, "characters/s", True, shown_command(ours(name, samples, 500, dtype)), speeds))
 
     for context in (16, 64, 256, 1024):
         seconds = [seconds_a_character(context) for _ in range(settings.rounds)]
@@ -292,38 +304,6 @@ BENCHES = {
 }
 
 
-# --- peers that are libraries: each in a process of its own, started by the benchmarks above ------------------------
-
-
-def peer_transformers(work: str, shape: dict[str, Any]) -> None:
-    """Print tokens/s of the median training step, or characters/s of `generate`, for the GPT-2 of transformers."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    characters = 500
-    config: dict[str, Any] = dict(n_layer=shape["n_layer"], n_head=shape["n_head"], n_embd=shape["n_embd"])
-    config |= dict(vocab_size=65, n_positions=shape["block_size"] if work == "train" else characters + 1)
-    config |= dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=None)
-    model: Any = GPT2LMHeadModel(GPT2Config(**config))
-    if work == "sample":
-        model.eval()
-        began = time.perf_counter()
-        model.generate(torch.zeros(1, 1, dtype=torch.long), do_sample=True, max_new_tokens=characters, pad_token_id=0)
-        print(characters / (time.perf_counter() - began))
-        return
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    times = []
-    for _ in range(shape["steps"]):
-        began = time.perf_counter()
-        ids = torch.randint(65, (shape["batch_size"], shape["block_size"]))
-        model(ids, labels=ids).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(time.perf_counter() - began)
-    print(shape["batch_size"] * shape["block_size"] / median(times[3:]))
-
-
 # --- commands ------------------------------------------------------------------------------------------------------
 
 
@@ -342,13 +322,11 @@ def options(settings: dict | None = None, **more: object) -> list[str]:
     return [f"--{name}={value}" for name, value in {**(settings or {}), **more}.items()]
 
 
-def has(package: str) -> bool:
-    """Whether a package can be imported."""
-    return importlib.util.find_spec(package) is not None
+def library(peer: str, shape: dict[str, Any]) -> Finished:
+    """The process of a peer that is a library; the last line of its output is what was measured."""
+    return process([sys.executable, "-m", "kqv.peers", peer, json.dumps(shape)])
+
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[1].startswith("peer-transformers-"):
-        peer_transformers(sys.argv[1].removeprefix("peer-transformers-"), json.loads(sys.argv[2]))
-    else:
-        run_script(main)
+    run_script(main)

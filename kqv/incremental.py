@@ -136,18 +136,25 @@ def fused_linear(linears: Sequence[nn.Linear], dtype: torch.dtype) -> Callable[[
     or, of a small matrix, in float32."""
     weight = torch.cat([linear.weight for linear in linears])
     bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
-    if weight.device.type == "cpu" and weight.numel() < SMALL:
+    on_cpu = weight.device.type == "cpu"
+    if on_cpu and weight.numel() < SMALL:
         weight = weight.t().contiguous().t()  # the layout in which one row times a matrix is fastest
         return lambda x: F.linear(x.float(), weight, bias)
     if dtype == torch.int8:
         return int8_linear(weight, bias)
     weight, bias = weight.to(dtype), bias if bias is None else bias.to(dtype)
-    if weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():
+    if on_cpu and _onednn_knows(dtype):
         # oneDNN lays a matrix out for the processor each time it is used, unless that was done before.
         onednn: Any = torch.ops.mkldnn
         laid_out = onednn._reorder_linear_weight(weight)
         return lambda x: onednn._linear_pointwise(x.to(dtype), laid_out, bias, "none", [], "")
     return lambda x: F.linear(x.to(dtype), weight, bias)
+
+
+def _onednn_knows(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def int8_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -8,7 +8,18 @@ import pytest
 import torch
 
 from kqv.settings import TrainSettings
-from model import GPT, GPT2, GPTConfig, attend, attend_fused, cross_entropy
+from model import (
+    GPT,
+    GPT2,
+    GPTConfig,
+    RMSNorm,
+    attend,
+    attend_fused,
+    cross_entropy,
+    drop,
+    rotate,
+    rotation_table,
+)
 
 
 def randomised(config: GPTConfig, seed: int = 0) -> GPT:
@@ -193,3 +204,59 @@ def test_settings_and_model_have_the_same_options_and_defaults() -> None:
     ours = {field.name: (field.default, field.type) for field in dataclasses.fields(GPTConfig) if field.name != "vocab_size"}
     settings = {field.name: (field.default, field.type) for field in dataclasses.fields(TrainSettings)}
     assert ours == {name: settings[name] for name in ours}
+
+
+# --- written by hand, so compared ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (2, 5, 7), (2, 3, 4, 8)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rmsnorm_and_its_derivatives_are_torch_s(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, signal = (5 * torch.randn(shape)).to(dtype).requires_grad_(), torch.randn(shape)
+    norm = RMSNorm(shape[-1])
+    torch.nn.init.normal_(norm.weight)
+    ours = norm(x)
+    theirs = torch.nn.functional.rms_norm(x.float(), shape[-1:], norm.weight, 1e-6)
+    torch.testing.assert_close(ours, theirs)
+    assert ours.dtype == torch.float32
+    gradients = [torch.autograd.grad(output, (x, norm.weight), signal) for output in (ours, theirs)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.2, 0.5, 0.999])
+def test_dropout_drops_its_share_anywhere_and_keeps_the_mean(share: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1001, 999, requires_grad=True)
+    dropped = drop(x, share)
+    kept = dropped != 0
+    assert 1 - float(kept.float().mean()) == pytest.approx(share, abs=0.002)
+    assert float(dropped.detach().mean()) == pytest.approx(1, rel=0.05)
+    assert dropped[kept].unique().numel() == 1
+    for line in (kept.float().mean(0), kept.float().mean(1)):  # no row or column is special
+        assert (line - (1 - share)).abs().max() < 0.1
+    dropped.sum().backward()
+    assert torch.equal(x.grad, dropped.detach())
+
+
+def test_dropout_of_nothing_is_nothing_and_a_seed_is_a_mask() -> None:
+    x = torch.randn(7, 5)
+    assert drop(x, 0.0) is x
+    assert drop(x, 0.9999999).isfinite().all()
+    masks = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        masks.append(drop(x.to(torch.bfloat16), 0.5) != 0)
+    assert torch.equal(masks[0], masks[2]) and not torch.equal(masks[0], masks[1])
+
+
+def test_rotated_queries_and_keys_know_only_their_distance() -> None:
+    config = GPTConfig(vocab_size=5, block_size=16, n_head=2, n_embd=16)
+    query, key = torch.randn(2, 1, 1, 1, 8)
+    for distance in (0, 3, 9):
+        scores = [
+            (rotate(query, rotation_table(config, t)[:, :1]) * rotate(key, rotation_table(config, t - distance)[:, :1])).sum()
+            for t in (10, 15, 100_000)
+        ]
+        torch.testing.assert_close(torch.stack(scores), scores[0].expand(3), atol=1e-5, rtol=0)

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from bench import BenchSettings
 from kqv.arguments import read_arguments
 from kqv.settings import SampleSettings, TrainSettings, check_sampling, check_training
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"python ((?:train|sample)\.py[^`#\n|]*)", README)
-KINDS = {"train.py": (TrainSettings, check_training), "sample.py": (SampleSettings, check_sampling)}
+COMMANDS = re.findall(r"python ((?:train|sample|bench)\.py[^`#\n|]*)", README)
+KINDS = {
+    "train.py": (TrainSettings, check_training),
+    "sample.py": (SampleSettings, check_sampling),
+    "bench.py": (BenchSettings, vars),
+}
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
