@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,15 +122,24 @@ def prepare_dataset(
     table = tokenizer.id_table()
     ascii_table = table[:256].astype(np.uint8).tobytes()  # ids are in the order of code points, so ASCII's are below 128
     left = int(length * TRAIN_SHARE)
-    with replacing(folder / "train.bin") as train, replacing(folder / "val.bin") as val:
+    # A thread writes while the next piece is looked up: on a big text writing takes most of the time.
+    with (
+        replacing(folder / "train.bin") as train,
+        replacing(folder / "val.bin") as val,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        written: list[Future[int]] = []
         for text in _pieces(paths, encoding):
             if text.isascii():
                 ids = np.frombuffer(text.encode().translate(ascii_table), dtype=np.uint8).astype(table.dtype)
             else:
                 ids = table[_code_points(text)]
-            train.write(ids[:left].data)
-            val.write(ids[left:].data)
+            for future in written:  # no more than one piece waits, and an error is met here
+                future.result()
+            written = [writer.submit(train.write, ids[:left].data), writer.submit(val.write, ids[left:].data)]
             left = max(0, left - len(ids))
+        for future in written:
+            future.result()
     with replacing(folder / "tokenizer.json") as file:
         file.write(json.dumps(tokenizer.to_dict()).encode())
     return _existing(folder)
