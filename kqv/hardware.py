@@ -80,8 +80,8 @@ def choose_machine(settings: MachineSettings) -> Machine:
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library keep the memory of freed tensors for the next step. As it is, glibc hands large blocks back to
-    the system each time, and each page is faulted in and zeroed again: up to a third of a step (docs/log.md)."""
+    """Have the C library keep the memory of freed tensors for the next step. As it is, glibc may hand large blocks back to
+    the system each time, and each page is then faulted in and zeroed again, which is slow now and then (docs/log.md)."""
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):  # glibc; others keep it by themselves
         trim_threshold, mmap_threshold = -1, -3  # from malloc.h
         for parameter in (trim_threshold, mmap_threshold):
