@@ -29,6 +29,8 @@ from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
 from kqv.measure import HERE, Finished, Row, alternate, process, report, say, shown_command
 from kqv.peers import missing
+from kqv.runlog import read_metrics
+from kqv.settings import check_at_least
 
 GPT2_CONFIG = str(HERE / "config" / "train_shakespeare_char.py")  # nanoGPT's model and optimizer
 
@@ -53,6 +55,8 @@ def main(arguments: list[str]) -> int:
     """Measure what is asked for, print the table, write it down. Returns the exit status."""
     given, words = read_arguments(BenchSettings, arguments, "WHAT")
     settings = BenchSettings(**given)
+    check_at_least(settings, 1, "rounds", "max_iters")
+    check_at_least(settings, 0, "gigabytes")
     if len(words) != 1 or words[0] not in BENCHES:
         raise UserError(f"name what to measure, one of: {', '.join(BENCHES)}")
     if settings.nanogpt and not (Path(settings.nanogpt) / "train.py").exists():
@@ -83,7 +87,7 @@ def bench_train(settings: BenchSettings, scratch: Path) -> list[Row]:
 
         def kqv(command: list[str] = ours) -> tuple[float, float]:
             finished = process(command)
-            speeds = [line["tokens_per_second"] for line in metrics(scratch / "kqv") if "tokens_per_second" in line]
+            speeds = [line["tokens_per_second"] for line in read_metrics(scratch / "kqv") if "tokens_per_second" in line]
             return median(speeds[3:]), finished.megabytes
 
         def nanogpt(command: list[str] = theirs, tokens: int = tokens) -> tuple[float, float]:
@@ -119,7 +123,7 @@ def bench_time_to_loss(settings: BenchSettings, scratch: Path) -> list[Row]:
 
     def kqv() -> float:
         finished = process(ours)
-        losses["kqv"].append(metrics(scratch / "kqv")[-1]["val_loss_full"])
+        losses["kqv"].append(read_metrics(scratch / "kqv")[-1]["val_loss_full"])
         return finished.seconds
 
     def nanogpt() -> float:
@@ -162,16 +166,12 @@ def bench_sample(settings: BenchSettings, scratch: Path) -> list[Row]:
         return [sys.executable, "sample.py", *options(model, num_samples=samples, max_new_tokens=characters)]
 
     def rate(command: Callable[..., list[str]], *words: object, samples: int, cwd: str = "") -> float:
-        first, last = (process(command(*words[:1], samples, n, *words[1:]), cwd=cwd).seconds for n in (1, 500))
+        first, last = (seconds(command(*words[:1], samples, n, *words[1:]), cwd) for n in (1, 500))
         return samples * 499 / (last - first)
 
     command = ours("small", 10, 500, "auto")
-
-    def ten_by_nanogpt() -> float:
-        return process(theirs("small", 10, 500), cwd=settings.nanogpt).seconds
-
-    peers = {"nanoGPT": ten_by_nanogpt if settings.nanogpt else None}
-    measured = alternate({"kqv": lambda: process(command).seconds, **peers}, settings.rounds)
+    nanogpt = partial(seconds, theirs("small", 10, 500), settings.nanogpt) if settings.nanogpt else None
+    measured = alternate({"kqv": partial(seconds, command), "nanoGPT": nanogpt}, settings.rounds)
     rows = [Row("ten texts of 500 characters, 4 × 128, whole process", "s", False, shown_command(command), measured)]
 
     def peer(name: str) -> float:
@@ -197,8 +197,8 @@ def bench_sample(settings: BenchSettings, scratch: Path) -> list[Row]:
         rows.append(Row(what, "characters/s", True, shown_command(ours(name, samples, 500, dtype)), speeds))
 
     for context in (16, 64, 256, 1024):
-        seconds = [seconds_a_character(context) for _ in range(settings.rounds)]
-        rows.append(Row(f"one character at context {context}, 4 × 128", "ms", False, "", {"kqv": [1e3 * s for s in seconds]}))
+        times = [1e3 * seconds_a_character(context) for _ in range(settings.rounds)]
+        rows.append(Row(f"one character at context {context}, 4 × 128", "ms", False, "bench.py sample", {"kqv": times}))
     return rows
 
 
@@ -247,25 +247,25 @@ def bench_start(settings: BenchSettings, scratch: Path) -> list[Row]:
 
     def first_step() -> float:
         process(train)
-        return next(line["wall_seconds"] for line in metrics(scratch / "kqv") if line["step"] == 1)
+        return next(line["wall_seconds"] for line in read_metrics(scratch / "kqv") if line["step"] == 1)
 
     def first_character() -> float:
         began = time.perf_counter()
         with subprocess.Popen(sample, stdout=subprocess.PIPE, cwd=HERE) as child:
             assert child.stdout
             child.stdout.read(2)  # the prompt and what comes next
-            seconds = time.perf_counter() - began
+            taken = time.perf_counter() - began
             child.kill()
-        return seconds
+        return taken
 
     sides: dict[str, Callable[[], float] | None] = {
-        "import torch": lambda: process([sys.executable, "-c", "import torch"]).seconds,
+        "import torch": partial(seconds, [sys.executable, "-c", "import torch"]),
         "first step": first_step,
         "first character": first_character,
     }
-    sides |= {f"{name} --help": lambda n=name: process([*python(n), "--help"]).seconds for name in ("train.py", "sample.py")}  # type: ignore[misc]
+    sides |= {f"{name} --help": partial(seconds, [*python(name), "--help"]) for name in ("train.py", "sample.py")}
     measured = alternate(sides, settings.rounds)
-    return [Row(what, "s", False, "bench.py start", {"kqv": seconds}) for what, seconds in measured.items()]
+    return [Row(what, "s", False, "bench.py start", {"kqv": times}) for what, times in measured.items()]
 
 
 def some_text(scratch: Path) -> str:
@@ -307,9 +307,9 @@ BENCHES = {
 # --- commands ------------------------------------------------------------------------------------------------------
 
 
-def metrics(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def seconds(command: list[str], cwd: str = "") -> float:
+    """Wall seconds of a whole process."""
+    return process(command, cwd).seconds
 
 
 def python(script: str) -> list[str]:
@@ -325,7 +325,6 @@ def options(settings: dict | None = None, **more: object) -> list[str]:
 def library(peer: str, shape: dict[str, Any]) -> Finished:
     """The process of a peer that is a library; the last line of its output is what was measured."""
     return process([sys.executable, "-m", "kqv.peers", peer, json.dumps(shape)])
-
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""nanoGPT's loss on an A100 (1.4697), on two CPU cores in eleven minutes: README.md has the curve.
+"""nanoGPT's loss on an A100 (1.4697), on two CPU cores in a quarter of an hour; README.md has the curve.
 
     python train.py config/shakespeare_cpu.py
 

@@ -101,12 +101,12 @@ def prepare_dataset(
     seen = np.zeros(CODE_POINTS, dtype=bool)
     ascii_seen = b""
     length = 0
-    for text in _pieces(paths, encoding):
-        if text.isascii():  # then bytes methods do the work, ten times faster than look-ups by code point
-            ascii_seen += bytes(set(text.encode().translate(None, delete=ascii_seen)))
+    for points in _code_points(paths, encoding):
+        if points.dtype == np.uint8:  # ASCII: methods of bytes are several times faster than look-ups in an array
+            ascii_seen += bytes(set(points.tobytes().translate(None, delete=ascii_seen)))
         else:
-            seen[_code_points(text)] = True
-        length += len(text)
+            seen[points] = True
+        length += len(points)
     if not length:
         raise UserError(f"{', '.join(map(str, paths))}: the text is empty, there is nothing to learn from")
     seen[list(ascii_seen)] = True
@@ -129,11 +129,11 @@ def prepare_dataset(
         ThreadPoolExecutor(1) as writer,
     ):
         written: list[Future[int]] = []
-        for text in _pieces(paths, encoding):
-            if text.isascii():
-                ids = np.frombuffer(text.encode().translate(ascii_table), dtype=np.uint8).astype(table.dtype)
+        for points in _code_points(paths, encoding):
+            if points.dtype == np.uint8:
+                ids = np.frombuffer(points.tobytes().translate(ascii_table), dtype=np.uint8).astype(table.dtype)
             else:
-                ids = table[_code_points(text)]
+                ids = table[points]
             for future in written:  # no more than one piece waits, and an error is met here
                 future.result()
             written = [writer.submit(train.write, ids[:left].data), writer.submit(val.write, ids[left:].data)]
@@ -195,17 +195,8 @@ def _open(path: Path) -> io.BufferedReader:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _code_points(text: str) -> np.ndarray:
-    """The code point of each character, uint32. Raises UserError for half of a surrogate pair, which is no character."""
-    try:
-        return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    except UnicodeEncodeError as error:
-        half = text[error.start]
-        raise UserError(f"the text has half of a surrogate pair (U+{ord(half):04X}), which is no character: mend it") from None
-
-
-def _pieces(paths: Sequence[Path], encoding: str) -> Iterator[str]:
-    """The texts in pieces, none of them empty.
+def _code_points(paths: Sequence[Path], encoding: str) -> Iterator[np.ndarray]:
+    """The characters of the texts as arrays of code points: uint8 where a piece is ASCII, else uint32.
 
     A byte order mark is dropped, every line end becomes a newline, and a file that does not end with one
     gets one if more text follows.
@@ -215,7 +206,13 @@ def _pieces(paths: Sequence[Path], encoding: str) -> Iterator[str]:
         for i, text in enumerate(_decoded(path, encoding)):
             joint = "\n" if i == 0 and last != "\n" else ""
             last = text[-1]
-            yield joint + text
+            if text.isascii():
+                yield np.frombuffer((joint + text).encode(), dtype=np.uint8)
+                continue
+            try:
+                yield np.frombuffer((joint + text).encode("utf-32-le"), dtype="<u4")
+            except UnicodeEncodeError:
+                raise UserError(f"{path} has half of a surrogate pair, which is no character: mend the text") from None
 
 
 def _decoded(path: Path, encoding: str) -> Iterator[str]:

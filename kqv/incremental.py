@@ -41,9 +41,7 @@ class Decoder:
     def next_logits(self, ids: Tensor) -> Tensor:
         """Logits (batch, vocab_size), float32, after the whole text ids (batch, time), of which the last block_size are
         enough. Successive calls must extend the same text by one token."""
-        if not self.cacheable:
-            return self._read(ids[:, -self.block_size :])
-        if self.seen == 0:
+        if not self.cacheable or self.seen == 0:
             return self._read(ids[:, -self.block_size :])
         if self.seen == self.block_size and not self.endless:  # the block is full: begin a new one with half of the text
             return self._read(ids[:, -max(1, self.block_size // 2) :])

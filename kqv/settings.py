@@ -173,11 +173,11 @@ class SampleSettings(MachineSettings):
 
 def check_training(settings: TrainSettings) -> None:
     """Refuse settings that no model or run can have. Raises UserError naming the option and a value that works."""
-    _check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
-    _check_at_least(settings, 1, "eval_iters", "log_interval", "gradient_accumulation_steps")
-    _check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "sample_chars")
+    check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
+    check_at_least(settings, 1, "eval_iters", "log_interval", "gradient_accumulation_steps")
+    check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "sample_chars")
     _check_between(settings, 0, LARGEST_SEED, "seed")
-    _check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip")
+    check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip")
     _check_between(settings, 0, 1, "dropout", "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
     if settings.wandb_log and not importlib.util.find_spec("wandb"):
@@ -201,7 +201,7 @@ def check_training(settings: TrainSettings) -> None:
 def check_sampling(settings: SampleSettings) -> None:
     """Refuse sampling options out of their range. Raises UserError."""
     _check_between(settings, 1, 10_000, "num_samples")
-    _check_at_least(settings, 0, "max_new_tokens", "temperature", "top_k")
+    check_at_least(settings, 0, "max_new_tokens", "temperature", "top_k")
     _check_between(settings, 0, LARGEST_SEED, "seed")
     _check_between(settings, 0, 1, "top_p", "min_p")
     if settings.top_p == 0:
@@ -211,7 +211,8 @@ def check_sampling(settings: SampleSettings) -> None:
         raise UserError("an empty --stop= would end every sample at once: leave it out")
 
 
-def _check_at_least(settings: Any, least: float, *names: str) -> None:
+def check_at_least(settings: Any, least: float, *names: str) -> None:
+    """Refuse settings below `least`. Raises UserError naming the option."""
     for name in names:
         if getattr(settings, name) < least:
             raise UserError(f"{name}={getattr(settings, name)} must be {least} or more")

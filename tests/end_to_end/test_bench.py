@@ -17,6 +17,7 @@ def test_the_start_is_measured_and_written_down(shell, tmp_path):
     [
         ([], "name what to measure"),
         (["speed"], "time-to-loss"),
+        (["start", "--rounds=0"], "rounds=0 must be 1 or more"),
         (["train", "--nanogpt=/nowhere"], "no nanoGPT checkout"),
         (["train", "--round=3"], "did you mean rounds?"),
     ],
