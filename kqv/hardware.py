@@ -15,7 +15,7 @@ from model import GPT
 
 # Up to this many positions, on a CPU in bfloat16, the plain matrix products of the written-out attention are
 # faster than the fused kernel, whose backward pass on a CPU is slow (docs/log.md has the figures).
-WRITTEN_ATTENTION_UP_TO = 256
+WRITTEN_ATTENTION_UP_TO = 512
 
 
 @dataclass

@@ -25,9 +25,12 @@ class Decoder:
 
     def __init__(self, model: GPT, dtype: torch.dtype = torch.float32) -> None:
         """`dtype` is that of the large matrices, a copy of the model's, and of the products with them; all else is
-        float32. With int8 the text that is there already is read in float32."""
+        float32. With int8 the text that is there already is read in bfloat16 where that is fast, else in float32."""
         config = model.config
-        self.model, self.block_size, self.dtype = model, config.block_size, dtype
+        self.model, self.block_size = model, config.block_size
+        self.reading = dtype
+        if dtype == torch.int8:
+            self.reading = torch.bfloat16 if _onednn_knows(torch.bfloat16) else torch.float32
         # A key that looks at later characters changes when they come: only the causal mask can be cached.
         self.cacheable = config.mask == "causal"
         # Keys that know no place, or only their distance, can stay for ever. The others count from the block's beginning.
@@ -50,8 +53,7 @@ class Decoder:
     def _read(self, ids: Tensor) -> Tensor:
         """The whole model on a text of at most block_size tokens; the cache is filled with it."""
         self.seen = ids.shape[1]
-        short = self.dtype in (torch.bfloat16, torch.float16)
-        with torch.autocast(ids.device.type, self.dtype if short else None, enabled=short):
+        with torch.autocast(ids.device.type, self.reading, enabled=self.reading != torch.float32):
             return self.model(ids, self.layers)[:, -1].float()
 
     def _step(self, ids: Tensor) -> Tensor:
