@@ -49,9 +49,11 @@ class GPTConfig:
         """Raises ValueError for a choice that is not in its table or a size that no model has."""
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            choices = [choice for part in get_args(hint) for choice in get_args(part) or [part] if isinstance(choice, str)]
-            if isinstance(value, str) and value not in choices:
-                raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+            kinds = [kind for part in get_args(hint) or [hint] for kind in get_args(part) or [part]]  # words and types
+            kinds += [int] if float in kinds else []
+            if not any(value == kind if isinstance(kind, str) else type(value) is kind for kind in kinds):
+                words = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
+                raise ValueError(f"{name} is one of {', '.join(words)}, not {value!r}")
         sizes = (self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
         if not all(isinstance(size, int) and size > 0 for size in sizes) or self.n_embd % self.n_head:
             raise ValueError("sizes must be whole numbers above 0, and n_embd a multiple of n_head")

@@ -13,16 +13,19 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kqv.arguments import read_arguments
-from kqv.errors import UserError, run_script
-from kqv.files import BEST, CURVE, LATEST, METRICS
+from kqv.arguments import check_types, read_arguments
+from kqv.errors import MachineError, UserError, run_script
+from kqv.files import BEST, CURVE, EARLIER, LATEST
+from kqv.folder import make_room, occupy
 from kqv.settings import SampleSettings, TrainSettings, check_training
 
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
+PATIENCE = 10  # steps in a row whose numbers are not finite; then the run ends
 
 
 def main(arguments: list[str]) -> int:
@@ -36,15 +39,22 @@ def main(arguments: list[str]) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
-    from kqv.batches import open_tokens, training_batch
-    from kqv.checkpoint import find_checkpoint, load_checkpoint, model_state, restore_model, save_checkpoint
+    from kqv.batches import fingerprint, open_tokens, training_batch
+    from kqv.checkpoint import (
+        check_resumable,
+        find_checkpoint,
+        load_checkpoint,
+        load_latest,
+        model_state,
+        restore_model,
+        save_checkpoint,
+    )  # fmt: skip
     from kqv.corpus import open_dataset, open_texts
     from kqv.decoding import default_prompt, generate_text
     from kqv.evaluation import describe_loss, estimated_loss, whole_loss
     from kqv.hardware import choose_machine
     from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
     from kqv.runlog import RunLog, draw_curve
-    from kqv.tokenizer import token_dtype
     from model import GPT, GPTConfig, cross_entropy
 
     # The defaults are a recipe for a CPU: a GPU has its own, unless one is named.
@@ -56,10 +66,16 @@ def main(arguments: list[str]) -> int:
 
     # What to start from: nothing, the run in out_dir, or the weights of another checkpoint.
     resuming = settings.init_from == "resume"
-    model = tokenizer = checkpoint = None
-    if settings.init_from != "scratch":
-        path = find_checkpoint(settings.out_dir, LATEST, BEST) if resuming else find_checkpoint(settings.init_from, BEST, LATEST)
+    model = tokenizer = checkpoint = lock = None
+    if resuming:
+        find_checkpoint(settings.out_dir, LATEST, EARLIER, BEST)
+        lock = None if settings.eval_only else occupy(Path(settings.out_dir))
+        checkpoint, path = load_latest(settings.out_dir)
+        check_resumable(checkpoint, path)
+    elif settings.init_from != "scratch":
+        path = find_checkpoint(settings.init_from, BEST, LATEST, EARLIER)
         checkpoint = load_checkpoint(path)
+    if checkpoint:
         settings = follow_checkpoint(settings, given, checkpoint, path)
         model, tokenizer = restore_model(checkpoint, path, settings.dropout)
 
@@ -69,9 +85,14 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{path} was trained on other characters than dataset {settings.dataset} has: name a text file instead")
     tokenizer = dataset.tokenizer
     settings.dataset = dataset.name
-    dtype = token_dtype(tokenizer.vocab_size)
-    train_tokens = open_tokens(dataset.folder / "train.bin", dtype, settings.block_size)
-    val_tokens = open_tokens(dataset.folder / "val.bin", dtype, settings.block_size)
+    train_tokens = open_tokens(dataset.folder / "train.bin", tokenizer.vocab_size, settings.block_size)
+    val_tokens = open_tokens(dataset.folder / "val.bin", tokenizer.vocab_size, settings.block_size)
+    text = fingerprint(train_tokens)
+    if checkpoint and resuming and not settings.eval_only and checkpoint.get("text", text) != text:
+        raise UserError(
+            f"{dataset.name} is not the text that the run in {settings.out_dir} reads: resume with that one, or start a new run "
+            f"from its weights with --init_from={settings.out_dir} and another --out_dir="
+        )
 
     # The machine, the model and its optimizers.
     machine = choose_machine(settings)
@@ -85,25 +106,44 @@ def main(arguments: list[str]) -> int:
         return 0
     optimizers = make_optimizers(model, settings, torch.bfloat16 if machine.fast_bfloat16 else torch.float32)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
-    step, best_val_loss = 0, math.inf
+    step, best_val_loss, skipped, skipped_in_a_row = 0, math.inf, 0, 0
     if checkpoint and resuming:
         step, best_val_loss = checkpoint["iter_num"], checkpoint["best_val_loss"]
+        skipped, skipped_in_a_row = checkpoint.get("skipped", 0), checkpoint.get("skipped_in_a_row", 0)
         restore_optimizers(optimizers, checkpoint["optimizer"])
-        scaler.load_state_dict(checkpoint["scaler"])
+        if checkpoint["scaler"]:  # there is none in a run that was not in float16 before
+            scaler.load_state_dict(checkpoint["scaler"])
     del checkpoint
 
-    # The folder of the run, and what a checkpoint in it holds.
+    # The folder of the run, ours alone while `lock` lives, and what a checkpoint in it holds.
     out_dir = Path(settings.out_dir)
+    lock = lock or occupy(out_dir)
     make_room(out_dir, model.parameter_count(), resuming)
 
-    def save(name: str) -> None:
+    def save(name: str, keep: Path | None = None) -> None:
         state = model_state(model, tokenizer)
         state |= {"optimizer": [optimizer.state_dict() for optimizer in optimizers], "scaler": scaler.state_dict()}
-        state |= {"iter_num": step, "best_val_loss": best_val_loss, "config": asdict(settings)}
-        save_checkpoint(out_dir / name, state)
+        state |= {"iter_num": step, "best_val_loss": best_val_loss, "config": asdict(settings), "text": text}
+        state |= {"skipped": skipped, "skipped_in_a_row": skipped_in_a_row}
+        save_checkpoint(out_dir / name, state, keep)
+
+    def save_latest() -> None:
+        save(LATEST, keep=out_dir / EARLIER)
 
     stop = catch_stop_signals()
     with RunLog(settings, step) as log:
+
+        def written(write: Callable[..., object], *what: Any, **more: Any) -> bool:
+            """Whether writing succeeds. If it does not, the run ends, or says so and goes on, as --on_write_error has it."""
+            try:
+                write(*what, **more)
+            except (MachineError, OSError) as error:
+                if settings.on_write_error == "stop":
+                    raise
+                log.say(f"{error}; training goes on")
+                return False
+            return True
+
         log.say(
             f"{model.parameter_count():,} parameters; {len(train_tokens):,} tokens of {dataset.name}, "
             f"{tokenizer.vocab_size} different; {machine}"
@@ -111,29 +151,36 @@ def main(arguments: list[str]) -> int:
         metrics = log.unfinished
         tokens_per_step = settings.batch_size * settings.block_size * settings.gradient_accumulation_steps
         steps, seconds = 0, 0.0  # since the last report
+        saved_at = time.perf_counter()
 
         while True:
-            # Evaluate, keep, show; when asked to stop, only keep.
+            # Evaluate and show; when asked to stop, only keep.
             last = step >= settings.max_iters
-            if (step % settings.eval_interval == 0 or last) and "val_loss" not in metrics and not stop:
-                val_loss = metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine)
-                improved, best_val_loss = val_loss < best_val_loss, min(val_loss, best_val_loss)
-                untrained = step == 0 and settings.init_from == "scratch"  # nobody wants to sample from that
-                if (improved or settings.always_save_checkpoint) and not untrained:
-                    save(BEST)
-                save(LATEST)
-                log.say(f"step {step}: validation loss {val_loss:.4f} (estimate)")
+            evaluate = (step % settings.eval_interval == 0 or last) and "val_loss" not in metrics and not stop
+            if evaluate:
+                metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine)
+                log.say(f"step {step}: validation loss {metrics['val_loss']:.4f} (estimate)")
                 if settings.sample_chars:
                     sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
                     log.say(generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling) + "\n")
             if last and not stop:
                 metrics["val_loss_full"] = whole_loss(model, val_tokens, settings, machine)
+
+            # Keep. The metrics come first: a run that is killed in between goes on from an earlier step and writes them again.
             if metrics:
-                log.write(step, **metrics)
-            if stop:
-                save(LATEST)
-                break
-            if last:
+                written(log.write, step, **metrics)
+            if evaluate and (metrics["val_loss"] < best_val_loss or settings.always_save_checkpoint):
+                before, best_val_loss = best_val_loss, min(best_val_loss, metrics["val_loss"])
+                untrained = step == 0 and settings.init_from == "scratch"  # nobody wants to sample from that
+                if not untrained and not written(save, BEST):
+                    best_val_loss = before
+            overdue = settings.checkpoint_minutes and time.perf_counter() - saved_at > 60 * settings.checkpoint_minutes
+            good = not skipped_in_a_row and math.isfinite(metrics.get("val_loss", 0.0))
+            if stop or ((evaluate or overdue) and good):
+                written(save_latest)
+                saved_at = time.perf_counter()
+            if stop or last:
+                written(draw_curve, out_dir)
                 break
             metrics = {}
 
@@ -155,11 +202,23 @@ def main(arguments: list[str]) -> int:
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)  # type: ignore[arg-type]  # needs param_groups and step only
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
+            finite = math.isfinite(float(loss) + float(grad_norm))
             for optimizer in optimizers:
-                scaler.step(optimizer)  # type: ignore[arg-type]
+                if finite:
+                    scaler.step(optimizer)  # type: ignore[arg-type]
                 optimizer.zero_grad()
             scaler.update()
             step += 1
+            skipped, skipped_in_a_row = skipped + (not finite), 0 if finite else skipped_in_a_row + 1
+            if not finite:
+                log.say(f"step {step}: the {'gradient' if math.isfinite(loss) else 'loss'} is not finite, so nothing was learnt")
+            if skipped_in_a_row >= PATIENCE and scaler.get_scale() <= 1:  # in float16 the scale of the gradients falls first
+                written(log.write, step, skipped=skipped)
+                raise MachineError(
+                    f"nothing finite in {PATIENCE} steps: the run has diverged; {out_dir / LATEST} is from before that; go on "
+                    f"from there with --init_from=resume and lower --learning_rate= and --muon_learning_rate=, or start again "
+                    f"with a longer --warmup_iters=, --grad_clip=1 or --dtype=float32"
+                )
             steps, seconds = steps + 1, seconds + time.perf_counter() - began
 
             # Report.
@@ -167,11 +226,12 @@ def main(arguments: list[str]) -> int:
                 metrics["train_loss"] = float(loss)
                 metrics["learning_rate"] = factor * settings.learning_rate
                 metrics["grad_norm"] = float(grad_norm)
+                if skipped:
+                    metrics["skipped"] = skipped
                 metrics["tokens_per_second"] = round(steps * tokens_per_step / seconds)
                 log.progress(step, metrics["train_loss"], metrics["tokens_per_second"])
                 steps, seconds = 0, 0.0
 
-    curve = draw_curve(out_dir)
     if stop:
         print(f"stopped after step {step} of {settings.max_iters}, kept in {out_dir / LATEST}; to go on:")
         print(f"  {shell_command('train.py', '--init_from=resume', f'--out_dir={out_dir}')}")
@@ -187,7 +247,7 @@ def main(arguments: list[str]) -> int:
         final_loss = whole_loss(model, val_tokens, settings, machine)
     print(f"validation loss  {describe_loss(final_loss)}, over the whole validation split")
     print(f"checkpoint       {path} (step {best['iter_num']})")
-    print(f"curve            {curve}")
+    print(f"curve            {out_dir / CURVE}")
     print(f"to sample        {shell_command('sample.py', f'--out_dir={out_dir}')}")
     return 0
 
@@ -201,9 +261,11 @@ def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint
     if settings.init_from == "resume":
         known = {field.name for field in fields(TrainSettings)}
         config = {name: value for name, value in checkpoint["config"].items() if name in known}
+        check_types(TrainSettings, config, path)
         config |= {"out_dir": settings.out_dir, "eval_only": False}  # these belong to the command, not to the run
         settings = TrainSettings(**{**config, **given})
     elif "dataset" not in given:
+        check_types(TrainSettings, checkpoint["config"], path)
         settings = replace(settings, dataset=checkpoint["config"]["dataset"])
     shape = {name: value for name, value in checkpoint["model_args"].items() if name not in ("vocab_size", "dropout")}
     for name, value in shape.items():
@@ -212,36 +274,6 @@ def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint
     settings = replace(settings, **shape)
     check_training(settings)
     return settings
-
-
-def make_room(out_dir: Path, parameters: int, resuming: bool) -> None:
-    """Make the folder of the run, move an earlier run's files in it to `previous/`, see that the checkpoints will fit.
-
-    Raises UserError if it cannot be made or the disk is too full.
-    """
-    files = [out_dir / name for name in (BEST, LATEST, METRICS, CURVE)]
-    previous = out_dir / "previous"
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            for unfinished in out_dir.glob(f".{file.name}.*.tmp"):  # what a killed process was writing
-                unfinished.unlink()
-        if any(file.exists() for file in files[:2]) and not resuming:
-            previous.mkdir(exist_ok=True)
-            for file in files:
-                (previous / file.name).unlink(missing_ok=True)
-                if file.exists():
-                    file.rename(previous / file.name)
-            print(f"{out_dir} held a run: it is in {previous} now", file=sys.stderr)
-    except OSError as error:
-        raise UserError(f"out_dir={out_dir} cannot be used: {error.strerror}; name another --out_dir=") from None
-    needed = 2 * 3 * 4 * parameters  # two checkpoints of the weights and two moments in float32
-    free = shutil.disk_usage(out_dir).free
-    if free < needed:
-        raise UserError(
-            f"no space for the checkpoints in {out_dir}: they take {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
-            f"free some, or name another --out_dir="
-        )
 
 
 def catch_stop_signals() -> list[int]:

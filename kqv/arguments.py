@@ -59,6 +59,20 @@ def read_arguments(settings_class: type, arguments: Sequence[str], positional: s
     return given, words
 
 
+def check_types(settings_class: type, options: dict[str, Any], path: Path) -> None:
+    """Raises UserError naming the checkpoint at `path` that the options come from if one of them is of the wrong type."""
+    for name, hint in get_type_hints(settings_class).items():
+        if name in options and not any(_is_a(kind, options[name]) for kind in _alternatives(hint)):
+            raise UserError(f"{path} has {name}={str(options[name])[:50]}, and {name} takes {_describe(hint)}")
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    """Whether a value is of a type, or is the word that a Literal allows."""
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind if isinstance(kind, type) else value == kind
+
+
 def _separate_value(settings_class: type, name: str, queue: list[str]) -> str:
     """The value of `--name value` or, for a switch, `--name`."""
     alternatives = _alternatives(get_type_hints(settings_class)[name])

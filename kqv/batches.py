@@ -4,6 +4,7 @@ Nothing is consumed and no state is kept, so a resumed run sees the batches it w
 several processes cut one global batch into parts without talking to each other.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,15 @@ import numpy as np
 import torch
 
 from kqv.errors import UserError
+from kqv.tokenizer import token_dtype
 
 
-def open_tokens(path: Path, dtype: type[np.unsignedinteger], block_size: int) -> np.ndarray:
-    """Map a .bin file of token ids into memory, shape (tokens,). Raises UserError if it holds no whole window."""
+def open_tokens(path: Path, vocab_size: int, block_size: int) -> np.ndarray:
+    """Map a .bin file of token ids into memory, shape (tokens,).
+
+    Raises UserError if it holds no whole window, or an id that is not in the vocabulary.
+    """
+    dtype = token_dtype(vocab_size)
     try:
         size = path.stat().st_size
     except FileNotFoundError:
@@ -27,7 +33,16 @@ def open_tokens(path: Path, dtype: type[np.unsignedinteger], block_size: int) ->
             f"the text is too short: its {path.stem} part has {size // itemsize} tokens, and a window takes "
             f"block_size + 1 = {block_size + 1}; use a longer text or a smaller --block_size"
         )
-    return np.memmap(path, dtype=dtype, mode="r")
+    tokens = np.memmap(path, dtype=dtype, mode="r")
+    if (largest := int(tokens.max())) >= vocab_size:
+        raise UserError(f"{path} has the token {largest}, and its vocabulary ends at {vocab_size - 1}: prepare it again")
+    return tokens
+
+
+def fingerprint(tokens: np.ndarray) -> str:
+    """What tells one text from another: a hash of their number and of up to two million of them, evenly spaced."""
+    sample = tokens[:: 1 + len(tokens) // 2_000_000]
+    return hashlib.sha256(str(len(tokens)).encode() + sample.astype("<u4").tobytes()).hexdigest()
 
 
 def training_batch(

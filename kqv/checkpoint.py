@@ -7,13 +7,20 @@ A checkpoint is what `torch.save` makes of this dictionary (the names that nanoG
     optimizer       the state of each optimizer     tokenizer     what CharTokenizer.to_dict gives
     iter_num        training steps done             config        the fields of TrainSettings
     best_val_loss   lowest estimate so far          scaler        the state of the float16 gradient scaler
+    skipped         updates skipped so far          skipped_in_a_row   and just now, see train.py
+    text            what tells the training text    (the last three are missing in checkpoints before November 2026)
 
 followed by a seal, the SHA-256 of the bytes before it, which torch.load does not mind.
 """
 
 import hashlib
+import itertools
 import os
 import pickle
+import pickletools
+import re
+import sys
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,21 +28,33 @@ from typing import Any, BinaryIO
 import torch
 
 from kqv.errors import MachineError, UserError
-from kqv.files import replacing
+from kqv.files import BEST, EARLIER, LATEST, replacing
 from kqv.tokenizer import CharTokenizer, tokenizer_from_dict
 from model import GPT, GPTConfig
 
-FORMAT = "kqv 1"
+VERSION = 1
+FORMAT = f"kqv {VERSION}"
 SEAL = b"sha256:"
+LONGEST_BLOCK = 2**20  # tables of positions are as long as a block, and no weight in the file says how long that is
+
+# What there is in a checkpoint, and the kind of it. Sampling needs the first three.
+PARTS = {
+    "model": dict, "model_args": dict, "tokenizer": dict, "optimizer": list, "scaler": dict, "config": dict, "iter_num": int,
+    "best_val_loss": float, "skipped": int, "skipped_in_a_row": int, "text": str,
+}  # fmt: skip
+
+# What the pickle in a checkpoint may name: a dictionary, a tensor, and the kinds of numbers in one.
+DATA_ONLY = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch [A-Z]\w+Storage")
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path`: to another name, flushed, then renamed, so `path` is whole at every moment.
+def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
+    """Write `state` to `path`: to another name, flushed, then renamed, so `path` is whole at every moment. The checkpoint
+    that was there is renamed to `keep` if that is given.
 
     Raises MachineError if it cannot be written; what was at `path` is still there then.
     """
     try:
-        with replacing(path) as file:
+        with replacing(path, keep) as file:
             torch.save({"format": FORMAT, **state}, file)
             file.seek(0)
             file.write(SEAL + hashlib.file_digest(file, "sha256").digest())
@@ -56,6 +75,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             _check_seal(file, path)
+            _check_content(file, path)
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -68,8 +88,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except Exception:  # what torch raises for a file made to look like a checkpoint has no end
         raise UserError(f"{path} is no checkpoint, whatever its seal says: use another copy or train again") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    version = re.fullmatch(r"kqv (\d{1,9})", str(state.get("format"))) if isinstance(state, dict) else None
+    if not version:
         raise UserError(f"{path} is no checkpoint of kqv (format {FORMAT!r}): it cannot be used here")
+    if int(version[1]) != VERSION:
+        raise UserError(f"{path} has format {version[0]!r} and this kqv reads {FORMAT!r}: use the version that wrote it")
+    if wrong := [name for name, kind in PARTS.items() if name in state and not isinstance(state[name], kind)]:
+        raise UserError(f"{path} cannot be used: its {wrong[0]} is of the wrong kind")
     return state
 
 
@@ -90,6 +115,50 @@ def _check_seal(file: BinaryIO, path: Path) -> None:
         raise UserError(f"{path} is no checkpoint of kqv, or only a part of one: use another copy or train again")
     if seal != SEAL + digest.digest():
         raise UserError(f"{path} is damaged: it is not what was saved; use another copy or train again")
+
+
+def _check_content(file: BinaryIO, path: Path) -> None:
+    """Raises UserError if the archive would unpack to more than the file holds, or its pickle names anything but data.
+
+    torch.load with weights_only=True runs no code, but it unpacks compressed parts, and makes arrays of any size.
+    """
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+        if not stored or sum(part.file_size for part in parts) > file.seek(0, os.SEEK_END):
+            raise UserError(f"{path} would unpack to more than it holds: it is no checkpoint, and was not read")
+        for part in parts:
+            if part.filename.endswith(".pkl"):
+                for opcode, argument, _ in pickletools.genops(archive.read(part)):
+                    reference = opcode.name in ("GLOBAL", "INST")
+                    if opcode.name == "STACK_GLOBAL" or (reference and not DATA_ONLY.fullmatch(str(argument))):
+                        raise pickle.UnpicklingError
+
+
+def check_resumable(state: dict[str, Any], path: Path) -> None:
+    """Raises UserError unless a run can go on from this checkpoint."""
+    newer = ("skipped", "skipped_in_a_row", "text")  # not in the first checkpoints of this format
+    if missing := [name for name in PARTS if name not in state and name not in newer]:
+        raise UserError(f"{path} has no {missing[0]}, which a resume needs: start a new run from it with --init_from={path}")
+    if state["iter_num"] < 0 or not all(isinstance(number, int | float) for number in state["scaler"].values()):
+        raise UserError(f"{path} cannot be used: its numbers are none of a run")
+
+
+def load_latest(out_dir: str) -> tuple[dict[str, Any], Path]:
+    """The checkpoint from which the run in out_dir goes on, and where it is: last.pt or, if that is damaged, the one before
+    it. What is passed over is said on stderr.
+
+    Raises UserError if none is whole.
+    """
+    newest = find_checkpoint(out_dir, LATEST, EARLIER, BEST)
+    older = (newest.with_name(name) for name in (EARLIER, BEST))
+    found = [newest, *(path for path in older if path.exists() and Path(out_dir).is_dir())]
+    for path, one_before in itertools.pairwise(found):
+        try:
+            return load_checkpoint(path), path
+        except UserError as error:
+            print(f"{error}; going on from the one before it, {one_before}", file=sys.stderr)
+    return load_checkpoint(found[-1]), found[-1]
 
 
 def find_checkpoint(where: str, *names: str) -> Path:
@@ -113,11 +182,26 @@ def restore_model(state: dict[str, Any], path: Path, dropout: float = 0.0) -> tu
         tokenizer = tokenizer_from_dict(state["tokenizer"])
         if tokenizer.vocab_size != config.vocab_size:
             raise UserError("the vocabulary is not the model's")
+        _check_shapes(config, state["model"])
         model = GPT(config)
         model.load_state_dict(state["model"])
     except (UserError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
     return model, tokenizer
+
+
+def _check_shapes(config: GPTConfig, weights: dict[str, torch.Tensor]) -> None:
+    """Raises UserError unless the weights are those of a model of this shape: found out before the model is made, because
+    a file can claim any size."""
+    if config.block_size > LONGEST_BLOCK:
+        raise UserError(f"a block of {config.block_size} tokens is longer than {LONGEST_BLOCK}")
+    if not isinstance(weights, dict) or config.n_layer > len(weights):
+        raise UserError("its weights are not the model's")
+    with torch.device("meta"):  # shapes without memory
+        expected = {name: weight.shape for name, weight in GPT(config).state_dict().items()}
+    for name in expected.keys() | weights.keys():
+        if name not in expected or name not in weights or weights[name].shape != expected[name]:
+            raise UserError(f"its weights are not the model's: {name} does not fit")
 
 
 def model_state(model: GPT, tokenizer: CharTokenizer) -> dict[str, Any]:

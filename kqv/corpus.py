@@ -10,6 +10,7 @@ import codecs
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -57,8 +58,10 @@ def open_dataset(name: str) -> Dataset:
     """
     folder = DATA / name
     script = folder / "prepare.py"
-    if not (folder / "train.bin").exists():
-        if not script.exists():
+    # The vocabulary is written last: where it is, all is.
+    if not any((folder / vocabulary).exists() for vocabulary in ("tokenizer.json", "meta.pkl")):
+        # A name can come from a checkpoint, which must not choose what is run: only what lies in data/ is.
+        if not script.exists() or not Path(os.path.abspath(folder)).is_relative_to(DATA):
             known = ", ".join(sorted(path.parent.name for path in DATA.glob("*/prepare.py")))
             raise UserError(f"no dataset {name} in {DATA}: name a text file, or --dataset= one of: {known}")
         print(f"preparing {name} with {script}", file=sys.stderr)
@@ -111,7 +114,7 @@ def prepare_dataset(
         raise UserError(f"{', '.join(map(str, paths))}: the text is empty, there is nothing to learn from")
     seen[list(ascii_seen)] = True
     characters = "".join(map(chr, np.flatnonzero(seen)))
-    tokenizer = tokenizer or CharTokenizer(characters)
+    tokenizer = tokenizer or CharTokenizer.of(characters)
     if unknown := set(characters) - set(tokenizer.characters):
         raise UserError(
             f"the text has {len(unknown)} characters that the checkpoint's vocabulary has not, among them "
@@ -120,7 +123,7 @@ def prepare_dataset(
 
     folder.mkdir(parents=True, exist_ok=True)
     table = tokenizer.id_table()
-    ascii_table = table[:256].astype(np.uint8).tobytes()  # ids are in the order of code points, so ASCII's are below 128
+    ascii_table = table[:256].astype(np.uint8).tobytes() if table[:128].max() < 256 else None  # ids that fit into a byte
     left = int(length * TRAIN_SHARE)
     # A thread writes while the next piece is looked up: on a big text writing takes most of the time.
     with (
@@ -130,7 +133,7 @@ def prepare_dataset(
     ):
         written: list[Future[int]] = []
         for points in _code_points(paths, encoding):
-            if points.dtype == np.uint8:
+            if points.dtype == np.uint8 and ascii_table:
                 ids = np.frombuffer(points.tobytes().translate(ascii_table), dtype=np.uint8).astype(table.dtype)
             else:
                 ids = table[points]
@@ -140,13 +143,14 @@ def prepare_dataset(
             left = max(0, left - len(ids))
         for future in written:
             future.result()
+        (folder / "tokenizer.json").unlink(missing_ok=True)  # ids and vocabulary of two texts never stand together
     with replacing(folder / "tokenizer.json") as file:
         file.write(json.dumps(tokenizer.to_dict()).encode())
     return _existing(folder)
 
 
 def _existing(folder: Path) -> Dataset:
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    tokenizer = load_tokenizer(folder)
     itemsize = np.dtype(token_dtype(tokenizer.vocab_size)).itemsize
     counts = [(folder / name).stat().st_size // itemsize for name in ("train.bin", "val.bin")]
     return Dataset(folder, tokenizer, *counts)

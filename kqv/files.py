@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-BEST, LATEST = "ckpt.pt", "last.pt"  # checkpoints: of the lowest validation loss so far, and the newest
+# Checkpoints: of the lowest validation loss so far, the newest, and the one that was the newest before it.
+BEST, LATEST, EARLIER = "ckpt.pt", "last.pt", "earlier.pt"
 METRICS, CURVE = "metrics.jsonl", "loss.png"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[io.BufferedRandom]:
+def replacing(path: Path, keep: Path | None = None) -> Iterator[io.BufferedRandom]:
     """A binary file that takes the place of `path` when the block ends without an error.
 
     It is written under another name in the same folder, flushed to the disk, then renamed (POSIX makes
-    that atomic). After an error the new file is removed and `path` is as it was.
+    that atomic). After an error the new file is removed and `path` is as it was. What was at `path` is renamed to
+    `keep`, if that is given, in the moment before.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -23,6 +25,8 @@ def replacing(path: Path) -> Iterator[io.BufferedRandom]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

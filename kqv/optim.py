@@ -72,7 +72,7 @@ class Optimizer:
         for number, weights in enumerate(self.parameters()):
             moments = dict(state["state"][number])
             # a fused kernel would read and write beyond the end of a moment that is too short
-            if any(moment.shape != weights.shape for name, moment in moments.items() if name != "step"):
+            if any(moment.shape != (() if name == "step" else weights.shape) for name, moment in moments.items()):
                 raise ValueError("its shapes are not the model's")
             self.state[weights] = {name: moment.to(weights.device, copy=True) for name, moment in moments.items()}
         if len(state["state"]) != len(self.parameters()):

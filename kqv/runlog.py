@@ -2,10 +2,13 @@
 
 metrics.jsonl has one object a line, at most one for each step, with the keys that apply: step, train_loss,
 val_loss (the estimate), val_loss_full (the whole split), learning_rate, grad_norm, tokens_per_second,
-wall_seconds (since the process started). Losses are nats per token.
+skipped (updates so far that were not made, because a number was not finite), wall_seconds (since the process started).
+Losses are nats per token. What is not finite is left out: JSON has no word for it.
 """
 
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -18,31 +21,35 @@ from kqv import STARTED
 from kqv.files import CURVE, METRICS, replacing
 from kqv.settings import TrainSettings
 
-MEASURES = ("train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "tokens_per_second")
+MEASURES = ("train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "skipped", "tokens_per_second")
 
 
 class RunLog:
     """The progress bar and the metrics file of one training run; use it as a context."""
 
     def __init__(self, settings: TrainSettings, first_step: int) -> None:
-        """`first_step` is where a resumed run goes on: lines from there on are dropped from its metrics file."""
+        """`first_step` is where a resumed run goes on: lines of later steps are dropped from its metrics file."""
         self.folder = Path(settings.out_dir)
         self.first_step, self.began = first_step, time.perf_counter()
         self.steps = settings.max_iters
-        earlier = read_metrics(self.folder) if first_step else []
-        with replacing(self.folder / METRICS) as file:
-            file.writelines(_json_line(line) for line in earlier if line["step"] < first_step)
-        self.unfinished = {
-            key: value for line in earlier if line["step"] == first_step for key, value in line.items() if key in MEASURES
-        }
+        self.lines = [line for line in read_metrics(self.folder) if line["step"] <= first_step] if first_step else []
+        self._begin()
+        there = self.lines[-1] if self.lines and self.lines[-1]["step"] == first_step else {}
+        self.unfinished = {key: value for key, value in there.items() if key in MEASURES}
         """What was measured at `first_step` itself; the caller adds to it and writes that line again."""
-        self.file = (self.folder / METRICS).open("ab", buffering=0)
         self.wandb = _start_wandb(settings) if settings.wandb_log else None
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(
             total=self.steps, initial=first_step, unit="step", disable=not self.terminal, dynamic_ncols=True,
             bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
         )  # fmt: skip
+
+    def _begin(self) -> None:
+        """Write the lines of earlier steps anew, whole or not at all, and open the file to add to it."""
+        with replacing(self.folder / METRICS) as file:
+            file.writelines(map(_json_line, self.lines))
+        self.file = (self.folder / METRICS).open("ab", buffering=0)
+        self.unwritten = b""
 
     def __enter__(self) -> "RunLog":
         return self
@@ -59,33 +66,62 @@ class RunLog:
         self.bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
 
     def write(self, step: int, **metrics: float) -> None:
-        """Append the line of `step` to metrics.jsonl, and show it where there is no bar to look at."""
+        """Append the line of `step` to metrics.jsonl, and show it where there is no bar to look at.
+
+        Raises OSError if the disk is full; the file is whole then, and the next call writes this line too.
+        """
         line = {"step": step, **metrics, "wall_seconds": round(time.perf_counter() - STARTED, 3)}
-        self.file.write(_json_line(line))
+        line = {key: value for key, value in line.items() if math.isfinite(value)}
+        self._show(step, metrics)
+        if self.wandb:
+            self.wandb.log(line, step=step)
+        if self.lines and self.lines[-1]["step"] == step:  # the line that a stopped run had begun
+            self.lines[-1], before = line, self.file
+            self._begin()
+            before.close()
+        else:
+            self._append(_json_line(line))
+
+    def _append(self, line: bytes) -> None:
+        self.unwritten += line
+        size = self.file.seek(0, os.SEEK_END)
+        try:
+            written = self.file.write(self.unwritten)
+            if written != len(self.unwritten):  # only a part found room: the next try tells why
+                self.file.write(self.unwritten[written:])
+        except OSError:
+            self.file.truncate(size)
+            raise
+        self.unwritten = b""
+
+    def _show(self, step: int, metrics: dict[str, float]) -> None:
         if not self.terminal and "train_loss" in metrics and step > self.first_step:
             left = (time.perf_counter() - self.began) / (step - self.first_step) * (self.steps - step)
             self.say(
                 f"step {step}/{self.steps}: loss {metrics['train_loss']:.4f}, "
                 f"{metrics['tokens_per_second']:,.0f} tokens/s, {tqdm.format_interval(left)} left"
             )
-        if self.wandb:
-            self.wandb.log(line, step=step)
 
     def say(self, text: str) -> None:
-        """A line for people, above the bar."""
-        if self.terminal:
-            self.bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        """A line for people, above the bar. A full disk under a redirected stderr is no reason to end a run."""
+        try:
+            if self.terminal:
+                self.bar.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; none if there is no such file. A half-written last line is left out."""
+    """The lines of a run's metrics.jsonl; none if there is no such file. Half a line that a crash left is left out."""
     try:
-        text = (folder / METRICS).read_text()
+        text = (folder / METRICS).read_text(errors="replace")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    return [line for line in map(_parsed, text.splitlines()) if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
 
 def draw_curve(folder: Path) -> Path:
@@ -113,6 +149,13 @@ def draw_curve(folder: Path) -> Path:
 def _points(lines: Iterable[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
     found = [(line["step"], line[key]) for line in lines if key in line]
     return [step for step, _ in found], [value for _, value in found]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _json_line(line: dict[str, Any]) -> bytes:

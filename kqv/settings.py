@@ -57,6 +57,10 @@ class TrainSettings(MachineSettings):
     """only measure the loss of the model on the whole validation split, then stop"""
     always_save_checkpoint: bool = False
     """write ckpt.pt at each evaluation, not only when the loss is the lowest so far"""
+    checkpoint_minutes: float = 10.0
+    """write last.pt also when this long has passed since it was written; 0 for at evaluations only"""
+    on_write_error: Literal["stop", "continue"] = "stop"
+    """when a checkpoint or the metrics cannot be written: end with status 1, or say so, train on, and try again"""
     sample_chars: int = 200
     """length of the sample printed at each evaluation; 0 for none"""
 
@@ -178,6 +182,7 @@ def check_training(settings: TrainSettings) -> None:
     check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "sample_chars")
     _check_between(settings, 0, LARGEST_SEED, "seed")
     check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip")
+    check_at_least(settings, 0, "checkpoint_minutes")
     _check_between(settings, 0, 1, "dropout", "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
     if settings.wandb_log and not importlib.util.find_spec("wandb"):

@@ -13,6 +13,10 @@ hypothesis.settings.load_profile("ci")  # the same examples on each run, no dead
 torch.set_num_threads(1)  # small models gain nothing from more, and lose much where other processes compute
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=6, help="how often test_never_lose.py kills a run")
+
+
 @pytest.fixture(scope="session")
 def refused() -> Callable[..., AbstractContextManager[None]]:
     """`with refused("words", "of it"):` the block must raise a UserError of one line that contains these words."""

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kqv.batches import all_windows, open_tokens, spaced_windows, training_batch
+from kqv.batches import all_windows, fingerprint, open_tokens, spaced_windows, training_batch
 
 TOKENS = np.arange(1000, dtype=np.uint16)  # a token's id is its place
 
@@ -73,21 +73,45 @@ def test_spaced_windows_are_fixed_even_and_not_too_many(length: int, block_size:
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 def test_a_token_file_is_mapped_as_it_was_written(dtype: type, tmp_path: Path) -> None:
     TOKENS.astype(dtype).tofile(tmp_path / "train.bin")
-    tokens = open_tokens(tmp_path / "train.bin", dtype, block_size=999)
+    tokens = open_tokens(tmp_path / "train.bin", np.iinfo(dtype).max, block_size=999)
     assert isinstance(tokens, np.memmap) and np.array_equal(tokens, TOKENS)
 
 
 def test_a_token_file_that_cannot_be_used_is_refused_by_name(tmp_path: Path, refused: Callable) -> None:
     path = tmp_path / "train.bin"
     with refused(str(path), "missing", "prepare.py"):
-        open_tokens(path, np.uint16, 4)
+        open_tokens(path, 65, 4)
     path.write_bytes(b"")
     with refused("too short", "train part has 0 tokens"):
-        open_tokens(path, np.uint16, 4)
+        open_tokens(path, 65, 4)
     path.write_bytes(b"abc")
     with refused(str(path), "damaged", "3 bytes"):
-        open_tokens(path, np.uint16, 4)
+        open_tokens(path, 65, 4)
     TOKENS[:10].tofile(path)
     with refused("too short", "train part has 10 tokens", "block_size + 1 = 11", "--block_size"):
-        open_tokens(path, np.uint16, 10)
-    assert len(open_tokens(path, np.uint16, 9)) == 10
+        open_tokens(path, 65, 10)
+    assert len(open_tokens(path, 65, 9)) == 10
+
+
+def test_an_id_beyond_the_vocabulary_is_found_before_the_first_step(tmp_path: Path, refused: Callable) -> None:
+    path = tmp_path / "val.bin"
+    np.array([0, 1, 64, 2, 3], dtype=np.uint16).tofile(path)
+    assert len(open_tokens(path, 65, 4)) == 5
+    with refused(str(path), "token 64", "ends at 63", "prepare it again"):
+        open_tokens(path, 64, 4)
+
+
+@given(st.lists(st.integers(0, 64), min_size=1, max_size=40), st.data())
+def test_another_text_has_another_fingerprint(tokens: list[int], data: st.DataObject) -> None:
+    text = np.array(tokens, dtype=np.uint16)
+    assert fingerprint(text) == fingerprint(text.astype(np.uint32))  # it is of the text, not of how it is kept
+    place = data.draw(st.integers(0, len(text) - 1))
+    changed = text.copy()
+    changed[place] = (changed[place] + data.draw(st.integers(1, 64))) % 65
+    for other in (changed, text[:-1], np.append(text, 0)):
+        assert fingerprint(other) != fingerprint(text)
+
+
+def test_a_long_text_is_told_by_a_part_of_it() -> None:
+    text = np.arange(5_000_000, dtype=np.uint32)
+    assert fingerprint(text) != fingerprint(text[:-1]) != fingerprint(np.roll(text, 1)[:-1])

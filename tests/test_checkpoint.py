@@ -5,6 +5,8 @@ import hashlib
 import math
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +16,22 @@ import pytest
 import torch
 from test_model import random_ids, randomised
 
-from kqv.checkpoint import SEAL, find_checkpoint, load_checkpoint, model_state, restore_model, save_checkpoint
+from kqv.checkpoint import (
+    PARTS,
+    SEAL,
+    find_checkpoint,
+    load_checkpoint,
+    load_latest,
+    model_state,
+    restore_model,
+    save_checkpoint,
+)
 from kqv.errors import MachineError
 from kqv.tokenizer import CharTokenizer
 from model import GPT2, GPTConfig
 
-TOKENIZER = CharTokenizer("hello world\n")
+PROJECT = Path(__file__).parents[1]
+TOKENIZER = CharTokenizer.of("hello world\n")
 SHAPE = {"vocab_size": TOKENIZER.vocab_size, "block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
 
 
@@ -167,7 +179,7 @@ def test_a_file_of_another_kind_is_refused_by_name(content: bytes, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "content",
-    [{"model": {}, "model_args": {}, "iter_num": 5}, {"format": "kqv 0"}, {"format": None}, {}, [], None, torch.ones(3), "kqv 1"],
+    [{"model": {}, "model_args": {}, "iter_num": 5}, {"format": "v 1"}, {"format": None}, {}, [], None, torch.ones(3), "kqv 1"],
     ids=repr,
 )
 def test_a_file_that_torch_wrote_for_something_else_is_refused(content: Any, tmp_path: Path, refused: Callable) -> None:
@@ -197,11 +209,118 @@ def test_a_folder_means_the_first_of_its_checkpoints_and_a_file_itself(tmp_path:
     assert find_checkpoint(str(tmp_path / "last.pt"), "ckpt.pt", "last.pt") == tmp_path / "last.pt"
 
 
+def test_a_format_of_another_version_is_named(tmp_path: Path, refused: Callable) -> None:
+    path = tmp_path / "ckpt.pt"
+    torch.save({"format": "kqv 7"}, path)
+    with refused(str(path), "'kqv 7'", "'kqv 1'"):
+        load_checkpoint(seal(path))
+
+
+# --- the newest that is whole -------------------------------------------------------------------------------------
+
+
+def test_the_checkpoint_before_is_kept(tmp_path: Path) -> None:
+    for iter_num in range(4):
+        save_checkpoint(tmp_path / "last.pt", {"iter_num": iter_num}, keep=tmp_path / "earlier.pt")
+        assert load_latest(str(tmp_path))[0]["iter_num"] == iter_num
+        assert not iter_num or load_checkpoint(tmp_path / "earlier.pt")["iter_num"] == iter_num - 1
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "earlier.pt"}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "gone"])
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
+    damage: str, saved: bytes, tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["last.pt", "earlier.pt", "ckpt.pt"]
+    for iter_num, name in enumerate(names):
+        save_checkpoint(tmp_path / name, {"iter_num": iter_num})
+    for bad in names[:2]:
+        spoil(tmp_path / bad, damage)
+        state, path = load_latest(str(tmp_path))
+        assert path.name == names[state["iter_num"]] == names[names.index(bad) + 1]
+        said = capsys.readouterr().err
+        assert damage == "gone" or (str(tmp_path / bad) in said and str(path) in said)
+    spoil(tmp_path / "ckpt.pt", damage)
+    with refused(str(tmp_path)):
+        load_latest(str(tmp_path))
+
+
+def spoil(path: Path, damage: str) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes({"flipped": data[:500] + bytes([data[500] ^ 4]) + data[501:], "cut": data[:-100], "empty": b""}[damage])
+
+
+# --- claims -------------------------------------------------------------------------------------------------------
+
+
+def test_no_checkpoint_takes_more_memory_than_it_holds(tmp_path: Path) -> None:
+    """In a process of its own, whose memory tells: each of these would take gigabytes if it were believed."""
+    good = tmp_path / "good.pt"
+    torch.save({"format": "kqv 1", "model": {"weight": torch.ones(4)}}, good)
+    with zipfile.ZipFile(good) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in parts if name.endswith("data.pkl"))
+    tensor = next(name for name in parts if name.endswith("/data/0"))
+    array = b"\x80\x02}X\x06\0\0\0formatcbuiltins\nbytearray\n\x8a\x05" + (4 * 10**9).to_bytes(5, "little") + b"\x85Rs."
+    claim = parts[pickled].replace(b"K\x04", b"\x8a\x06" + (10**12).to_bytes(6, "little"))
+    assert claim != parts[pickled]
+    changes = {"array": {pickled: array}, "tensor": {pickled: claim}, "unpacked": {tensor: bytes(3 * 10**9)}}
+    for name, change in changes.items():
+        compression = zipfile.ZIP_DEFLATED if name == "unpacked" else zipfile.ZIP_STORED
+        with zipfile.ZipFile(tmp_path / f"{name}.pt", "w", compression, compresslevel=1) as archive:
+            for part, data in (parts | change).items():
+                archive.writestr(part, data)
+        seal(tmp_path / f"{name}.pt")
+    script = """
+import resource, sys
+from pathlib import Path
+from kqv.checkpoint import load_checkpoint
+from kqv.errors import UserError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in map(Path, sys.argv[1:]):
+    try:
+        load_checkpoint(path)
+    except UserError as error:
+        print(error)
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kilobytes"
+"""
+    bombs = [str(tmp_path / f"{name}.pt") for name in changes]
+    done = subprocess.run([sys.executable, "-c", script, *bombs], capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == bombs
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"model_args": {"block_size": 10**12}}, {"model_args": {"n_layer": 10**9}}, {"model_args": {"n_embd": 10**6}},
+        {"model_args": {"n_embd": 2 * 10**9}}, {"model": {"head.weight": torch.ones(1, 1).expand(10**6, 10**6)}},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_claimed_size_is_refused_before_the_model_is_made(claims: dict[str, Any], tmp_path: Path, refused: Callable) -> None:
+    state = model_state(randomised(GPTConfig(**SHAPE)), TOKENIZER)
+    for part, changes in claims.items():
+        state[part] = state[part] | changes
+    with refused(str(tmp_path / "ckpt.pt"), "cannot be used"):
+        restore_model(state, tmp_path / "ckpt.pt")
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "text"])
+def test_a_part_of_the_wrong_kind_is_refused(part: str, tmp_path: Path, refused: Callable) -> None:
+    path = tmp_path / "ckpt.pt"
+    save_checkpoint(path, {part: "rubbish"})
+    with refused(str(path), part, "wrong kind"):
+        load_checkpoint(path)
+
+
 MISFITS = {
     "no weights": {"model": {}},
     "weights of another kind": {"model": "weights"},
     "no vocabulary": {"tokenizer": None},
-    "a larger vocabulary": {"tokenizer": CharTokenizer("hello world!\n").to_dict()},
+    "a larger vocabulary": {"tokenizer": CharTokenizer.of("hello world!\n").to_dict()},
     "no shape": {"model_args": None},
     **{
         f"{name}={value!r}": {"model_args": {**dataclasses.asdict(GPTConfig(**SHAPE)), name: value}}

@@ -1,13 +1,16 @@
 """What a user can rely on when naming texts: every character arrives, 90 % of them in train.bin, and only once is it done."""
 
 import codecs
+import contextlib
 import io
 import os
+import pickle
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 from kqv import corpus
 from kqv.corpus import Dataset, open_dataset, open_texts, prepare_dataset
 from kqv.errors import UserError
-from kqv.tokenizer import CharTokenizer, token_dtype
+from kqv.tokenizer import CharTokenizer, load_tokenizer, token_dtype
 
 ALPHABETS = ["abc \n", "äöüß€ \r\n", "абв, ", "山水文字。", "😀👩‍🚀é", "a\r\n", "\ufeffa\u2028\x0b\x85"]
 ANY_TEXT = st.sampled_from(ALPHABETS).flatmap(lambda alphabet: st.text(alphabet, max_size=40)) | st.text(max_size=40)
@@ -245,6 +248,60 @@ prepare_dataset([folder / "input.txt"], folder)
     script = written(data / "broken" / "prepare.py", "raise SystemExit(3)")
     with refused(str(script), "status 3"):
         open_dataset("broken")
+
+
+def test_a_folder_that_nanogpt_prepared_is_a_dataset(data: Path) -> None:
+    folder = data / "from_nanogpt"
+    folder.mkdir(parents=True)
+    text = "to be or not to be"
+    characters = sorted(set(text))
+    ids = np.array([characters.index(c) for c in text], dtype=np.uint16)
+    ids[:16].tofile(folder / "train.bin")
+    ids[16:].tofile(folder / "val.bin")
+    meta = {"vocab_size": len(characters), "itos": dict(enumerate(characters)), "stoi": {c: i for i, c in enumerate(characters)}}
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+    dataset = open_dataset("from_nanogpt")
+    assert (dataset.train_tokens, dataset.val_tokens, dataset.vocab_size) == (16, 2, len(characters))
+    assert "".join(parts_of(dataset)) == text
+
+
+def test_a_name_cannot_lead_to_a_script_elsewhere(data: Path, tmp_path: Path, refused: Callable) -> None:
+    """The name may come from a checkpoint."""
+    data.mkdir(exist_ok=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    written(elsewhere / "prepare.py", f"open({str(tmp_path / 'trace')!r}, 'w')")
+    for name in (str(elsewhere), os.path.relpath(elsewhere, data), "nothing/../" + os.path.relpath(elsewhere, data)):
+        with refused("no dataset"):
+            open_dataset(name)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_ids_and_vocabulary_of_two_texts_never_stand_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
+) -> None:
+    """A second preparation of a folder dies after each file that it puts in place."""
+    before, after = written(tmp_path / "before.txt", "abc" * 100), written(tmp_path / "after.txt", "uvwxyz" * 100)
+    for deaths in range(4):
+        folder = tmp_path / str(deaths)
+        prepare_dataset([before], folder)
+        left = iter(range(deaths))
+
+        def replace(old: str, new: str, real: Callable = os.replace, left: Any = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            real(old, new)
+
+        monkeypatch.setattr(os, "replace", replace)
+        with contextlib.suppress(KeyboardInterrupt):
+            prepare_dataset([after], folder)
+        monkeypatch.undo()
+        if (folder / "tokenizer.json").exists():
+            tokenizer, ids = load_tokenizer(folder), [np.fromfile(folder / name, np.uint16) for name in ("train.bin", "val.bin")]
+            assert tokenizer.decode(np.concatenate(ids)) in ("abc" * 100, "uvwxyz" * 100)
+        else:
+            with refused("tokenizer.json is missing", "prepare"):
+                load_tokenizer(folder)
 
 
 # --- what cannot be a text ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from kqv.settings import SampleSettings
 from kqv.tokenizer import CharTokenizer
 from model import GPT, GPT2, GPTConfig
 
-VOCABULARY = CharTokenizer("abcdefghij\n")
+VOCABULARY = CharTokenizer.of("abcdefghij\n")
 POSITIONS = ["rope", "learned", "sinusoidal", "none"]
 
 
@@ -186,8 +186,8 @@ def test_generated_text_is_the_first_sample() -> None:
 
 
 def test_a_text_begins_on_a_new_line_if_there_are_lines() -> None:
-    assert default_prompt(CharTokenizer("b\na")) == "\n"
-    assert default_prompt(CharTokenizer("cab")) == "a"
+    assert default_prompt(CharTokenizer.of("b\na")) == "\n"
+    assert default_prompt(CharTokenizer.of("cab")) == "a"
 
 
 # --- the samplers -------------------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_no_permitted_options_choose_what_is_no_token(
 
 def fed(text: str, stops: Sequence[str]) -> tuple[Continuation, list[str]]:
     """A continuation that received the text character by character, and what it showed after each."""
-    continuation = Continuation(CharTokenizer(text + "x"), stops)
+    continuation = Continuation(CharTokenizer.of(text + "x"), stops)
     shown = [continuation.add(continuation.tokenizer.encode(character)[0], -float(i)) for i, character in enumerate(text)]
     return continuation, [*shown, continuation.finish()]
 

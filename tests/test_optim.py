@@ -194,7 +194,7 @@ VERSE = "So long as men can breathe or eyes can see,\nSo long"
 
 def train(model: GPT, optimizers: list, settings: TrainSettings, first: int, last: int) -> float:
     """Some steps of training on VERSE. Returns the last loss."""
-    tokens = np.array(CharTokenizer(VERSE).encode(VERSE), dtype=np.uint16)
+    tokens = np.array(CharTokenizer.of(VERSE).encode(VERSE), dtype=np.uint16)
     for step in range(first, last):
         set_rates(optimizers, rate_factor(settings, step))
         x, y = training_batch(tokens, settings.seed, step, settings.batch_size, settings.block_size)

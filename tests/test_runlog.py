@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,51 @@ def test_on_a_terminal_a_bar_shows_the_loss_and_lines_stand_above_it(tmp_path: P
     shown = sys.stderr.getvalue()
     assert "10/40" in shown and "loss 3.500, 12,346 tokens/s" in shown and "hello\n" in shown
     assert "step 10/40: loss" not in shown
+
+
+def test_what_is_not_finite_is_left_out_of_the_file(tmp_path: Path) -> None:
+    with log_of(tmp_path) as log:
+        log.write(10, train_loss=math.nan, grad_norm=math.inf, skipped=1, tokens_per_second=1000)
+    line = read_metrics(tmp_path)[0]
+    assert set(line) == {"step", "skipped", "tokens_per_second", "wall_seconds"}
+
+
+@pytest.mark.parametrize("room", [0, 1, 60])
+def test_a_full_disk_leaves_whole_lines_and_what_was_to_be_written_comes_later(
+    room: int, tmp_path: Path, small_disk: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with log_of(tmp_path) as log:
+        write_steps(log, range(10, 30, 10))
+        there = (tmp_path / "metrics.jsonl").read_bytes()
+        small_disk(len(there) + room)
+        try:
+            for step in (30, 40):
+                with pytest.raises(OSError):
+                    log.write(step, train_loss=2.0, tokens_per_second=1000)
+                assert (tmp_path / "metrics.jsonl").read_bytes() == there
+        finally:
+            small_disk(1 << 30)
+        log.write(50, train_loss=1.0, tokens_per_second=1000)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20, 30, 40, 50]
+
+
+def test_a_resume_that_is_killed_before_its_first_line_loses_none(tmp_path: Path) -> None:
+    with log_of(tmp_path) as log:
+        write_steps(log, range(10, 40, 10))
+    before = read_metrics(tmp_path)
+    for _ in range(2):
+        with log_of(tmp_path, 20) as log:
+            assert log.unfinished == {"train_loss": 3.0, "val_loss": 4.0, "tokens_per_second": 1000}
+        assert read_metrics(tmp_path) == before[:2]
+
+
+RUBBISH = [b"\0" * 50, b"\xff\xfe\n", b"5\n", b"null\n", b'{"step": "x"}\n', b'{"loss": 1}\n', b"[" * 99999]
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH)
+def test_lines_that_a_crash_spoilt_are_left_out(rubbish: bytes, tmp_path: Path) -> None:
+    with log_of(tmp_path) as log:
+        write_steps(log, range(10, 30, 10))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(rubbish)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20]

@@ -140,7 +140,7 @@ def copy_project(folder: Path) -> Shell:
 
 def prepared_text(folder: Path) -> str:
     """What the ids in a prepared folder stand for."""
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    tokenizer = load_tokenizer(folder)
     return "".join(tokenizer.decode(np.fromfile(folder / name, dtype=np.uint16)) for name in ("train.bin", "val.bin"))
 
 

@@ -232,7 +232,8 @@ def test_a_full_disk_costs_only_the_steps_since_the_last_checkpoint(shell, train
         assert word in error
     for name in ("ckpt.pt", "last.pt"):
         assert (folder / name).read_bytes() == (trained.folder / name).read_bytes()
-    assert sorted(path.name for path in folder.iterdir()) == ["ckpt.pt", "last.pt", "loss.png", "metrics.jsonl"]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted(path.name for path in trained.folder.glob("[!.]*"))
+    assert list(folder.glob(".*.tmp")) == []
 
 
 def test_a_full_disk_at_the_first_checkpoint_does_not_advise_a_resume(shell, text, tmp_path):

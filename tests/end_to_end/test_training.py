@@ -14,14 +14,14 @@ from shell import SENTENCES, TINY, easy_text, metrics, prepared_text, same_weigh
 from kqv.checkpoint import load_checkpoint
 from kqv.settings import SampleSettings, TrainSettings
 
-FILES = ["ckpt.pt", "last.pt", "loss.png", "metrics.jsonl"]
+FILES = ["ckpt.pt", "earlier.pt", "last.pt", "loss.png", "metrics.jsonl"]
 KEYS = {
     "step", "train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "tokens_per_second", "wall_seconds",
 }  # fmt: skip
 
 
 def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 def stamps(folder):
@@ -38,7 +38,7 @@ def measured(done):
 # --- one run and what it leaves
 
 
-def test_a_run_leaves_two_checkpoints_the_metrics_and_a_picture(trained):
+def test_a_run_leaves_its_checkpoints_the_metrics_and_a_picture(trained):
     assert names_in(trained.folder) == FILES
     picture = (trained.folder / "loss.png").read_bytes()
     assert picture.startswith(b"\x89PNG\r\n\x1a\n") and picture[-8:-4] == b"IEND"
