@@ -51,12 +51,16 @@ class GPTConfig:
             value = getattr(self, name)
             kinds = [kind for part in get_args(hint) or [hint] for kind in get_args(part) or [part]]  # words and types
             kinds += [int] if float in kinds else []
-            if not any(value == kind if isinstance(kind, str) else type(value) is kind for kind in kinds):
+            if not (value in kinds if isinstance(value, str) else type(value) in kinds):
                 words = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
-                raise ValueError(f"{name} is one of {', '.join(words)}, not {value!r}")
+                raise ValueError(f"{name} is one of {', '.join(words)}, not {str(value)[:50]!r}")
         sizes = (self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
-        if not all(isinstance(size, int) and size > 0 for size in sizes) or self.n_embd % self.n_head:
-            raise ValueError("sizes must be whole numbers above 0, and n_embd a multiple of n_head")
+        if min(sizes) < 1 or self.window < 0 or self.n_embd % self.n_head:
+            raise ValueError("sizes must be above 0, and n_embd a multiple of n_head")
+        if self.position == "rope" and self.d_k % 2:
+            raise ValueError("rotary positions turn pairs of numbers: d_k = n_embd / n_head must be even")
+        if isinstance(self.attention_scale, float) and not math.isfinite(self.attention_scale):
+            raise ValueError("attention_scale must be finite")
 
     @property
     def d_k(self) -> int:

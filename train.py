@@ -25,6 +25,7 @@ from kqv.folder import make_room, occupy
 from kqv.settings import SampleSettings, TrainSettings, check_training
 
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
+NOT_SHAPE = ("vocab_size", "dropout")  # of a GPTConfig: the one is the text's, the other may change
 PATIENCE = 10  # steps in a row whose numbers are not finite; then the run ends
 
 
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> int:
         find_checkpoint,
         load_checkpoint,
         load_latest,
+        model_config,
         model_state,
         restore_model,
         save_checkpoint,
@@ -52,7 +54,7 @@ def main(arguments: list[str]) -> int:
     from kqv.corpus import open_dataset, open_texts
     from kqv.decoding import default_prompt, generate_text
     from kqv.evaluation import describe_loss, estimated_loss, whole_loss
-    from kqv.hardware import choose_machine
+    from kqv.hardware import check_memory, choose_machine
     from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
     from kqv.runlog import RunLog, draw_curve
     from model import GPT, GPTConfig, cross_entropy
@@ -76,7 +78,8 @@ def main(arguments: list[str]) -> int:
         path = find_checkpoint(settings.init_from, BEST, LATEST, EARLIER)
         checkpoint = load_checkpoint(path)
     if checkpoint:
-        settings = follow_checkpoint(settings, given, checkpoint, path)
+        shape = {name: value for name, value in asdict(model_config(checkpoint, path)).items() if name not in NOT_SHAPE}
+        settings = follow_checkpoint(settings, given, checkpoint, shape, path)
         model, tokenizer = restore_model(checkpoint, path, settings.dropout)
 
     # The text, as token ids.
@@ -96,10 +99,11 @@ def main(arguments: list[str]) -> int:
 
     # The machine, the model and its optimizers.
     machine = choose_machine(settings)
+    check_memory(settings, tokenizer.vocab_size, machine)
     torch.manual_seed(settings.seed)
     if model is None:
-        shape = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
-        model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
+        options = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
+        model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **options))
     forward = machine.prepare(model)
     if settings.eval_only:
         print("validation loss", describe_loss(whole_loss(model, val_tokens, settings, machine)))
@@ -160,7 +164,7 @@ def main(arguments: list[str]) -> int:
             if evaluate:
                 metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine)
                 log.say(f"step {step}: validation loss {metrics['val_loss']:.4f} (estimate)")
-                if settings.sample_chars:
+                if settings.sample_chars and math.isfinite(metrics["val_loss"]):
                     sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
                     log.say(generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling) + "\n")
             if last and not stop:
@@ -252,22 +256,22 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint: dict[str, Any], path: Path) -> TrainSettings:
-    """The settings for going on from a checkpoint: the shape and the text of its model, unless others are named, and
+def follow_checkpoint(
+    settings: TrainSettings, given: dict[str, Any], checkpoint: dict[str, Any], shape: dict[str, Any], path: Path
+) -> TrainSettings:
+    """The settings for going on from a checkpoint: the `shape` and the text of its model, unless another text is named, and
     when resuming all else too.
 
     Raises UserError if a named option contradicts the shape that the weights have.
     """
+    known = {field.name for field in fields(TrainSettings)}
+    before = {name: value for name, value in checkpoint.get("config", {}).items() if name in known}
+    check_types(TrainSettings, before, path)
     if settings.init_from == "resume":
-        known = {field.name for field in fields(TrainSettings)}
-        config = {name: value for name, value in checkpoint["config"].items() if name in known}
-        check_types(TrainSettings, config, path)
-        config |= {"out_dir": settings.out_dir, "eval_only": False}  # these belong to the command, not to the run
-        settings = TrainSettings(**{**config, **given})
+        before |= {"out_dir": settings.out_dir, "eval_only": False}  # these belong to the command, not to the run
+        settings = TrainSettings(**{**before, **given})
     elif "dataset" not in given:
-        check_types(TrainSettings, checkpoint["config"], path)
-        settings = replace(settings, dataset=checkpoint["config"]["dataset"])
-    shape = {name: value for name, value in checkpoint["model_args"].items() if name not in ("vocab_size", "dropout")}
+        settings = replace(settings, dataset=before.get("dataset", settings.dataset))
     for name, value in shape.items():
         if name in given and given[name] != value:
             raise UserError(f"{path} has {name}={value}, which cannot become {given[name]}: leave it out, or train from scratch")

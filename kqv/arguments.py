@@ -70,7 +70,7 @@ def _is_a(kind: Any, value: Any) -> bool:
     """Whether a value is of a type, or is the word that a Literal allows."""
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is kind if isinstance(kind, type) else value == kind
+    return type(value) is kind if isinstance(kind, type) else type(value) is str and value == kind
 
 
 def _separate_value(settings_class: type, name: str, queue: list[str]) -> str:

@@ -21,7 +21,7 @@ import pickletools
 import re
 import sys
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -177,31 +177,32 @@ def find_checkpoint(where: str, *names: str) -> Path:
 
 def restore_model(state: dict[str, Any], path: Path, dropout: float = 0.0) -> tuple[GPT, CharTokenizer]:
     """The model and the tokenizer of a checkpoint. Raises UserError if its parts do not fit together."""
+    config = replace(model_config(state, path), dropout=dropout)
     try:
-        config = GPTConfig(**{**state["model_args"], "dropout": dropout})
         tokenizer = tokenizer_from_dict(state["tokenizer"])
         if tokenizer.vocab_size != config.vocab_size:
             raise UserError("the vocabulary is not the model's")
-        _check_shapes(config, state["model"])
+        # A file can claim any size, so shapes are compared before the model is made.
+        if config.block_size > LONGEST_BLOCK or config.n_layer > len(state["model"]):
+            raise UserError("its weights are not the model's")
+        with torch.device("meta"):  # shapes without memory
+            expected = {name: weight.shape for name, weight in GPT(config).state_dict().items()}
+        for name, weight in state["model"].items():
+            if not isinstance(weight, torch.Tensor) or weight.shape != expected.get(name) or not weight.is_floating_point():
+                raise UserError(f"its weights are not the model's: {name} does not fit")
         model = GPT(config)
         model.load_state_dict(state["model"])
-    except (UserError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (UserError, KeyError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
     return model, tokenizer
 
 
-def _check_shapes(config: GPTConfig, weights: dict[str, torch.Tensor]) -> None:
-    """Raises UserError unless the weights are those of a model of this shape: found out before the model is made, because
-    a file can claim any size."""
-    if config.block_size > LONGEST_BLOCK:
-        raise UserError(f"a block of {config.block_size} tokens is longer than {LONGEST_BLOCK}")
-    if not isinstance(weights, dict) or config.n_layer > len(weights):
-        raise UserError("its weights are not the model's")
-    with torch.device("meta"):  # shapes without memory
-        expected = {name: weight.shape for name, weight in GPT(config).state_dict().items()}
-    for name in expected.keys() | weights.keys():
-        if name not in expected or name not in weights or weights[name].shape != expected[name]:
-            raise UserError(f"its weights are not the model's: {name} does not fit")
+def model_config(state: dict[str, Any], path: Path) -> GPTConfig:
+    """The shape of a checkpoint's model. Raises UserError if no model has it."""
+    try:
+        return GPTConfig(**state["model_args"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
 
 
 def model_state(model: GPT, tokenizer: CharTokenizer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kqv.errors import UserError
 from kqv.incremental import Decoder
 from kqv.settings import SampleSettings
 from kqv.tokenizer import CharTokenizer
@@ -51,6 +52,7 @@ def generate(
     Yields, max_new_tokens times, the next token of each text and its log-probability (nats, under the model
     itself: before temperature and the other options). Text k draws from the stream (seed, k), so it is the
     same whether generated alone or among others. `dtype` is the precision of the matrix products.
+    Raises UserError if the model gives numbers that are not finite.
     """
     device = next(model.parameters()).device
     count, length = settings.num_samples, settings.max_new_tokens
@@ -60,6 +62,8 @@ def generate(
     decoder = Decoder(model, dtype)
     for _ in range(length):
         logits = decoder.next_logits(ids).cpu()  # a choice among a few is no work for a GPU
+        if not logits.isfinite().all():
+            raise UserError("the model's logits are not finite: its weights are spoilt, or too large for this --dtype")
         draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
         token = choose(logits, settings, draws, seen)[:, None]
         if settings.repetition_penalty != 1:

@@ -1,6 +1,7 @@
 """The machine: which device, which precision, compiled or not."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from kqv.errors import UserError
-from kqv.settings import MachineSettings
+from kqv.settings import MachineSettings, TrainSettings
 from model import GPT
 
 # Up to this many positions, on a CPU in bfloat16, the plain matrix products of the written-out attention are
@@ -77,6 +78,27 @@ def choose_machine(settings: MachineSettings) -> Machine:
         torch.set_float32_matmul_precision("high")  # TF32, as nanoGPT allows
     compiled = device.type == "cuda" if settings.compile == "auto" else settings.compile
     return Machine(device, dtype, compiled, fast_bfloat16)
+
+
+def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine) -> None:
+    """Raises UserError if a training step needs more memory than the machine has: the system would end this process, or
+    another, without a word. What is counted is less than what is needed, so that nothing is refused that would fit."""
+    tokens = settings.batch_size * settings.block_size
+    parameters = 12 * settings.n_layer * settings.n_embd**2 + vocab_size * settings.n_embd
+    activations = 8 * settings.n_layer * settings.n_embd * tokens
+    # weights, gradient and two moments; what the backward pass needs; where the windows of a step begin
+    needed = 4 * 4 * parameters + 4 * activations + 8 * settings.batch_size * settings.gradient_accumulation_steps
+    if machine.device.type == "cuda":
+        there = torch.cuda.mem_get_info(machine.device)[1]
+    elif "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        return
+    if needed > there:
+        raise UserError(
+            f"a step of this model takes more than {needed // 10**9:,} GB of memory, and there are {there // 10**9}: "
+            f"lower --n_embd, --n_layer, --batch_size or --block_size"
+        )
 
 
 def _keep_freed_memory() -> None:

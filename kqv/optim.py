@@ -45,6 +45,8 @@ class Optimizer:
     """What the training loop needs of a torch.optim.Optimizer. Building one of those imports torch's compiler, which
     takes as long as importing torch."""
 
+    moments: Sequence[str]  # what is kept for each weight, once there was a step
+
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         """Each group has `params`, `lr` and what else the step needs; its lr at the start is kept as `initial_lr`."""
         self.param_groups = [{**group, "params": list(group["params"]), "initial_lr": group["lr"]} for group in groups]
@@ -68,12 +70,15 @@ class Optimizer:
         return {"state": {number: self.state[weights] for number, weights in enumerate(self.parameters())}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the moments of a `state_dict`. Raises ValueError, KeyError, TypeError or AttributeError for others."""
+        """Take over the moments of a `state_dict`. Raises ValueError, LookupError, TypeError or AttributeError for others."""
         for number, weights in enumerate(self.parameters()):
-            moments = dict(state["state"][number])
+            moments = state["state"][number]
+            if not isinstance(moments, dict) or moments.keys() not in (set(), {*self.moments}):
+                raise ValueError("its moments are others")
             # a fused kernel would read and write beyond the end of a moment that is too short
-            if any(moment.shape != (() if name == "step" else weights.shape) for name, moment in moments.items()):
-                raise ValueError("its shapes are not the model's")
+            for name, moment in moments.items():
+                if moment.shape != (() if name == "step" else weights.shape) or moment.dtype != weights.dtype:
+                    raise ValueError("its shapes are not the model's")
             self.state[weights] = {name: moment.to(weights.device, copy=True) for name, moment in moments.items()}
         if len(state["state"]) != len(self.parameters()):
             raise ValueError("it has the moments of other weights")
@@ -81,6 +86,8 @@ class Optimizer:
 
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), in torch's fused kernel."""
+
+    moments = ("step", "exp_avg", "exp_avg_sq")
 
     @torch.no_grad()
     def step(self) -> None:
@@ -113,6 +120,8 @@ class AdamW(Optimizer):
 class Muon(Optimizer):
     """Momentum, orthogonalised. All matrices of one shape are taken through the iteration as one batch: for the
     many small matrices of a small model that takes half the time of torch.optim.Muon or less."""
+
+    moments = ("momentum",)
 
     def __init__(
         self,
@@ -178,7 +187,7 @@ def restore_optimizers(optimizers: Sequence[Optimizer], states: Sequence[dict[st
     try:
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"the checkpoint's optimizer state does not fit ({error}): keep its --optimizer") from None
 
 
