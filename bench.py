@@ -5,6 +5,7 @@
     python bench.py sample --nanogpt=DIR          characters/s; time a character as the context grows
     python bench.py prepare --nanogpt=DIR         text to token ids
     python bench.py start                         from the shell to the first step and the first character
+    python bench.py safety                        what a checkpoint costs; memory and open files over a long run
 
 DIR is a checkout of nanoGPT in which data/shakespeare_char is prepared. The other peers are taken if they are installed:
 transformers, and llama.cpp (pip install xllamacpp gguf). A peer that is missing is left out, and that is said.
@@ -27,7 +28,7 @@ from typing import Any
 
 from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
-from kqv.measure import HERE, Finished, Row, alternate, process, report, say, shown_command
+from kqv.measure import HERE, Finished, Row, alternate, process, report, say, shown_command, watch
 from kqv.peers import missing
 from kqv.runlog import read_metrics
 from kqv.settings import check_at_least
@@ -37,7 +38,7 @@ GPT2_CONFIG = str(HERE / "config" / "train_shakespeare_char.py")  # nanoGPT's mo
 
 @dataclass
 class BenchSettings:
-    """Measure kqv beside its peers. WHAT is train, time-to-loss, sample, prepare or start."""
+    """Measure kqv beside its peers. WHAT is train, time-to-loss, sample, prepare, start or safety."""
 
     nanogpt: str = ""
     """folder of a nanoGPT checkout, its data/shakespeare_char prepared"""
@@ -47,6 +48,8 @@ class BenchSettings:
     """prepare: size of the text"""
     max_iters: int = 130
     """time-to-loss: our steps"""
+    long_iters: int = 20_000
+    """safety: steps of the long run, and twenty times the texts"""
     out_dir: str = "out-bench"
     """folder of the JSON files and pictures"""
 
@@ -55,7 +58,7 @@ def main(arguments: list[str]) -> int:
     """Measure what is asked for, print the table, write it down. Returns the exit status."""
     given, words = read_arguments(BenchSettings, arguments, "WHAT")
     settings = BenchSettings(**given)
-    check_at_least(settings, 1, "rounds", "max_iters")
+    check_at_least(settings, 1, "rounds", "max_iters", "long_iters")
     check_at_least(settings, 0, "gigabytes")
     if len(words) != 1 or words[0] not in BENCHES:
         raise UserError(f"name what to measure, one of: {', '.join(BENCHES)}")
@@ -63,7 +66,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--nanogpt={settings.nanogpt} is no nanoGPT checkout: it has no train.py")
     if settings.nanogpt and not (Path(settings.nanogpt) / "data/shakespeare_char/train.bin").exists():
         raise UserError(f"prepare nanoGPT's data first: python {settings.nanogpt}/data/shakespeare_char/prepare.py")
-    if not settings.nanogpt:
+    if not settings.nanogpt and words[0] not in ("start", "safety"):
         say("nanoGPT is left out: name a checkout with --nanogpt=DIR")
     with tempfile.TemporaryDirectory() as scratch:
         rows = BENCHES[words[0]](settings, Path(scratch))
@@ -268,6 +271,58 @@ def bench_start(settings: BenchSettings, scratch: Path) -> list[Row]:
     return [Row(what, "s", False, "bench.py start", {"kqv": times}) for what, times in measured.items()]
 
 
+def bench_safety(settings: BenchSettings, scratch: Path) -> list[Row]:
+    """Seconds to save a checkpoint; memory and open files, looked at twice a second, after the first fifth of a long run."""
+    if not Path("/proc/self/statm").exists():
+        raise UserError("bench.py safety watches processes through /proc, which this system does not have")
+    rows = []
+    shapes: dict[str, dict[str, Any]] = {
+        "the default model": {},
+        "6 × 384": dict(n_layer=6, n_head=6, n_embd=384),
+        "GPT-2, 12 × 768": dict(n_layer=12, n_head=12, n_embd=768, vocab_size=50257),
+    }
+    for name, shape in shapes.items():
+        times = [seconds_to_save(scratch / "last.pt", **shape) for _ in range(settings.rounds)]
+        rows.append(Row(f"saving a checkpoint, {name}", "s", False, "bench.py safety", {"kqv": times}))
+        share = [100 * seconds / 600 for seconds in times]
+        rows.append(Row("  every ten minutes, of the run", "%", False, "", {"kqv": share}))
+
+    tiny = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, batch_size=8, sample_chars=20, out_dir=scratch / "long")
+    train = [*python("train.py"), some_text(scratch), *options(tiny, max_iters=settings.long_iters)]
+    texts = settings.long_iters // 20
+    sample = [*python("sample.py"), *options(out_dir=scratch / "long", interactive=True, max_new_tokens=100)]
+    for what, command, typed in (
+        (f"a run of {settings.long_iters:,} steps", train, b""),
+        (f"{texts:,} texts of one process", sample, b"A\n" * texts),
+    ):
+        say(what)
+        memory, files = watch(command, typed)
+        rows.append(Row(f"memory, {what}", "MB", False, "bench.py safety", {"kqv": memory}))
+        rows.append(Row("  its open files", "", False, "", {"kqv": files}))
+    return rows
+
+
+def seconds_to_save(path: Path, vocab_size: int = 65, **shape: Any) -> float:
+    """The time to write the checkpoint of a model and its optimizers, in this process."""
+    import torch
+
+    from kqv.checkpoint import save_checkpoint
+    from kqv.optim import make_optimizers
+    from kqv.settings import TrainSettings
+    from model import GPT, GPTConfig
+
+    model = GPT(GPTConfig(vocab_size=vocab_size, **shape))
+    optimizers = make_optimizers(model, TrainSettings())
+    for weights in model.parameters():
+        weights.grad = torch.zeros_like(weights)
+    for optimizer in optimizers:
+        optimizer.step()
+    state = {"model": model.state_dict(), "optimizer": [optimizer.state_dict() for optimizer in optimizers]}
+    began = time.perf_counter()
+    save_checkpoint(path, state)
+    return time.perf_counter() - began
+
+
 def some_text(scratch: Path) -> str:
     """The path of a text of 65 characters, as many as tiny Shakespeare has."""
     path = scratch / "text.txt"
@@ -301,6 +356,7 @@ BENCHES = {
     "sample": bench_sample,
     "prepare": bench_prepare,
     "start": bench_start,
+    "safety": bench_safety,
 }
 
 

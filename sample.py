@@ -6,6 +6,8 @@
 """
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,9 @@ SEPARATOR = "---------------"
 
 def main(arguments: list[str]) -> int:
     """Read the options and the checkpoint, then write. Returns the exit status."""
+    # There is nothing to save: Ctrl-C ends it at once. A KeyboardInterrupt can get lost while torch is imported.
+    if __name__ == "__main__":
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     given, words = read_arguments(SampleSettings, arguments, "[CONFIG.py ...]")
     if words:
         raise UserError(f"{words[0]!r} is neither an option nor a config file: a prompt is given as --start={words[0]!r}")

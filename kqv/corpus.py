@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,7 +80,10 @@ def open_texts(words: Sequence[str], encoding: str = "utf-8", tokenizer: CharTok
     """
     cache = DATA / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as name:
+    for left in cache.glob("unfinished-*"):  # by a process that was killed, if it is a day old
+        if time.time() - left.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as name:
         scratch = Path(name)
         try:
             paths = [path for word in words for path in _text_files(word, scratch)]

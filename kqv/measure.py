@@ -1,5 +1,6 @@
 """How a benchmark measures and tells: whole processes, the sides in turn, medians and spread, ratios of medians."""
 
+import contextlib
 import json
 import os
 import platform
@@ -73,6 +74,26 @@ def process(command: Sequence[str], cwd: str = "") -> Finished:
         raise UserError(f"{shown_command(command)} ended with status {child.returncode}: {text[-500:]}")
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there
     return Finished(seconds, usage.ru_maxrss * unit / 1e6, text)
+
+
+def watch(command: list[str], typed: bytes) -> tuple[list[float], list[float]]:
+    """Megabytes in memory and open files of a process, twice a second after the first fifth of its time."""
+    memory, files = [], []
+    with tempfile.TemporaryFile() as keyboard, tempfile.TemporaryFile() as output:
+        keyboard.write(typed)
+        keyboard.seek(0)
+        child = subprocess.Popen(command, stdin=keyboard, stdout=output, stderr=subprocess.STDOUT, cwd=HERE)
+        proc = Path(f"/proc/{child.pid}")
+        while child.poll() is None:
+            time.sleep(0.5)
+            with contextlib.suppress(OSError, IndexError):  # it has just ended
+                memory.append(int((proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
+                files.append(float(len(list((proc / "fd").iterdir()))))
+        output.seek(0)
+        if child.returncode:
+            raise UserError(f"{shown_command(command)} ended with status {child.returncode}: {output.read()[-500:]!r}")
+    # the last look may find a process that is giving its memory back
+    return memory[len(memory) // 5 : -1] or memory, files[len(files) // 5 : -1] or files
 
 
 def report(what: str, rows: Sequence[Row], folder: Path) -> None:

@@ -194,11 +194,11 @@ VERSE = "So long as men can breathe or eyes can see,\nSo long"
 
 def train(model: GPT, optimizers: list, settings: TrainSettings, first: int, last: int) -> float:
     """Some steps of training on VERSE. Returns the last loss."""
-    tokens = np.array(CharTokenizer.of(VERSE).encode(VERSE), dtype=np.uint16)
+    tokens, device = np.array(CharTokenizer.of(VERSE).encode(VERSE), dtype=np.uint16), next(model.parameters()).device
     for step in range(first, last):
         set_rates(optimizers, rate_factor(settings, step))
         x, y = training_batch(tokens, settings.seed, step, settings.batch_size, settings.block_size)
-        loss = cross_entropy(model(x), y)
+        loss = cross_entropy(model(x.to(device)), y.to(device))
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -238,6 +238,26 @@ def test_a_resumed_run_goes_on_exactly(optimizer: str, tmp_path: Path) -> None:
     train(resumed, fresh, settings, 8, 16)
     for (name, one), other in zip(model.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_run_moves_from_a_gpu_to_a_cpu_and_back(tmp_path: Path) -> None:
+    settings = TrainSettings()
+    model, optimizers = start(settings)
+    for device, there in (("cuda", "cpu"), ("cpu", "cuda")):
+        model.to(device)
+        train(model, optimizers, settings, 0, 1)
+        state = {"model": model.state_dict(), "optimizer": [optimizer.state_dict() for optimizer in optimizers]}
+        save_checkpoint(tmp_path / "last.pt", state)
+        read = load_checkpoint(tmp_path / "last.pt")
+        assert all(weight.device.type == "cpu" for weight in read["model"].values())
+        model.to(there)
+        model.load_state_dict(read["model"])
+        optimizers = make_optimizers(model, settings)
+        restore_optimizers(optimizers, read["optimizer"])
+        for optimizer in optimizers:
+            assert all(moment.device.type == there for moments in optimizer.state.values() for moment in moments.values())
 
 
 def test_a_resumed_run_takes_the_rates_and_decay_it_is_given() -> None:

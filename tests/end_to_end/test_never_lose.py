@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from shell import SENTENCES, TINY, metrics, same_weights, untimed
 
-from kqv.checkpoint import load_checkpoint
+from kqv.checkpoint import load_checkpoint, save_checkpoint
 from kqv.files import BEST, EARLIER, LATEST
 
 # Dropout and accumulation, so that a resume has to get their randomness right too; a checkpoint after each step.
@@ -109,6 +109,17 @@ def test_from_a_damaged_checkpoint_a_run_goes_on_with_the_one_before(shell, stop
         assert str(folder / LATEST) in said and str(folder / EARLIER) in said
     assert same_weights(folder / LATEST, stopped / "straight" / LATEST)
     assert [line["step"] for line in metrics(folder)] == list(range(41))
+
+
+def test_a_checkpoint_of_the_first_version_goes_on_as_well(shell, stopped, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped / "stopped", folder)
+    state = load_checkpoint(folder / LATEST)
+    newer = ("format", "text", "skipped", "skipped_in_a_row")
+    save_checkpoint(folder / LATEST, {key: value for key, value in state.items() if key not in newer})
+    done = shell.run("train.py", "--init_from=resume", "--max_iters=40", f"--out_dir={folder}")
+    assert done.status == 0, done.stderr
+    assert same_weights(folder / LATEST, stopped / "straight" / LATEST)
 
 
 def test_a_run_saves_by_the_clock_as_well(shell, text, tmp_path):
