@@ -295,13 +295,13 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp_norm = NORMS[config.norm](config)
         self.mlp = MLPS[config.mlp](config)
-        self.dropout = config.dropout
+        self.config = config
 
     def forward(
         self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, cache: Cache | None = None
     ) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.config.dropout if self.training else 0.0
         x = x + drop(self.attention(self.attention_norm(x), rotation, mask, causal, cache), dropout)
         return x + drop(self.mlp(self.mlp_norm(x)), dropout)
 

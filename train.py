@@ -25,7 +25,6 @@ from kqv.folder import make_room, occupy
 from kqv.settings import SampleSettings, TrainSettings, check_training
 
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
-NOT_SHAPE = ("vocab_size", "dropout")  # of a GPTConfig: the one is the text's, the other may change
 PATIENCE = 10  # steps in a row whose numbers are not finite; then the run ends
 
 
@@ -41,16 +40,7 @@ def main(arguments: list[str]) -> int:
     import torch
 
     from kqv.batches import fingerprint, open_tokens, training_batch
-    from kqv.checkpoint import (
-        check_resumable,
-        find_checkpoint,
-        load_checkpoint,
-        load_latest,
-        model_config,
-        model_state,
-        restore_model,
-        save_checkpoint,
-    )  # fmt: skip
+    from kqv.checkpoint import find_checkpoint, load_checkpoint, load_latest, model_state, restore_model, save_checkpoint
     from kqv.corpus import open_dataset, open_texts
     from kqv.decoding import default_prompt, generate_text
     from kqv.evaluation import describe_loss, estimated_loss, whole_loss
@@ -70,17 +60,16 @@ def main(arguments: list[str]) -> int:
     resuming = settings.init_from == "resume"
     model = tokenizer = checkpoint = lock = None
     if resuming:
-        find_checkpoint(settings.out_dir, LATEST, EARLIER, BEST)
+        find_checkpoint(settings.out_dir, LATEST, EARLIER, BEST)  # a mistake makes no folder
         lock = None if settings.eval_only else occupy(Path(settings.out_dir))
         checkpoint, path = load_latest(settings.out_dir)
-        check_resumable(checkpoint, path)
     elif settings.init_from != "scratch":
         path = find_checkpoint(settings.init_from, BEST, LATEST, EARLIER)
         checkpoint = load_checkpoint(path)
     if checkpoint:
-        shape = {name: value for name, value in asdict(model_config(checkpoint, path)).items() if name not in NOT_SHAPE}
-        settings = follow_checkpoint(settings, given, checkpoint, shape, path)
-        model, tokenizer = restore_model(checkpoint, path, settings.dropout)
+        model, tokenizer = restore_model(checkpoint, path)
+        settings = follow_checkpoint(settings, given, checkpoint, path)
+        model.config.dropout = settings.dropout
 
     # The text, as token ids.
     dataset = open_texts(words, settings.encoding, tokenizer) if words else open_dataset(settings.dataset)
@@ -180,7 +169,9 @@ def main(arguments: list[str]) -> int:
                     best_val_loss = before
             overdue = settings.checkpoint_minutes and time.perf_counter() - saved_at > 60 * settings.checkpoint_minutes
             good = not skipped_in_a_row and math.isfinite(metrics.get("val_loss", 0.0))
-            if stop or ((evaluate or overdue) and good):
+            if stop or (last and good):
+                save_latest()  # there is no later try: that it cannot be written is the end, whatever --on_write_error says
+            elif (evaluate or overdue) and good:
                 written(save_latest)
                 saved_at = time.perf_counter()
             if stop or last:
@@ -256,10 +247,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def follow_checkpoint(
-    settings: TrainSettings, given: dict[str, Any], checkpoint: dict[str, Any], shape: dict[str, Any], path: Path
-) -> TrainSettings:
-    """The settings for going on from a checkpoint: the `shape` and the text of its model, unless another text is named, and
+def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint: dict[str, Any], path: Path) -> TrainSettings:
+    """The settings for going on from a checkpoint: the shape and the text of its model, unless another text is named, and
     when resuming all else too.
 
     Raises UserError if a named option contradicts the shape that the weights have.
@@ -272,6 +261,7 @@ def follow_checkpoint(
         settings = TrainSettings(**{**before, **given})
     elif "dataset" not in given:
         settings = replace(settings, dataset=before.get("dataset", settings.dataset))
+    shape = {name: value for name, value in checkpoint["model_args"].items() if name not in ("vocab_size", "dropout")}
     for name, value in shape.items():
         if name in given and given[name] != value:
             raise UserError(f"{path} has {name}={value}, which cannot become {given[name]}: leave it out, or train from scratch")

@@ -21,7 +21,7 @@ import pickletools
 import re
 import sys
 import zipfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -135,15 +135,6 @@ def _check_content(file: BinaryIO, path: Path) -> None:
                         raise pickle.UnpicklingError
 
 
-def check_resumable(state: dict[str, Any], path: Path) -> None:
-    """Raises UserError unless a run can go on from this checkpoint."""
-    newer = ("skipped", "skipped_in_a_row", "text")  # not in the first checkpoints of this format
-    if missing := [name for name in PARTS if name not in state and name not in newer]:
-        raise UserError(f"{path} has no {missing[0]}, which a resume needs: start a new run from it with --init_from={path}")
-    if state["iter_num"] < 0 or not all(isinstance(number, int | float) for number in state["scaler"].values()):
-        raise UserError(f"{path} cannot be used: its numbers are none of a run")
-
-
 def load_latest(out_dir: str) -> tuple[dict[str, Any], Path]:
     """The checkpoint from which the run in out_dir goes on, and where it is: last.pt or, if that is damaged, the one before
     it. What is passed over is said on stderr.
@@ -155,10 +146,21 @@ def load_latest(out_dir: str) -> tuple[dict[str, Any], Path]:
     found = [newest, *(path for path in older if path.exists() and Path(out_dir).is_dir())]
     for path, one_before in itertools.pairwise(found):
         try:
-            return load_checkpoint(path), path
+            return _load_resumable(path), path
         except UserError as error:
             print(f"{error}; going on from the one before it, {one_before}", file=sys.stderr)
-    return load_checkpoint(found[-1]), found[-1]
+    return _load_resumable(found[-1]), found[-1]
+
+
+def _load_resumable(path: Path) -> dict[str, Any]:
+    """A checkpoint with all that a resume needs. Raises UserError if a part is not there."""
+    state = load_checkpoint(path)
+    newer = ("skipped", "skipped_in_a_row", "text")  # not in the first checkpoints of this format
+    if missing := [name for name in PARTS if name not in state and name not in newer]:
+        raise UserError(f"{path} has no {missing[0]}, which a resume needs: start a new run from it with --init_from={path}")
+    if state["iter_num"] < 0 or not all(isinstance(number, int | float) for number in state["scaler"].values()):
+        raise UserError(f"{path} cannot be used: its numbers are none of a run")
+    return state
 
 
 def find_checkpoint(where: str, *names: str) -> Path:
@@ -175,10 +177,10 @@ def find_checkpoint(where: str, *names: str) -> Path:
     raise UserError(f"{path} has no checkpoint ({' or '.join(names)}): train one with python train.py --out_dir={path}")
 
 
-def restore_model(state: dict[str, Any], path: Path, dropout: float = 0.0) -> tuple[GPT, CharTokenizer]:
+def restore_model(state: dict[str, Any], path: Path) -> tuple[GPT, CharTokenizer]:
     """The model and the tokenizer of a checkpoint. Raises UserError if its parts do not fit together."""
-    config = replace(model_config(state, path), dropout=dropout)
     try:
+        config = GPTConfig(**state["model_args"])
         tokenizer = tokenizer_from_dict(state["tokenizer"])
         if tokenizer.vocab_size != config.vocab_size:
             raise UserError("the vocabulary is not the model's")
@@ -192,17 +194,9 @@ def restore_model(state: dict[str, Any], path: Path, dropout: float = 0.0) -> tu
                 raise UserError(f"its weights are not the model's: {name} does not fit")
         model = GPT(config)
         model.load_state_dict(state["model"])
-    except (UserError, KeyError, ValueError, AttributeError, RuntimeError) as error:
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
     return model, tokenizer
-
-
-def model_config(state: dict[str, Any], path: Path) -> GPTConfig:
-    """The shape of a checkpoint's model. Raises UserError if no model has it."""
-    try:
-        return GPTConfig(**state["model_args"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
 
 
 def model_state(model: GPT, tokenizer: CharTokenizer) -> dict[str, Any]:

@@ -111,6 +111,26 @@ def test_from_a_damaged_checkpoint_a_run_goes_on_with_the_one_before(shell, stop
     assert [line["step"] for line in metrics(folder)] == list(range(41))
 
 
+def test_a_second_ctrl_c_ends_a_run_at_once_and_harms_nothing(shell, text, stopped, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped / "stopped", folder)
+    # the writing of a checkpoint after each step makes it likely that the second one comes during it
+    words = ("--init_from=resume", "--max_iters=100000", "--checkpoint_minutes=0.000001", f"--out_dir={folder}")
+    with shell.start("train.py", *words, stderr=subprocess.DEVNULL) as process:
+        while steps_done(folder) < 30:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode in (-signal.SIGINT, 130)  # 130 if it had ended before the second
+    for path in folder.glob("*.pt"):
+        load_checkpoint(path)
+    done = shell.run("train.py", "--init_from=resume", "--max_iters=40", "--lr_decay_iters=40", f"--out_dir={folder}")
+    assert done.status == 0, done.stderr
+
+
 def test_a_checkpoint_of_the_first_version_goes_on_as_well(shell, stopped, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(stopped / "stopped", folder)
@@ -171,11 +191,12 @@ def test_on_a_full_disk_a_run_goes_on_if_told_so_and_saves_when_there_is_room(sh
     assert shell.run("train.py", *words, "--max_iters=10").status == 0
     before = (tmp_path / LATEST).read_bytes()
     on = ("--init_from=resume", f"--out_dir={tmp_path}", "--on_write_error=continue")
-    done = shell.run("train.py", *on, "--max_iters=20", largest_file=20_000)
-    assert done.status == 0 and "Traceback" not in done.stderr
+    done = shell.run("train.py", *on, "--max_iters=25", largest_file=20_000)
     assert (tmp_path / LATEST).read_bytes() == before
     failures = [line for line in done.stderr.splitlines() if "could not be written" in line]
-    assert failures and all("training goes on" in line for line in failures)
+    assert all("training goes on" in line for line in failures[:-1]) and len(failures) > 2
+    # when there is no later try, the run has failed
+    assert done.status == 1 and "Traceback" not in done.stderr and "goes on" not in failures[-1]
     done = shell.run("train.py", *on, "--max_iters=30")
     assert done.status == 0
     assert load_checkpoint(tmp_path / LATEST)["iter_num"] == 30
@@ -217,6 +238,13 @@ def test_a_disk_that_fills_up_ends_a_run_and_costs_nothing_that_was_saved(shell,
     (small_drive / "ballast").unlink()
     assert shell.run("train.py", *resume).status == 0
     assert [line["step"] for line in metrics(folder)] == list(range(0, kept[LATEST] + 51, 10))
+
+
+def test_a_disk_that_is_read_only_is_said_before_anything_is_done(shell, text, small_drive):
+    subprocess.run(["mount", "-o", "remount,ro", small_drive], check=True)
+    done = shell.run("train.py", text, TINY, f"--out_dir={small_drive / 'run'}")
+    assert done.status == 2 and len(done.stderr.splitlines()) == 1
+    assert "Read-only file system" in done.stderr and "--out_dir=" in done.stderr
 
 
 # --- numbers that are not finite
