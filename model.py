@@ -132,11 +132,12 @@ MASKS = {
 }
 
 
-class Cache(Protocol):
-    """What keeps the keys and values of one layer for later (see kqv/incremental.py)."""
+class Observer(Protocol):
+    """Who watches one layer at work: what keeps keys and values for later (kqv/incremental.py), what shows them
+    (kqv/explaining.py)."""
 
-    def keep(self, key: Tensor, value: Tensor) -> None:
-        """Take those of a whole text, (batch, heads, time, d_k)."""
+    def see(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Those of a whole text, each (batch, heads, time, d_k), normalised and rotated."""
         ...
 
 
@@ -224,7 +225,7 @@ class Attention(nn.Module):
         self.fused = config.attention_score == "dot"  # the kernel knows no other score; see GPT.fuse_attention
 
     def forward(
-        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, cache: Cache | None = None
+        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, observer: Observer | None = None
     ) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""
         batch, time, _ = x.shape
@@ -237,8 +238,8 @@ class Attention(nn.Module):
         value = heads(self.value(x))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        if cache is not None:
-            cache.keep(key, value)
+        if observer is not None:
+            observer.see(query, key, value)
         dropout = self.config.dropout if self.training else 0.0
         if self.fused:
             output = attend_fused(query, key, value, mask, self.scale, dropout, causal)
@@ -298,11 +299,11 @@ class Block(nn.Module):
         self.config = config
 
     def forward(
-        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, cache: Cache | None = None
+        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, observer: Observer | None = None
     ) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""
         dropout = self.config.dropout if self.training else 0.0
-        x = x + drop(self.attention(self.attention_norm(x), rotation, mask, causal, cache), dropout)
+        x = x + drop(self.attention(self.attention_norm(x), rotation, mask, causal, observer), dropout)
         return x + drop(self.mlp(self.mlp_norm(x)), dropout)
 
 
@@ -363,10 +364,10 @@ class GPT(nn.Module):
             if isinstance(module, Attention):
                 module.fused = fused and self.config.attention_score == "dot"
 
-    def forward(self, ids: Tensor, caches: Sequence[Cache] | None = None) -> Tensor:
+    def forward(self, ids: Tensor, observers: Sequence[Observer] | None = None) -> Tensor:
         """Logits (batch, time, vocab_size) for the token after each of ids (batch, time), int64.
 
-        `caches`, one a layer, are given the keys and values. time must not exceed block_size.
+        `observers`, one a layer, see its queries, keys and values. time must not exceed block_size.
         """
         config = self.config
         time = ids.shape[1]
@@ -380,7 +381,7 @@ class GPT(nn.Module):
         mask = self.allowed(time)
         causal = config.mask == "causal" and not config.window
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotation, mask, causal, caches[layer] if caches else None)
+            x = block(x, rotation, mask, causal, observers[layer] if observers else None)
         return self.head(self.norm(x))
 
     def parameter_count(self) -> int:

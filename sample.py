@@ -10,12 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
-from kqv.files import BEST, LATEST
+from kqv.files import BEST, EARLIER, LATEST, text_of
 from kqv.settings import SampleSettings, check_sampling
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def main(arguments: list[str]) -> int:
     from kqv.decoding import default_prompt
     from kqv.hardware import choose_machine
 
-    path = find_checkpoint(settings.out_dir, BEST, LATEST)
+    path = find_checkpoint(settings.out_dir, BEST, LATEST, EARLIER)
     model, tokenizer = restore_model(load_checkpoint(path), path)
     machine = choose_machine(settings)
     model.to(machine.device).eval()
@@ -67,24 +66,7 @@ def prompts(settings: SampleSettings, newline: str) -> Iterator[str]:
                 yield input("> " if sys.stdin.isatty() else "") + newline
             except EOFError:
                 return
-    if settings.start == "-":
-        yield decoded(sys.stdin.buffer.read(), "standard input")
-    elif settings.start.startswith("FILE:"):
-        path = Path(settings.start.removeprefix("FILE:"))
-        try:
-            yield decoded(path.read_bytes(), str(path))
-        except OSError as error:
-            raise UserError(f"the prompt {path} cannot be read: {error.strerror}") from None
-    else:
-        yield settings.start
-
-
-def decoded(data: bytes, source: str) -> str:
-    """The text of a prompt, read as a training text is: UTF-8, every line end a newline."""
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source} is not UTF-8: byte 0x{data[error.start]:02X} at offset {error.start}") from None
+    yield text_of(settings.start)
 
 
 def write_samples(

@@ -1,10 +1,14 @@
-"""The files of a run, and how a file is written so that a crash leaves the old one or the new one, never a half."""
+"""The files of a run, how a file is written so that a crash leaves the old one or the new one, never a half, and how the
+text of a prompt is read."""
 
 import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from kqv.errors import UserError
 
 # Checkpoints: of the lowest validation loss so far, the newest, and the one that was the newest before it.
 BEST, LATEST, EARLIER = "ckpt.pt", "last.pt", "earlier.pt"
@@ -42,3 +46,22 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def text_of(word: str) -> str:
+    """The text that an option means: FILE:path, - for standard input, or itself. Files are read as training texts are: UTF-8,
+    every line end a newline.
+
+    Raises UserError for a file that cannot be read or is no text.
+    """
+    if word != "-" and not word.startswith("FILE:"):
+        return word
+    path = Path(word.removeprefix("FILE:"))
+    try:
+        data = sys.stdin.buffer.read() if word == "-" else path.read_bytes()
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        raise UserError(f"the prompt {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        source = "standard input" if word == "-" else path
+        raise UserError(f"{source} is not UTF-8: byte 0x{error.object[error.start]:02X} at offset {error.start}") from None

@@ -94,8 +94,8 @@ class Layer:
             norms: Any = (self.attention.query_norm, self.attention.key_norm)
             self.query_key_norm = rms_norm(torch.stack([norm.weight for norm in norms]).unsqueeze(1))  # (2, 1, d_k)
 
-    def keep(self, key: Tensor, value: Tensor) -> None:
-        """Begin with the keys and values (batch, heads, time, d_k) of a text that the model has read."""
+    def see(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Begin with the keys and values (batch, heads, time, d_k) of a text that the model reads."""
         batch, heads, time, d_k = key.shape
         slots = torch.arange(time)[-self.reach :] % self.reach
         self.keys = torch.zeros(batch, heads, self.reach, d_k, device=key.device)

@@ -175,6 +175,24 @@ class SampleSettings(MachineSettings):
     """text, or one JSON object a sample with its log-probabilities"""
 
 
+@dataclass
+class ExplainSettings:
+    """Look inside a trained model as it reads a text: queries, keys, values, scores, weights, and what it would say."""
+
+    out_dir: str = "out"
+    """folder of the checkpoint (its ckpt.pt), or a checkpoint file"""
+    text: str = "The cat sat on the mat."
+    """what the model reads, or FILE:path; at most block_size characters"""
+    step: int = -1
+    """0 for the model as it was before training; -1 for the trained one"""
+    format: Literal["text", "png", "json"] = "text"
+    """a map of one head and the figures of all in the terminal; explain.png, all heads as maps; explain.json, all numbers"""
+    layer: int = -1
+    """text: the layer of the map; -1 takes the head that is surest where to look (the lowest entropy)"""
+    head: int = -1
+    """text: the head of the map"""
+
+
 def check_training(settings: TrainSettings) -> None:
     """Refuse settings that no model or run can have. Raises UserError naming the option and a value that works."""
     check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
@@ -214,6 +232,13 @@ def check_sampling(settings: SampleSettings) -> None:
     _check_between(settings, 0.01, 100, "repetition_penalty")
     if "" in settings.stop:
         raise UserError("an empty --stop= would end every sample at once: leave it out")
+
+
+def check_explaining(settings: ExplainSettings) -> None:
+    """Refuse a step that is not kept, and places that no model has. Raises UserError."""
+    if settings.step not in (-1, 0):
+        raise UserError(f"step={settings.step} is not kept: take --step=0 for the untrained model, or leave it out")
+    check_at_least(settings, -1, "layer", "head")
 
 
 def check_at_least(settings: Any, least: float, *names: str) -> None:

@@ -21,13 +21,14 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+import explain
 import sample
 import train
 from kqv import corpus
 from kqv.arguments import _alternatives
 from kqv.checkpoint import SEAL, load_checkpoint, save_checkpoint
 from kqv.errors import _answered
-from kqv.settings import SampleSettings, TrainSettings
+from kqv.settings import ExplainSettings, SampleSettings, TrainSettings
 
 TINY = [
     "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=8", "--batch_size=2", "--max_iters=2", "--eval_iters=2",
@@ -131,6 +132,12 @@ def test_any_options_train_or_are_refused(room: Path, options: list[str]) -> Non
 
 
 @many
+@given(options=options_of(ExplainSettings))
+def test_any_options_explain_or_are_refused(trained: Path, options: list[str]) -> None:
+    answer(explain.main, f"--out_dir={trained}", "--text=To be", *options)
+
+
+@many
 @given(options=options_of(SampleSettings))
 def test_any_options_sample_or_are_refused(trained: Path, options: list[str]) -> None:
     assume(not any(map(LONG_WORK.match, options)))
@@ -218,6 +225,7 @@ def test_any_checkpoint_is_used_or_refused(room: Path, trained: Path, data: st.D
             save_checkpoint(folder / file, {key: value for key, value in state.items() if key != "format"})
         text = str(room / "text.txt")
         answer(sample.main, f"--out_dir={folder}", "--max_new_tokens=3", "--start=To")
+        answer(explain.main, f"--out_dir={folder}", "--text=To be", "--step=0")
         answer(train.main, text, f"--init_from={folder}", *TINY[5:], f"--out_dir={folder / 'tuned'}")
         answer(train.main, text, "--init_from=resume", f"--out_dir={folder}", "--max_iters=4", *TINY[6:])
 
@@ -234,3 +242,4 @@ def test_a_checkpoint_with_any_bytes_changed_is_used_or_refused(room: Path, trai
     path = room / "bytes.pt"
     path.write_bytes(bytes(content) + SEAL + hashlib.sha256(content).digest())
     answer(sample.main, f"--out_dir={path}", "--max_new_tokens=3", "--start=To")
+    answer(explain.main, f"--out_dir={path}", "--text=To be")

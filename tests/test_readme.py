@@ -8,14 +8,15 @@ import pytest
 
 from bench import BenchSettings
 from kqv.arguments import read_arguments
-from kqv.settings import SampleSettings, TrainSettings, check_sampling, check_training
+from kqv.settings import ExplainSettings, SampleSettings, TrainSettings, check_explaining, check_sampling, check_training
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"python ((?:train|sample|bench)\.py[^`#\n|]*)", README)
+COMMANDS = re.findall(r"python ((?:train|sample|explain|bench)\.py[^`#\n|]*)", README)
 KINDS = {
     "train.py": (TrainSettings, check_training),
     "sample.py": (SampleSettings, check_sampling),
+    "explain.py": (ExplainSettings, check_explaining),
     "bench.py": (BenchSettings, vars),
 }
 

@@ -1,0 +1,171 @@
+"""What happens inside a model as it reads a text: every stage of attention, and what it would say after each layer.
+
+    raw = query @ keyᵀ ─▶ scaled = raw · scale ─▶ weights = softmax(scaled + mask) ─▶ output = weights @ value
+
+The model itself computes queries, keys and values and shows them to a `LayerView` a layer; the stages after them are
+computed here with the pieces of model.py, and agree with the fused attention to 1e-5 (tests/test_explaining.py).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model import GPT, SCORES, Attention
+
+SATURATED = 0.9  # a row with this much weight on one character has made up its mind
+
+
+class LayerView:
+    """The stages of one layer's attention over one text, all float32 on the CPU.
+
+    query, key, value, output: (heads, time, d_k). raw, scaled, weights: (heads, time, time), queries by keys; raw and
+    scaled have values where the mask forbids too, weights have 0 there. allowed: (time, time) bool.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    raw: Tensor
+    scaled: Tensor
+    weights: Tensor
+    output: Tensor
+
+    def __init__(self, attention: Attention, allowed: Tensor) -> None:
+        self.attention, self.allowed = attention, allowed.cpu()
+
+    def see(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Take what the layer computed for one text, and compute the stages that follow."""
+        self.query, self.key, self.value = (each[0].float().cpu() for each in (query, key, value))
+        self.raw = SCORES[self.attention.config.attention_score](self.query, self.key, 1.0)
+        self.scaled = self.raw * self.attention.scale
+        self.weights = torch.softmax(self.scaled.masked_fill(~self.allowed, -math.inf), dim=-1)
+        self.output = self.weights @ self.value
+
+
+@dataclass
+class Reading:
+    """A model's reading of one text."""
+
+    ids: list[int]
+    layers: list[LayerView]
+    predictions: Tensor
+    """(n_layer + 1, time, vocab_size): probabilities of the next token after the embedding and after each block, as the
+    final norm and the head read the residual stream there (the "logit lens", nostalgebraist 2020)"""
+
+
+@torch.no_grad()
+def read(model: GPT, ids: Sequence[int]) -> Reading:
+    """Let a model read a text of 1 to block_size tokens, and keep all that is to be seen."""
+    time, device = len(ids), model.embedding.weight.device
+    allowed = model.allowed(time)
+    everything = torch.ones(time, time, dtype=torch.bool)
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    layers = [LayerView(attention, everything if allowed is None else allowed) for attention in attentions]
+    stream: list[Tensor] = []  # the residual stream before the first block and after each
+    hooks = [model.blocks[0].register_forward_pre_hook(lambda _, inputs: stream.append(inputs[0]))]
+    hooks += [block.register_forward_hook(lambda _, __, output: stream.append(output)) for block in model.blocks]
+    was_training = model.training
+    try:
+        model.eval()(torch.tensor([list(ids)], device=device), layers)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    logits = torch.stack([model.head(model.norm(x[0])).float().cpu() for x in stream])
+    return Reading(list(ids), layers, torch.softmax(logits, dim=-1))
+
+
+@dataclass
+class HeadFigures:
+    """One head in numbers, over one text."""
+
+    layer: int
+    head: int
+    entropy: float
+    """nats, mean over the characters: 0 for a head that looks at one character, log(time) for one that looks at all"""
+    distance: float
+    """characters looked back, mean"""
+    saturated: float
+    """share of the rows, of those with a choice, that have nearly all weight on one character"""
+    raw_variance: float
+    """variance of the scores before scaling: about d_k, if queries and keys are like random numbers of variance 1"""
+    scaled_variance: float
+    """the same after scaling: about 1, if the scale is 1/√d_k"""
+    previous: float
+    """weight on the character before, mean"""
+    line_start: float
+    """weight on the beginning of the line: the newline before it or its first character, mean"""
+    induction: float
+    """weight on what followed the same character last time, in a random text that is repeated (Olsson et al. 2022)"""
+
+
+def head_figures(model: GPT, reading: Reading, newline: int | None) -> list[HeadFigures]:
+    """The figures of every head, in order. `newline` is the id of the newline, None in a vocabulary without one."""
+    time = len(reading.ids)
+    place = torch.arange(time)
+    starts = line_starts(reading.ids, newline)
+    inductions = induction_scores(model)
+    figures = []
+    for number, layer in enumerate(reading.layers):
+        choice = layer.allowed.sum(dim=1) > 1
+        for head, weights in enumerate(layer.weights):
+            inside = layer.allowed
+            most = weights.amax(dim=1)[choice]
+            at_start = (weights * starts).sum(dim=1)[starts.any(dim=1)]
+            figures.append(
+                HeadFigures(
+                    layer=number,
+                    head=head,
+                    entropy=float(torch.special.entr(weights).sum(dim=1).mean()),
+                    distance=float((weights * (place[:, None] - place)).sum(dim=1).mean()),
+                    saturated=_mean((most > SATURATED).float()),
+                    raw_variance=_variance(layer.raw[head][inside]),
+                    scaled_variance=_variance(layer.scaled[head][inside]),
+                    previous=_mean(weights.diagonal(-1)),
+                    line_start=_mean(at_start),
+                    induction=inductions[number][head],
+                )
+            )
+    return figures
+
+
+def line_starts(ids: Sequence[int], newline: int | None) -> Tensor:
+    """(time, time) bool: for each character, where its line begins (its first character and the newline before that).
+    A row is all False in the first line, and where a line has just begun: looking there is looking at the one before."""
+    marks = torch.zeros(len(ids), len(ids), dtype=torch.bool)
+    start: int | None = None
+    for place, token in enumerate(ids):
+        if start is not None and place > start + 1:
+            marks[place, start : start + 2] = True
+        if token == newline:
+            start = place
+    return marks
+
+
+@torch.no_grad()
+def induction_scores(model: GPT) -> list[list[float]]:
+    """For each layer and head the mean weight that the second half of a random text, which repeats the first, puts on
+    the character after the same one in the first half. 0 where a block is too short to repeat anything."""
+    half, config = min(model.config.block_size, 256) // 2, model.config
+    if half < 2:
+        return [[0.0] * config.n_head for _ in range(config.n_layer)]
+    first = torch.randint(config.vocab_size, (half,), generator=torch.Generator().manual_seed(0)).tolist()
+    return [on_repetition(layer.weights).tolist() for layer in read(model, first + first).layers]
+
+
+def on_repetition(weights: Tensor) -> Tensor:
+    """Of weights (heads, 2 n, 2 n) over a text that is n tokens twice: the mean weight of the second half on the token after
+    the same one in the first, (heads,). Token n + i stood at place i, and place i + 1 followed."""
+    half = weights.shape[-1] // 2
+    return weights[:, half:].diagonal(1, 1, 2).mean(dim=1)
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if values.numel() else 0.0
+
+
+def _variance(values: Tensor) -> float:
+    return float(values.var(correction=0)) if values.numel() else 0.0

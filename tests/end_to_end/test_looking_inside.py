@@ -1,0 +1,69 @@
+"""explain.py as a user starts it."""
+
+import json
+
+import pytest
+import torch
+
+from kqv.checkpoint import load_checkpoint, restore_model
+
+TEXT = "The red fox sits"
+
+
+def test_the_terminal_shows_all_heads_one_map_and_what_comes_next(shell, trained):
+    done = shell.run("explain.py", f"--out_dir={trained.folder}", f"--text={TEXT}", "--layer=0", "--head=1")
+    assert done.status == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[:3]] == [["layer", "head"], ["0", "0"], ["0", "1"]]
+    assert "  The␣red␣fox␣sits" in lines and any(line.startswith("layer 0, head 1") for line in lines)
+    after_fox = [line for line in lines if line.startswith("x → ")]
+    assert after_fox == [line for line in after_fox if line.startswith("x → ␣ ")]  # it has learnt its text
+
+
+def test_the_json_holds_the_models_numbers(shell, trained):
+    done = shell.run("explain.py", f"--out_dir={trained.folder}", f"--text={TEXT}", "--format=json")
+    path = trained.folder / "explain.json"
+    assert done.status == 0 and done.stdout == f"{path}\n"
+    numbers = json.loads(path.read_text())
+    path.unlink()
+    model, tokenizer = restore_model(load_checkpoint(trained.folder / "ckpt.pt"), trained.folder)
+    with torch.no_grad():
+        expected = model.eval()(torch.tensor([tokenizer.encode(TEXT)]))[0].softmax(-1)
+    torch.testing.assert_close(torch.tensor(numbers["predictions"])[-1], expected, atol=1e-5, rtol=1e-5)
+    assert numbers["text"] == TEXT and numbers["vocabulary"] == tokenizer.characters
+    assert torch.tensor(numbers["layers"][0]["weights"]).shape == (2, len(TEXT), len(TEXT))
+
+
+def test_the_picture_is_one(shell, trained):
+    done = shell.run("explain.py", f"--out_dir={trained.folder}", "--text=-", "--format=png", input="The old\ncat")
+    assert done.status == 0, done.stderr
+    assert (trained.folder / "explain.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    (trained.folder / "explain.png").unlink()
+
+
+def test_step_0_is_the_model_that_training_began_with(shell, text, trained, tmp_path):
+    words = (text, "tiny.py", "--max_iters=1", "--eval_interval=1", "--learning_rate=0", "--muon_learning_rate=0")
+    assert shell.run("train.py", *words, f"--out_dir={tmp_path}").status == 0
+    for folder, *more in ((tmp_path,), (trained.folder, "--step=0")):
+        assert shell.run("explain.py", f"--out_dir={folder}", f"--text={TEXT}", "--format=json", *more).status == 0
+    before, began = (json.loads((folder / "explain.json").read_text()) for folder in (tmp_path, trained.folder))
+    (trained.folder / "explain.json").unlink()
+    assert before == began
+
+
+@pytest.mark.parametrize(
+    ("words", "hints"),
+    [
+        (["--text=The ☃"], ["'☃'", "position 4"]),
+        (["--text="], ["0 characters"]),
+        (["--text=" + "The " * 5], ["20 characters", "1 to 16"]),
+        (["--layer=7"], ["layers 0 to 0"]),
+        (["--step=5"], ["--step=0"]),
+        (["--txt=x"], ["did you mean text?"]),
+        (["The cat"], ["--text='The cat'"]),
+    ],
+)
+def test_a_mistake_is_one_line(shell, trained, words, hints):
+    done = shell.run("explain.py", f"--out_dir={trained.folder}", f"--text={TEXT}", *words)
+    assert done.status == 2 and len(done.stderr.splitlines()) == 1 and done.stdout == ""
+    assert all(hint in done.stderr for hint in hints), done.stderr
