@@ -5,6 +5,7 @@
     130  Ctrl-C, 143 SIGTERM, as shells expect (128 + the number of the signal)
 """
 
+import contextlib
 import errno
 import gc
 import os
@@ -30,13 +31,15 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         # A terminal without Chinese or emoji shows their escapes: a stream of text must not end in an error.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    # Importing torch makes many objects and no garbage. Going through them again and again meanwhile, and once more at the
-    # end, takes 0.3 s of each command (docs/log.md).
+    # Importing torch makes many objects and no garbage. Going through them again and again meanwhile, and taking them apart
+    # at the end, takes 0.4 s of each command (docs/log.md).
     gc.set_threshold(100_000)
     status = _answered(lambda: main(sys.argv[1:]))
-    gc.freeze()
-    # What is still in the buffer is written here, where an error can be answered.
-    sys.exit(_answered(sys.stdout.flush) or status)
+    # What is still in the buffer is written here, where an error can be answered; nothing else is left to do.
+    status = _answered(sys.stdout.flush) or status
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _answered(action: Callable[[], Any]) -> int:
