@@ -104,15 +104,13 @@ class HeadFigures:
 
 def head_figures(model: GPT, reading: Reading, newline: int | None) -> list[HeadFigures]:
     """The figures of every head, in order. `newline` is the id of the newline, None in a vocabulary without one."""
-    time = len(reading.ids)
-    place = torch.arange(time)
+    place = torch.arange(len(reading.ids))
     starts = line_starts(reading.ids, newline)
     inductions = induction_scores(model)
     figures = []
     for number, layer in enumerate(reading.layers):
         choice = layer.allowed.sum(dim=1) > 1
         for head, weights in enumerate(layer.weights):
-            inside = layer.allowed
             most = weights.amax(dim=1)[choice]
             at_start = (weights * starts).sum(dim=1)[starts.any(dim=1)]
             figures.append(
@@ -122,8 +120,8 @@ def head_figures(model: GPT, reading: Reading, newline: int | None) -> list[Head
                     entropy=float(torch.special.entr(weights).sum(dim=1).mean()),
                     distance=float((weights * (place[:, None] - place)).sum(dim=1).mean()),
                     saturated=_mean((most > SATURATED).float()),
-                    raw_variance=_variance(layer.raw[head][inside]),
-                    scaled_variance=_variance(layer.scaled[head][inside]),
+                    raw_variance=_variance(layer.raw[head][layer.allowed]),
+                    scaled_variance=_variance(layer.scaled[head][layer.allowed]),
                     previous=_mean(weights.diagonal(-1)),
                     line_start=_mean(at_start),
                     induction=inductions[number][head],
