@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
-from kqv.files import BEST, EARLIER, LATEST, replacing, text_of
+from kqv.files import replacing, text_of
 from kqv.settings import ExplainSettings, check_explaining
 
 if TYPE_CHECKING:
@@ -35,13 +35,11 @@ def main(arguments: list[str]) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
-    from kqv.checkpoint import find_checkpoint, load_checkpoint, restore_model
+    from kqv.checkpoint import load_model
     from kqv.explaining import head_figures, read
     from model import GPT
 
-    path = find_checkpoint(settings.out_dir, BEST, LATEST, EARLIER)
-    checkpoint = load_checkpoint(path)
-    model, tokenizer = restore_model(checkpoint, path)
+    model, tokenizer, checkpoint, path = load_model(settings.out_dir)
     if settings.step == 0:
         seed = checkpoint.get("config", {}).get("seed")
         if not isinstance(seed, int):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
-from kqv.files import BEST, EARLIER, LATEST, text_of
+from kqv.files import text_of
 from kqv.settings import SampleSettings, check_sampling
 
 if TYPE_CHECKING:
@@ -38,12 +38,11 @@ def main(arguments: list[str]) -> int:
     check_sampling(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.
-    from kqv.checkpoint import find_checkpoint, load_checkpoint, restore_model
+    from kqv.checkpoint import load_model
     from kqv.decoding import default_prompt
     from kqv.hardware import choose_machine
 
-    path = find_checkpoint(settings.out_dir, BEST, LATEST, EARLIER)
-    model, tokenizer = restore_model(load_checkpoint(path), path)
+    model, tokenizer, *_ = load_model(settings.out_dir)
     machine = choose_machine(settings)
     model.to(machine.device).eval()
     if "start" not in given:

@@ -40,7 +40,15 @@ def main(arguments: list[str]) -> int:
     import torch
 
     from kqv.batches import fingerprint, open_tokens, training_batch
-    from kqv.checkpoint import find_checkpoint, load_checkpoint, load_latest, model_state, restore_model, save_checkpoint
+    from kqv.checkpoint import (
+        TO_RESUME,
+        find_checkpoint,
+        load_checkpoint,
+        load_latest,
+        model_state,
+        restore_model,
+        save_checkpoint,
+    )
     from kqv.corpus import open_dataset, open_texts
     from kqv.decoding import default_prompt, generate_text
     from kqv.evaluation import describe_loss, estimated_loss, whole_loss
@@ -60,11 +68,11 @@ def main(arguments: list[str]) -> int:
     resuming = settings.init_from == "resume"
     model = tokenizer = checkpoint = lock = None
     if resuming:
-        find_checkpoint(settings.out_dir, LATEST, EARLIER, BEST)  # a mistake makes no folder
+        find_checkpoint(settings.out_dir, TO_RESUME)  # a mistake makes no folder
         lock = None if settings.eval_only else occupy(Path(settings.out_dir))
         checkpoint, path = load_latest(settings.out_dir)
     elif settings.init_from != "scratch":
-        path = find_checkpoint(settings.init_from, BEST, LATEST, EARLIER)
+        path = find_checkpoint(settings.init_from)
         checkpoint = load_checkpoint(path)
     if checkpoint:
         model, tokenizer = restore_model(checkpoint, path)
@@ -111,7 +119,7 @@ def main(arguments: list[str]) -> int:
     # The folder of the run, ours alone while `lock` lives, and what a checkpoint in it holds.
     out_dir = Path(settings.out_dir)
     lock = lock or occupy(out_dir)
-    make_room(out_dir, model.parameter_count(), resuming)
+    make_room(out_dir, model.parameter_count(), path if resuming else None)
 
     def save(name: str, keep: Path | None = None) -> None:
         state = model_state(model, tokenizer)
@@ -234,7 +242,7 @@ def main(arguments: list[str]) -> int:
 
     # The checkpoint that sampling takes is the best by the estimate: measure it too, if it is not the last one.
     final_loss = metrics["val_loss_full"]
-    path = find_checkpoint(settings.out_dir, BEST, LATEST)
+    path = find_checkpoint(settings.out_dir)
     best = load_checkpoint(path)
     if best["iter_num"] != step:
         print(f"last step        {describe_loss(final_loss)}")

@@ -21,6 +21,7 @@ import pickletools
 import re
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,6 +36,8 @@ from model import GPT, GPTConfig
 VERSION = 1
 FORMAT = f"kqv {VERSION}"
 SEAL = b"sha256:"
+TO_USE = (BEST, LATEST, EARLIER)  # which checkpoint of a folder is taken, the first that is there
+TO_RESUME = (LATEST, EARLIER, BEST)
 LONGEST_BLOCK = 2**17  # tables of positions are as long as a block, and no weight in the file says how long that is
 
 # What there is in a checkpoint, and the kind of it. Sampling needs the first three.
@@ -141,9 +144,9 @@ def load_latest(out_dir: str) -> tuple[dict[str, Any], Path]:
 
     Raises UserError if none is whole.
     """
-    newest = find_checkpoint(out_dir, LATEST, EARLIER, BEST)
-    older = (newest.with_name(name) for name in (EARLIER, BEST))
-    found = [newest, *(path for path in older if path.exists() and Path(out_dir).is_dir())]
+    newest = find_checkpoint(out_dir, TO_RESUME)
+    older = (newest.with_name(name) for name in TO_RESUME if name != newest.name and Path(out_dir).is_dir())
+    found = [newest, *(path for path in older if path.exists())]
     for path, one_before in itertools.pairwise(found):
         try:
             return _load_resumable(path), path
@@ -163,7 +166,7 @@ def _load_resumable(path: Path) -> dict[str, Any]:
     return state
 
 
-def find_checkpoint(where: str, *names: str) -> Path:
+def find_checkpoint(where: str, names: Sequence[str] = TO_USE) -> Path:
     """The checkpoint that `where` means: a file, or a folder with one of `names`, the first of them that is there.
 
     Raises UserError if there is none.
@@ -175,6 +178,16 @@ def find_checkpoint(where: str, *names: str) -> Path:
         if (path / name).exists():
             return path / name
     raise UserError(f"{path} has no checkpoint ({' or '.join(names)}): train one with python train.py --out_dir={path}")
+
+
+def load_model(where: str) -> tuple[GPT, CharTokenizer, dict[str, Any], Path]:
+    """The model to use of a checkpoint file or a folder of a run, its tokenizer, the whole checkpoint and its path.
+
+    Raises UserError if there is none, or it is damaged.
+    """
+    path = find_checkpoint(where)
+    checkpoint = load_checkpoint(path)
+    return *restore_model(checkpoint, path), checkpoint, path
 
 
 def restore_model(state: dict[str, Any], path: Path) -> tuple[GPT, CharTokenizer]:

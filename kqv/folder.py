@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout  # the system's own locks, which end with their process; torch requires it too
 
 from kqv.errors import UserError
-from kqv.files import BEST, CURVE, EARLIER, LATEST, METRICS
+from kqv.files import BEST, CURVE, DAMAGED, EARLIER, LATEST, METRICS
 
 LOCK = ".lock"
 
@@ -28,8 +28,10 @@ def occupy(out_dir: Path) -> FileLock:
     return lock
 
 
-def make_room(out_dir: Path, parameters: int, resuming: bool) -> None:
+def make_room(out_dir: Path, parameters: int, resumed_from: Path | None) -> None:
     """Move an earlier run's files to `previous/` unless this run goes on with them, and see that the checkpoints will fit.
+
+    A last.pt that a resume passed over is moved aside: the next one must not take the place of the good one before it.
 
     Raises UserError if the folder cannot be written to or the disk is too full.
     """
@@ -39,7 +41,10 @@ def make_room(out_dir: Path, parameters: int, resuming: bool) -> None:
         for file in files:
             for unfinished in out_dir.glob(f".{file.name}.*.tmp"):  # what a killed process was writing
                 unfinished.unlink()
-        if any(file.exists() for file in files[:3]) and not resuming:
+        if resumed_from and resumed_from.name != LATEST and (out_dir / LATEST).exists():
+            (out_dir / LATEST).replace(out_dir / DAMAGED)
+            print(f"what is left of {out_dir / LATEST} is in {out_dir / DAMAGED} now", file=sys.stderr)
+        if any(file.exists() for file in files[:3]) and not resumed_from:
             previous.mkdir(exist_ok=True)
             for file in files:
                 (previous / file.name).unlink(missing_ok=True)

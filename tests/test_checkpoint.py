@@ -200,13 +200,13 @@ def test_a_place_without_a_checkpoint_is_refused_by_name(tmp_path: Path, refused
 
 def test_a_folder_means_the_first_of_its_checkpoints_and_a_file_itself(tmp_path: Path, refused: Callable) -> None:
     with refused(str(tmp_path), "ckpt.pt or last.pt", "train.py"):
-        find_checkpoint(str(tmp_path), "ckpt.pt", "last.pt")
+        find_checkpoint(str(tmp_path), ("ckpt.pt", "last.pt"))
     (tmp_path / "last.pt").touch()
-    assert find_checkpoint(str(tmp_path), "ckpt.pt", "last.pt") == tmp_path / "last.pt"
+    assert find_checkpoint(str(tmp_path), ("ckpt.pt", "last.pt")) == tmp_path / "last.pt"
     (tmp_path / "ckpt.pt").touch()
-    assert find_checkpoint(str(tmp_path), "ckpt.pt", "last.pt") == tmp_path / "ckpt.pt"
-    assert find_checkpoint(str(tmp_path), "last.pt", "ckpt.pt") == tmp_path / "last.pt"
-    assert find_checkpoint(str(tmp_path / "last.pt"), "ckpt.pt", "last.pt") == tmp_path / "last.pt"
+    assert find_checkpoint(str(tmp_path), ("ckpt.pt", "last.pt")) == tmp_path / "ckpt.pt"
+    assert find_checkpoint(str(tmp_path), ("last.pt", "ckpt.pt")) == tmp_path / "last.pt"
+    assert find_checkpoint(str(tmp_path / "last.pt"), ("ckpt.pt", "last.pt")) == tmp_path / "last.pt"
 
 
 def test_a_format_of_another_version_is_named(tmp_path: Path, refused: Callable) -> None:

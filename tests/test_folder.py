@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kqv.files import BEST, EARLIER, LATEST, METRICS
+from kqv.files import BEST, DAMAGED, EARLIER, LATEST, METRICS, replacing
 from kqv.folder import make_room, occupy
 
 HOLDER = """
@@ -59,9 +59,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, refused: Cal
 def test_an_earlier_run_moves_aside_and_half_written_files_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in (BEST, LATEST, EARLIER, METRICS, "notes.txt", f".{LATEST}.123.tmp"):
         (tmp_path / name).write_text(name)
-    make_room(tmp_path, 10, resuming=True)
+    make_room(tmp_path, 10, resumed_from=tmp_path / LATEST)
     assert {path.name for path in tmp_path.iterdir()} == {BEST, LATEST, EARLIER, METRICS, "notes.txt"}
-    make_room(tmp_path, 10, resuming=False)
+    make_room(tmp_path, 10, resumed_from=None)
     assert {path.name for path in tmp_path.iterdir()} == {"previous", "notes.txt"}
     assert {path.name: path.read_text() for path in (tmp_path / "previous").iterdir()} == {
         name: name for name in (BEST, LATEST, EARLIER, METRICS)
@@ -69,10 +69,21 @@ def test_an_earlier_run_moves_aside_and_half_written_files_go(tmp_path: Path, ca
     assert str(tmp_path / "previous") in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("whole", [EARLIER, BEST])
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_good_one(whole: str, tmp_path: Path) -> None:
+    for name in (LATEST, whole):
+        (tmp_path / name).write_text(name)
+    make_room(tmp_path, 10, resumed_from=tmp_path / whole)
+    with replacing(tmp_path / LATEST, keep=tmp_path / EARLIER) as file:
+        file.write(b"new")
+        assert (tmp_path / whole).read_text() == whole and (tmp_path / DAMAGED).read_text() == LATEST
+    assert (tmp_path / whole).read_text() == whole and (tmp_path / DAMAGED).read_text() == LATEST
+
+
 def test_a_disk_that_is_too_small_is_said_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))  # type: ignore[attr-defined]
-    make_room(tmp_path, 10_000, resuming=False)
+    make_room(tmp_path, 10_000, resumed_from=None)
     with refused("no space", "48 MB", "1 MB"):
-        make_room(tmp_path, 1_000_000, resuming=False)
+        make_room(tmp_path, 1_000_000, resumed_from=None)

@@ -18,7 +18,7 @@ import pytest
 from shell import SENTENCES, TINY, metrics, same_weights, untimed
 
 from kqv.checkpoint import load_checkpoint, save_checkpoint
-from kqv.files import BEST, EARLIER, LATEST
+from kqv.files import BEST, DAMAGED, EARLIER, LATEST
 
 # Dropout and accumulation, so that a resume has to get their randomness right too; a checkpoint after each step.
 OPTIONS = (
@@ -107,6 +107,7 @@ def test_from_a_damaged_checkpoint_a_run_goes_on_with_the_one_before(shell, stop
     if damage != "gone":
         said = done.stderr.splitlines()[0]
         assert str(folder / LATEST) in said and str(folder / EARLIER) in said
+        assert (folder / DAMAGED).read_bytes() == spoilt
     assert same_weights(folder / LATEST, stopped / "straight" / LATEST)
     assert [line["step"] for line in metrics(folder)] == list(range(41))
 
