@@ -8,17 +8,14 @@
 
 import math
 import os
-import shlex
-import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kqv.arguments import check_types, read_arguments
+from kqv.arguments import check_types, read_arguments, shell_command
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST
 from kqv.folder import make_room, occupy
@@ -297,13 +294,6 @@ def catch_stop_signals() -> list[int]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, remember)
     return received
-
-
-def shell_command(script: str, *options: str) -> str:
-    """A command line that works where this one did: the same Python, the same folder."""
-    python = "python" if shutil.which("python") == sys.executable else sys.executable
-    here = os.getcwd() + os.sep
-    return shlex.join([python.removeprefix(here), str(Path(__file__).with_name(script)).removeprefix(here), *options])
 
 
 if __name__ == "__main__":
