@@ -237,11 +237,13 @@ def loss_picture(configurations: Sequence[Configuration]) -> bytes:
         if shown:  # from the first evaluation that training has changed, for the fall before it says little
             wide = max(shown) > 10 * min(shown) > 0
             margin = 1.1 if wide else 1.02
-            axes.set(yscale="log" if wide else "linear", ylim=(min(shown) / margin, max(shown) * margin))
+            axes.set_ylim(min(shown) / margin, max(shown) * margin)
+            if wide:
+                _logarithmic(axes)
         axes.grid(alpha=0.3)
     by_step.set(xlabel="step", ylabel="validation loss, nats (estimate)")
     by_time.set(xlabel="seconds of training")
-    at_end.set(xlabel="validation loss at the end, nats (whole split)", ylim=(len(configurations) - 0.5, -0.5))
+    at_end.set(xlabel="loss at the end, whole split", ylim=(len(configurations) - 0.5, -0.5))
     at_end.set_yticks(range(len(configurations)), [label(each.name) for each in configurations])
     at_end.grid(alpha=0.3)
     _legend(figure, configurations)
@@ -260,7 +262,7 @@ def inner_picture(configurations: Sequence[Configuration]) -> bytes:
                 draw(axes, list(values), values.values(), style)
             axes.grid(alpha=0.3)
         if measure in ("raw_variance", "scaled_variance", "grad_norm_layers"):
-            row[0].set_yscale("log", nonpositive="mask")
+            _logarithmic(row[0])
         row[0].set_ylabel(words)
     for layer, (top, bottom) in enumerate(zip(grid[0], grid[-1], strict=True)):
         top.set_title(f"layer {layer}")
@@ -274,6 +276,16 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _logarithmic(axes: Any) -> None:
+    """Make the vertical axis logarithmic, its marks plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log", nonpositive="mask")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(figure: Any, configurations: Sequence[Configuration]) -> None:

@@ -131,8 +131,9 @@ def escaped(text: str) -> str:
 def plain(text: str) -> str:
     """A text on one line that Markdown, and HTML in it, shows as it is.
 
-    >>> plain("a_b <b>")
-    'a\\\\_b &lt;b>'
+    >>> plain("n_head <b> _x_")
+    'n_head &lt;b> \\\\_x\\\\_'
     """
     text = " ".join(visible(text).split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", text)
+    # _ between letters or digits has no meaning
+    return re.sub(r"([\\`*\[\]|#~!]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
