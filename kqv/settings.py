@@ -93,8 +93,8 @@ class TrainSettings(MachineSettings):
     """RMSNorm on each query and key"""
     attention_scale: Literal["sqrt", "dim", "none"] | float = "sqrt"
     """what scores are multiplied by: sqrt is 1/sqrt(d_k), dim 1/d_k, none 1, or a number"""
-    attention_score: Literal["dot", "squared"] = "dot"
-    """query . key, or its square"""
+    attention_score: Literal["dot", "squared", "linear"] = "dot"
+    """query . key, its square, or phi(query) . phi(key) without softmax and scale: linear attention"""
     mask: Literal["causal", "none", "future"] = "causal"
     """who may look at whom: the past, all, or only what comes"""
     window: int = 0
