@@ -218,7 +218,8 @@ def test_every_combination_of_options_trains() -> None:
     choices = {
         "position": ["rope", "learned", "sinusoidal", "none"], "norm": ["rmsnorm", "layernorm"],
         "mlp": ["swiglu", "gelu", "gelu_tanh", "relu2"], "qk_norm": [True, False],
-        "attention_score": ["dot", "squared", "linear"], "mask": ["causal", "none", "future"], "bias": [True, False], "tie_weights": [True, False],
+        "attention_score": ["dot", "squared", "linear"], "mask": ["causal", "none", "future"],
+        "bias": [True, False], "tie_weights": [True, False],
     }  # fmt: skip
     assert {name: len(values) for name, values in choices.items()} == fields
     every = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
