@@ -8,23 +8,21 @@
 
 import math
 import os
-import shlex
-import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kqv.arguments import check_types, read_arguments
+from kqv.arguments import check_types, read_arguments, shell_command
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST
 from kqv.folder import make_room, occupy
 from kqv.settings import SampleSettings, TrainSettings, check_training
 
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
+WATCHED = 4  # windows of the validation split that the figures of the layers are means over
 PATIENCE = 10  # steps in a row whose numbers are not finite; then the run ends
 
 
@@ -39,7 +37,7 @@ def main(arguments: list[str]) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
-    from kqv.batches import fingerprint, open_tokens, training_batch
+    from kqv.batches import fingerprint, open_tokens, spaced_windows, training_batch
     from kqv.checkpoint import (
         TO_RESUME,
         find_checkpoint,
@@ -52,6 +50,7 @@ def main(arguments: list[str]) -> int:
     from kqv.corpus import open_dataset, open_texts
     from kqv.decoding import default_prompt, generate_text
     from kqv.evaluation import describe_loss, estimated_loss, whole_loss
+    from kqv.explaining import layer_figures
     from kqv.hardware import check_memory, choose_machine
     from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
     from kqv.runlog import RunLog, draw_curve
@@ -161,6 +160,9 @@ def main(arguments: list[str]) -> int:
             if evaluate:
                 metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine)
                 log.say(f"step {step}: validation loss {metrics['val_loss']:.4f} (estimate)")
+                if settings.inner_figures:
+                    windows, _ = next(spaced_windows(val_tokens, WATCHED, settings.block_size, 1))
+                    metrics |= layer_figures(model, windows)
                 if settings.sample_chars and math.isfinite(metrics["val_loss"]):
                     sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
                     log.say(generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling) + "\n")
@@ -204,6 +206,9 @@ def main(arguments: list[str]) -> int:
                 loss += part_loss.detach()
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)  # type: ignore[arg-type]  # needs param_groups and step only
+            if settings.inner_figures and ((step + 1) % settings.eval_interval == 0 or step + 1 >= settings.max_iters):
+                gradients = ([w.grad for w in block.parameters() if w.grad is not None] for block in model.blocks)
+                metrics["grad_norm_layers"] = [float(torch.nn.utils.get_total_norm(of_block)) for of_block in gradients]
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
             finite = math.isfinite(float(loss) + float(grad_norm))
             for optimizer in optimizers:
@@ -289,13 +294,6 @@ def catch_stop_signals() -> list[int]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, remember)
     return received
-
-
-def shell_command(script: str, *options: str) -> str:
-    """A command line that works where this one did: the same Python, the same folder."""
-    python = "python" if shutil.which("python") == sys.executable else sys.executable
-    here = os.getcwd() + os.sep
-    return shlex.join([python.removeprefix(here), str(Path(__file__).with_name(script)).removeprefix(here), *options])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ import contextlib
 import difflib
 import io
 import math
+import os
 import runpy
+import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -64,6 +67,13 @@ def check_types(settings_class: type, options: dict[str, Any], path: Path) -> No
     for name, hint in get_type_hints(settings_class).items():
         if name in options and not any(_is_a(kind, options[name]) for kind in _alternatives(hint)):
             raise UserError(f"{path} has {name}={str(options[name])[:50]}, and {name} takes {_describe(hint)}")
+
+
+def shell_command(script: str, *options: str) -> str:
+    """A command line that works where this one did: the same Python, the same folder."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    here = os.getcwd() + os.sep
+    return shlex.join([python.removeprefix(here), str(Path(__file__).parent.parent / script).removeprefix(here), *options])
 
 
 def _is_a(kind: Any, value: Any) -> bool:

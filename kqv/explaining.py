@@ -109,24 +109,42 @@ def head_figures(model: GPT, reading: Reading, newline: int | None) -> list[Head
     inductions = induction_scores(model)
     figures = []
     for number, layer in enumerate(reading.layers):
-        choice = layer.allowed.sum(dim=1) > 1
         for head, weights in enumerate(layer.weights):
-            most = weights.amax(dim=1)[choice]
             at_start = (weights * starts).sum(dim=1)[starts.any(dim=1)]
             figures.append(
                 HeadFigures(
                     layer=number,
                     head=head,
-                    entropy=float(torch.special.entr(weights).sum(dim=1).mean()),
                     distance=float((weights * (place[:, None] - place)).sum(dim=1).mean()),
-                    saturated=_mean((most > SATURATED).float()),
-                    raw_variance=_variance(layer.raw[head][layer.allowed]),
-                    scaled_variance=_variance(layer.scaled[head][layer.allowed]),
+                    **score_figures(layer, head),
                     previous=_mean(weights.diagonal(-1)),
                     line_start=_mean(at_start),
                     induction=inductions[number][head],
                 )
             )
+    return figures
+
+
+def score_figures(layer: LayerView, head: int) -> dict[str, float]:
+    """Those of HeadFigures that tell how the scores spread, and what the softmax makes of them."""
+    weights = layer.weights[head]
+    choice = layer.allowed.sum(dim=1) > 1
+    return {
+        "raw_variance": _variance(layer.raw[head][layer.allowed]),
+        "scaled_variance": _variance(layer.scaled[head][layer.allowed]),
+        "entropy": float(torch.special.entr(weights).sum(dim=1).mean()),
+        "saturated": _mean((weights.amax(dim=1)[choice] > SATURATED).float()),
+    }
+
+
+def layer_figures(model: GPT, texts: Tensor) -> dict[str, list[float]]:
+    """The score figures of each layer, means over its heads and over texts (count, time) of token ids."""
+    readings = [read(model, ids) for ids in texts.tolist()]
+    figures: dict[str, list[float]] = {}
+    for layers in zip(*(reading.layers for reading in readings), strict=True):  # the same layer in each reading
+        heads = [score_figures(layer, head) for layer in layers for head in range(model.config.n_head)]
+        for name in heads[0]:
+            figures.setdefault(name, []).append(sum(figure[name] for figure in heads) / len(heads))
     return figures
 
 

@@ -3,6 +3,9 @@
 metrics.jsonl has one object a line, at most one for each step, with the keys that apply: step, train_loss,
 val_loss (the estimate), val_loss_full (the whole split), learning_rate, grad_norm, tokens_per_second,
 skipped (updates so far that were not made, because a number was not finite), wall_seconds (since the process started).
+With --inner_figures=True evaluations have lists too, one number a layer: raw_variance, scaled_variance, entropy and
+saturated (see HeadFigures in kqv/explaining.py; means over the heads and a few windows of the validation split) and
+grad_norm_layers (of the step before, not clipped).
 Losses are nats per token. What is not finite is left out: JSON has no word for it.
 """
 
@@ -21,7 +24,10 @@ from kqv import STARTED
 from kqv.files import CURVE, METRICS, replacing
 from kqv.settings import TrainSettings
 
-MEASURES = ("train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "skipped", "tokens_per_second")
+LAYER_MEASURES = ("raw_variance", "scaled_variance", "entropy", "saturated", "grad_norm_layers")
+MEASURES = (
+    "train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "skipped", "tokens_per_second", *LAYER_MEASURES,
+)  # fmt: skip
 
 
 class RunLog:
@@ -65,16 +71,16 @@ class RunLog:
         self.bar.n = step
         self.bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
 
-    def write(self, step: int, **metrics: float) -> None:
-        """Append the line of `step` to metrics.jsonl, and show it where there is no bar to look at.
+    def write(self, step: int, **metrics: Any) -> None:
+        """Append the line of `step`, numbers and lists of them, to metrics.jsonl, and show it where there is no bar.
 
         Raises OSError if the disk is full; the file is whole then, and the next call writes this line too.
         """
         line = {"step": step, **metrics, "wall_seconds": round(time.perf_counter() - STARTED, 3)}
-        line = {key: value for key, value in line.items() if math.isfinite(value)}
+        line = {key: value for key, value in line.items() if _is_finite(value)}
         self._show(step, metrics)
         if self.wandb:
-            self.wandb.log(line, step=step)
+            self.wandb.log({key: value for key, value in line.items() if not isinstance(value, list)}, step=step)
         if self.lines and self.lines[-1]["step"] == step:  # the line that a stopped run had begun
             self.lines[-1], before = line, self.file
             self._begin()
@@ -94,7 +100,7 @@ class RunLog:
             raise
         self.unwritten = b""
 
-    def _show(self, step: int, metrics: dict[str, float]) -> None:
+    def _show(self, step: int, metrics: dict[str, Any]) -> None:
         if not self.terminal and "train_loss" in metrics and step > self.first_step:
             left = (time.perf_counter() - self.began) / (step - self.first_step) * (self.steps - step)
             self.say(
@@ -156,6 +162,10 @@ def _parsed(line: str) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
+
+
+def _is_finite(value: Any) -> bool:
+    return all(map(math.isfinite, value if isinstance(value, list) else [value]))
 
 
 def _json_line(line: dict[str, Any]) -> bytes:

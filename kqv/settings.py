@@ -133,6 +133,9 @@ class TrainSettings(MachineSettings):
     """linear schedule: share of the steps in which the rates fall"""
 
     # reports
+    inner_figures: bool = False
+    """also write, at each evaluation, the figures of each layer: score variance, entropy and saturation of attention, norm of
+    the gradient"""
     wandb_log: bool = False
     """also log to Weights & Biases (pip install wandb)"""
     wandb_project: str = "kqv"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from test_model import random_ids, randomised
 from torch import Tensor
 
-from kqv.explaining import LayerView, Reading, head_figures, line_starts, on_repetition, read
+from kqv.explaining import LayerView, Reading, head_figures, layer_figures, line_starts, on_repetition, read
 from model import GPT, GPT2, Attention, GPTConfig
 
 SHAPE: dict[str, Any] = {"vocab_size": 11, "block_size": 16, "n_layer": 3, "n_head": 2, "n_embd": 16}
@@ -130,6 +130,18 @@ def test_scores_vary_like_d_k_before_scaling_and_like_one_after() -> None:
     reading.layers[0].see(*torch.randn(3, 1, 1, 256, 64))
     figures = head_figures(model, reading, None)[0]
     assert figures.raw_variance == pytest.approx(64, rel=0.1) and figures.scaled_variance == pytest.approx(1, rel=0.1)
+
+
+def test_the_figures_of_a_layer_are_means_over_its_heads_and_the_texts() -> None:
+    model = randomised(GPTConfig(**SHAPE))
+    texts = random_ids(model.config)[:2]
+    heads = [head for ids in texts.tolist() for head in head_figures(model, read(model, ids), None)]
+    figures = layer_figures(model, texts)
+    assert set(figures) == {"raw_variance", "scaled_variance", "entropy", "saturated"}
+    for name, values in figures.items():
+        for layer, value in enumerate(values):
+            of_layer = [getattr(head, name) for head in heads if head.layer == layer]
+            assert len(of_layer) == 4 and value == pytest.approx(sum(of_layer) / 4)
 
 
 def test_a_head_that_copies_what_followed_last_time() -> None:

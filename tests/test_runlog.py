@@ -121,6 +121,13 @@ def test_what_is_not_finite_is_left_out_of_the_file(tmp_path: Path) -> None:
     assert set(line) == {"step", "skipped", "tokens_per_second", "wall_seconds"}
 
 
+def test_lists_of_numbers_are_written_and_come_back_unless_one_is_not_finite(tmp_path: Path) -> None:
+    with log_of(tmp_path) as log:
+        log.write(10, entropy=[1.5, 2.5], raw_variance=[1.0, math.inf], tokens_per_second=1000)
+    with log_of(tmp_path, 10) as log:
+        assert log.unfinished == {"entropy": [1.5, 2.5], "tokens_per_second": 1000}
+
+
 @pytest.mark.parametrize("room", [0, 1, 60])
 def test_a_full_disk_leaves_whole_lines_and_what_was_to_be_written_comes_later(
     room: int, tmp_path: Path, small_disk: Callable[[int], None], capsys: pytest.CaptureFixture[str]

@@ -20,7 +20,7 @@ LENGTH = 320
 # Dropout and gradient accumulation, so that a resume has to get their randomness right too.
 OPTIONS = (
     TINY, f"--max_iters={LENGTH}", "--eval_interval=50", "--log_interval=1",
-    "--dropout=0.2", "--gradient_accumulation_steps=2", "--batch_size=4",
+    "--inner_figures=True", "--dropout=0.2", "--gradient_accumulation_steps=2", "--batch_size=4",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 from shell import SENTENCES, TINY, easy_text, metrics, prepared_text, same_weights, untimed
 
 from kqv.checkpoint import load_checkpoint
+from kqv.runlog import LAYER_MEASURES
 from kqv.settings import SampleSettings, TrainSettings
 
 FILES = ["ckpt.pt", "earlier.pt", "last.pt", "loss.png", "metrics.jsonl"]
@@ -120,6 +121,23 @@ def test_the_same_command_gives_the_same_weights_and_metrics(repeated):
 def test_the_ids_of_an_unchanged_text_are_not_made_again(shell, repeated):
     _, _, before = repeated
     assert stamps(shell.folder / "data") == before
+
+
+# --- the figures of the layers
+
+
+def test_inner_figures_change_no_step_and_stand_at_each_evaluation(shell, trained, tmp_path):
+    done = shell.run("train.py", *trained.words, "--inner_figures=True", f"--out_dir={tmp_path}")
+    assert done.status == 0, done.stderr
+    assert same_weights(tmp_path / "last.pt", trained.folder / "last.pt")
+    lines = untimed(metrics(tmp_path))
+    figures = {line["step"]: {key: line.pop(key) for key in LAYER_MEASURES if key in line} for line in lines}
+    assert lines == untimed(metrics(trained.folder))
+    assert {step: set(found) for step, found in figures.items() if found} == {
+        0: set(LAYER_MEASURES) - {"grad_norm_layers"}, 200: set(LAYER_MEASURES), 300: set(LAYER_MEASURES),
+    }  # fmt: skip
+    assert all(len(value) == 1 for found in figures.values() for value in found.values())  # TINY has one layer
+    assert 0 < figures[200]["grad_norm_layers"][0] <= next(line["grad_norm"] for line in lines if line["step"] == 200)
 
 
 # --- which words make which text
