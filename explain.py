@@ -1,12 +1,13 @@
 """Look inside a trained model as it reads a text: who looks at whom, and what it would say.
 
-    python explain.py --out_dir=out --text="The cat sat on the mat."
-    python explain.py --text="To be, or not to be" --layer=1 --head=2
-    python explain.py --format=png                  all heads as maps, in out/explain.png
-    python explain.py --format=json                 all numbers, in out/explain.json
-    python explain.py --step=0                      the model as it was before training
+    python explain.py --text="The cat sat on the mat."    out/explain.html, a page to explore
+    python explain.py --step=0 --against=out              the model before training beside the trained one
+    python explain.py --format=text --layer=1 --head=2    figures of all heads and a map of one, in the terminal
+    python explain.py --format=png                        all heads as maps, in out/explain.png
+    python explain.py --format=json                       all numbers, in out/explain.json
 """
 
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
 from kqv.files import replacing, text_of
-from kqv.settings import ExplainSettings, check_explaining
+from kqv.settings import ExplainSettings, SampleSettings, check_explaining
 
 if TYPE_CHECKING:
     from kqv.explaining import HeadFigures, Reading
+    from kqv.page import View
     from kqv.tokenizer import CharTokenizer
+    from model import GPT
 
 SHADES = " ·░▒▓█"  # of a weight: from nothing to all
 
@@ -33,43 +36,78 @@ def main(arguments: list[str]) -> int:
     check_explaining(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.
+    from kqv.checkpoint import find_checkpoint, load_model
+
+    folder = find_checkpoint(settings.out_dir).parent
+    model, tokenizer, checkpoint, path = load_model(settings.out_dir)
+    title = str(path)
+    if settings.step == 0:
+        model, title = untrained(model, checkpoint, path), f"{path}, before training"
+    text = text_of(settings.text) if "text" in given else own_text(model, tokenizer, settings.text)
+    view = look(model, tokenizer, text, title)
+    layer, head = chosen_head(settings, view.heads)
+    if settings.format == "html":
+        from kqv.page import page
+
+        views = [view]
+        if settings.against:
+            other, its_tokenizer, _, its_path = load_model(settings.against)
+            views.append(look(other, its_tokenizer, text, str(its_path)))
+        write(folder / "explain.html", page(text, views, {"layer": layer, "head": head}).encode())
+    elif settings.format == "json":
+        write(folder / "explain.json", json.dumps(numbers(text, view)).encode())
+    elif settings.format == "png":
+        write(folder / "explain.png", draw_heads(text, view.reading))
+    else:
+        print(table(view.heads))
+        print(f"\nlayer {layer}, head {head}: each row is a character, its marks where it looks ({SHADES!r}: from none to all)\n")
+        print(head_map(text, view.reading.layers[layer].weights[head].tolist()))
+        print("\nwhat would come next, after the last layer\n")
+        print(next_characters(text, tokenizer, view.reading))
+    return 0
+
+
+def untrained(model: "GPT", checkpoint: dict[str, Any], path: Path) -> "GPT":
+    """The model as training began with it. Raises UserError if the checkpoint does not say how."""
     import torch
 
-    from kqv.checkpoint import load_model
-    from kqv.explaining import head_figures, read
     from model import GPT
 
-    model, tokenizer, checkpoint, path = load_model(settings.out_dir)
-    if settings.step == 0:
-        seed = checkpoint.get("config", {}).get("seed")
-        if not isinstance(seed, int):
-            raise UserError(f"{path} does not say with which seed its model began: explain it without --step=0")
-        torch.manual_seed(seed)  # as train.py does
-        model = GPT(model.config)
-    text = text_of(settings.text)
+    seed = checkpoint.get("config", {}).get("seed")
+    if not isinstance(seed, int):
+        raise UserError(f"{path} does not say with which seed its model began: explain it without --step=0")
+    torch.manual_seed(seed)  # as train.py does
+    return GPT(model.config)
+
+
+def own_text(model: "GPT", tokenizer: "CharTokenizer", text: str) -> str:
+    """`text` if the model can read it; else, in another alphabet or a short block, one that it writes itself."""
+    from kqv.decoding import default_prompt, generate_text
+
+    length = min(model.config.block_size, len(text))
+    if length == len(text) and set(text) <= set(tokenizer.characters):
+        return text
+    return generate_text(model.eval(), tokenizer, default_prompt(tokenizer), SampleSettings(max_new_tokens=length))
+
+
+def look(model: "GPT", tokenizer: "CharTokenizer", text: str, title: str) -> "View":
+    """Let a model read the text. Raises UserError if it cannot."""
+    from kqv.explaining import head_figures, read
+    from kqv.page import View
+
     ids = tokenizer.encode(text)
     if not 0 < len(ids) <= model.config.block_size:
-        raise UserError(f"the text has {len(ids)} characters, and this model reads 1 to {model.config.block_size} at once")
-
+        raise UserError(f"the text has {len(ids)} characters, and {title} reads 1 to {model.config.block_size} at once")
     reading = read(model, ids)
     newline = tokenizer.characters.find("\n")
-    heads = head_figures(model, reading, newline if newline >= 0 else None)
-    folder = path.parent
-    if settings.format == "json":
-        with replacing(folder / "explain.json") as file:
-            file.write(json.dumps(numbers(text, tokenizer, reading, heads)).encode())
-        print(folder / "explain.json")
-    elif settings.format == "png":
-        draw_heads(folder / "explain.png", text, reading)
-        print(folder / "explain.png")
-    else:
-        layer, head = chosen_head(settings, heads)
-        print(table(heads))
-        print(f"\nlayer {layer}, head {head}: each row is a character, its marks where it looks ({SHADES!r}: from none to all)\n")
-        print(head_map(text, reading.layers[layer].weights[head].tolist()))
-        print("\nwhat would come next, after the last layer\n")
-        print(next_characters(text, tokenizer, reading))
-    return 0
+    return View(title, model, tokenizer, reading, head_figures(model, reading, newline if newline >= 0 else None))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a whole file, and say where it is."""
+    with replacing(path) as file:
+        file.write(content)
+    print(path)
 
 
 def chosen_head(settings: ExplainSettings, heads: list["HeadFigures"]) -> tuple[int, int]:
@@ -114,26 +152,28 @@ def next_characters(text: str, tokenizer: "CharTokenizer", reading: "Reading") -
 
 def visible(character: str) -> str:
     """A character that takes one place on a terminal and does nothing else there."""
-    special = {"\n": "⏎", "\t": "⇥", " ": "␣"}
-    return special.get(character, character if character.isprintable() else "�")
+    from kqv.page import label
+
+    shown = label(character)
+    return shown if len(shown) == 1 else "�"
 
 
-def numbers(text: str, tokenizer: "CharTokenizer", reading: "Reading", heads: list["HeadFigures"]) -> dict[str, Any]:
+def numbers(text: str, view: "View") -> dict[str, Any]:
     """All that was seen, as plain lists: `layers` has the stages of LayerView in its shapes, `heads` the HeadFigures,
     `predictions` (n_layer + 1, time, vocab_size), `vocabulary` the characters in the order of their ids."""
     stages = ("query", "key", "value", "raw", "scaled", "weights", "output")
     return {
         "text": text,
-        "vocabulary": tokenizer.characters,
-        "allowed": reading.layers[0].allowed.tolist(),
-        "layers": [{name: getattr(layer, name).tolist() for name in stages} for layer in reading.layers],
-        "heads": [asdict(figures) for figures in heads],
-        "predictions": reading.predictions.tolist(),
+        "vocabulary": view.tokenizer.characters,
+        "allowed": view.reading.layers[0].allowed.tolist(),
+        "layers": [{name: getattr(layer, name).tolist() for name in stages} for layer in view.reading.layers],
+        "heads": [asdict(figures) for figures in view.heads],
+        "predictions": view.reading.predictions.tolist(),
     }
 
 
-def draw_heads(path: Path, text: str, reading: "Reading") -> None:
-    """A grid of all heads, a layer a row: who (from above) looks at whom (from the left), the darker the more."""
+def draw_heads(text: str, reading: "Reading") -> bytes:
+    """A PNG of all heads as a grid, a layer a row: who (from above) looks at whom (from the left), the darker the more."""
     from matplotlib.figure import Figure
 
     rows, columns = len(reading.layers), reading.layers[0].weights.shape[0]
@@ -148,8 +188,9 @@ def draw_heads(path: Path, text: str, reading: "Reading") -> None:
             axes.set_xticks(places, shown[: len(places)], fontsize=5, family="monospace")
             axes.set_yticks(places, shown[: len(places)], fontsize=5, family="monospace")
             axes.tick_params(length=0)
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     ids ─▶ embedding ─▶ [ x + attention(norm(x)) ─▶ x + mlp(norm(x)) ] × n_layer ─▶ norm ─▶ head ─▶ logits
 
 Notable:
-- attention has two bodies that agree: `attend` is the formula of the paper, `attend_fused` one kernel;
+- attention has two bodies that agree: `attend` is the formula of the paper, `attend_fused` one kernel
+  (`attend_linear` where the scores allow it);
 - each question of a curious reader is an option of `GPTConfig`, looked up in a small table;
 - two combinations are families that the world runs: Qwen3's (the default) and GPT-2's;
 - projections that write into the residual stream start at zero, so an untrained block changes nothing.
@@ -40,7 +41,7 @@ class GPTConfig:
     mlp: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
     qk_norm: bool = True
     attention_scale: Literal["sqrt", "dim", "none"] | float = "sqrt"
-    attention_score: Literal["dot", "squared"] = "dot"
+    attention_score: Literal["dot", "squared", "linear"] = "dot"
     mask: Literal["causal", "none", "future"] = "causal"
     window: int = 0
     tie_weights: bool = False
@@ -122,7 +123,10 @@ SCALES = {
 SCORES = {
     "dot": lambda query, key, scale: (query * scale) @ key.mT,  # scaling the queries takes less than scaling the scores
     "squared": lambda query, key, scale: (query @ key.mT).square() * scale,
+    # The softmax of a logarithm divides by the sum: weights in proportion to φ(q)·φ(k), where the scale is 1.
+    "linear": lambda query, key, scale: (feature_map(query) @ feature_map(key).mT).clamp_min(TINY).log() * scale,
 }
+TINY = 1e-6
 
 # Whether a query may look at a key that stands `distance` characters before it (negative: after it).
 MASKS = {
@@ -182,6 +186,29 @@ def attend_fused(
     )
 
 
+def feature_map(x: Tensor) -> Tensor:
+    """φ(x) = elu(x) + 1, above 0: the kernel of linear attention (Katharopoulos et al. 2020, eq. 7)."""
+    return F.elu(x) + 1
+
+
+def attend_linear(query: Tensor, key: Tensor, value: Tensor, chunk: int = 64) -> Tensor:
+    """The output of `attend` with linear scores and the causal mask, in time that grows with the length, not its square.
+
+    φ(q)·φ(k) needs no softmax, so that keys and values of the past can be summed before the query comes:
+    φ(q) @ Σ φ(k)ᵀ v / φ(q) @ Σ φ(k)ᵀ (eqs. 9 to 12 there). That is done for chunks; within one, each pair is looked at.
+    """
+    batch, heads, time, d_k = query.shape
+    missing = -time % chunk  # keys of zeros add nothing, queries of ones keep the sums above 0
+    query = F.pad(feature_map(query), (0, 0, 0, missing), value=1.0).view(batch, heads, -1, chunk, d_k)
+    key = F.pad(feature_map(key), (0, 0, 0, missing)).view(batch, heads, -1, chunk, d_k)
+    value = F.pad(F.pad(value, (0, 1), value=1.0), (0, 0, 0, missing)).view(batch, heads, -1, chunk, d_k + 1)  # ones: Σ φ(k)
+    summed = (key.mT @ value).float().cumsum(dim=2)  # (batch, heads, chunks, d_k, d_k + 1)
+    past = F.pad(summed[:, :, :-1], (0, 0, 0, 0, 1, 0))
+    found = query @ past + (query @ key.mT).tril() @ value
+    output = found[..., :-1] / found[..., -1:].clamp_min(TINY)
+    return output.view(batch, heads, -1, d_k)[:, :, :time]
+
+
 def rotation_table(config: GPTConfig, first: int = 0) -> Tensor:
     """Cosines and signed sines of block_size rotary positions from `first` on, shape (2, block_size, d_k), float32.
 
@@ -220,9 +247,9 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.query_norm = RMSNorm(config.d_k) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.d_k) if config.qk_norm else nn.Identity()
-        scale = config.attention_scale
+        scale = config.attention_scale if config.attention_score != "linear" else "none"
         self.scale = SCALES[scale](config.d_k) if isinstance(scale, str) else float(scale)
-        self.fused = config.attention_score == "dot"  # the kernel knows no other score; see GPT.fuse_attention
+        self.fused = config.attention_score != "squared"  # no fast body knows that; see GPT.fuse_attention
 
     def forward(
         self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, observer: Observer | None = None
@@ -241,8 +268,10 @@ class Attention(nn.Module):
         if observer is not None:
             observer.see(query, key, value)
         dropout = self.config.dropout if self.training else 0.0
-        if self.fused:
+        if self.fused and self.config.attention_score == "dot":
             output = attend_fused(query, key, value, mask, self.scale, dropout, causal)
+        elif self.fused and causal:
+            output = attend_linear(query, key, value)  # there are no weights to drop
         else:
             output, _ = attend(query, key, value, mask, self.scale, self.config.attention_score, dropout)
         return self.output(output.transpose(1, 2).reshape(batch, time, -1))
@@ -359,10 +388,10 @@ class GPT(nn.Module):
         return mask & (distance.abs() < config.window) if config.window else mask
 
     def fuse_attention(self, fused: bool) -> None:
-        """Choose the body of attention in every block; scores that the kernel does not know stay written out."""
+        """Choose the body of attention in every block, where scores are dot products: the others have but one good one."""
         for module in self.modules():
-            if isinstance(module, Attention):
-                module.fused = fused and self.config.attention_score == "dot"
+            if isinstance(module, Attention) and self.config.attention_score == "dot":
+                module.fused = fused
 
     def forward(self, ids: Tensor, observers: Sequence[Observer] | None = None) -> Tensor:
         """Logits (batch, time, vocab_size) for the token after each of ids (batch, time), int64.

@@ -93,8 +93,8 @@ class TrainSettings(MachineSettings):
     """RMSNorm on each query and key"""
     attention_scale: Literal["sqrt", "dim", "none"] | float = "sqrt"
     """what scores are multiplied by: sqrt is 1/sqrt(d_k), dim 1/d_k, none 1, or a number"""
-    attention_score: Literal["dot", "squared"] = "dot"
-    """query . key, or its square"""
+    attention_score: Literal["dot", "squared", "linear"] = "dot"
+    """query . key, its square, or phi(query) . phi(key) without softmax and scale: linear attention"""
     mask: Literal["causal", "none", "future"] = "causal"
     """who may look at whom: the past, all, or only what comes"""
     window: int = 0
@@ -200,15 +200,17 @@ class ExplainSettings:
     out_dir: str = "out"
     """folder of the checkpoint (its ckpt.pt), or a checkpoint file"""
     text: str = "The cat sat on the mat."
-    """what the model reads, or FILE:path; at most block_size characters"""
+    """what the model reads, FILE:path, or - for standard input; at most block_size characters"""
+    format: Literal["html", "text", "png", "json"] = "html"
+    """explain.html, a page to explore; a map and figures in the terminal; explain.png, all heads; explain.json, all numbers"""
     step: int = -1
     """0 for the model as it was before training; -1 for the trained one"""
-    format: Literal["text", "png", "json"] = "text"
-    """a map of one head and the figures of all in the terminal; explain.png, all heads as maps; explain.json, all numbers"""
+    against: str = ""
+    """html: a second folder or checkpoint file, shown beside the first"""
     layer: int = -1
-    """text: the layer of the map; -1 takes the head that is surest where to look (the lowest entropy)"""
+    """the layer of the head that is shown first; -1 takes the head that is surest where to look (the lowest entropy)"""
     head: int = -1
-    """text: the head of the map"""
+    """the head that is shown first"""
 
 
 def check_training(settings: TrainSettings) -> None:
@@ -259,7 +261,9 @@ def check_sampling(settings: SampleSettings) -> None:
 
 
 def check_explaining(settings: ExplainSettings) -> None:
-    """Refuse a step that is not kept, and places that no model has. Raises UserError."""
+    """Refuse a step that is not kept, places that no model has, and two models where one is shown. Raises UserError."""
+    if settings.against and settings.format != "html":
+        raise UserError(f"--against= puts two models on one page: leave out --format={settings.format}")
     if settings.step not in (-1, 0):
         raise UserError(f"step={settings.step} is not kept: take --step=0 for the untrained model, or leave it out")
     check_at_least(settings, -1, "layer", "head")

@@ -93,7 +93,9 @@ def test_the_cache_saves_work(position: str, expected: list[int]) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("options", [{}, {**GPT2, "bias": True}, {"mlp": "relu2", "attention_score": "squared"}])
+@pytest.mark.parametrize(
+    "options", [{}, {**GPT2, "bias": True}, {"mlp": "relu2", "attention_score": "squared"}, {"attention_score": "linear"}]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 def test_short_weights_are_near_float32_and_do_not_depend_on_the_company(
     options: dict, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_model import random_ids, randomised
 from torch import Tensor
 
@@ -15,6 +16,7 @@ SHAPE: dict[str, Any] = {"vocab_size": 11, "block_size": 16, "n_layer": 3, "n_he
 VARIANTS: list[dict[str, Any]] = [
     {}, {**GPT2, "bias": True}, {"position": "none", "qk_norm": False, "attention_scale": "dim"}, {"window": 3},
     {"mask": "none"}, {"mask": "future"}, {"attention_score": "squared"}, {"position": "sinusoidal", "attention_scale": 0.3},
+    {"attention_score": "linear"}, {"attention_score": "linear", "window": 3},
 ]  # fmt: skip
 
 
@@ -49,8 +51,12 @@ def test_what_is_shown_is_what_the_model_computed(model: GPT) -> None:
 def test_each_stage_follows_from_the_one_before(model: GPT) -> None:
     reading = read(model, random_ids(model.config)[0].tolist())
     for layer in reading.layers:
-        products = layer.query @ layer.key.mT
-        torch.testing.assert_close(layer.raw, products.square() if model.config.attention_score == "squared" else products)
+        raw = {
+            "dot": layer.query @ layer.key.mT,
+            "squared": (layer.query @ layer.key.mT).square(),
+            "linear": ((F.elu(layer.query) + 1) @ (F.elu(layer.key) + 1).mT).log(),
+        }
+        torch.testing.assert_close(layer.raw, raw[model.config.attention_score])
         torch.testing.assert_close(layer.scaled, layer.raw * layer.attention.scale)
         powers = layer.scaled.exp() * layer.allowed
         torch.testing.assert_close(layer.weights, powers / powers.sum(-1, keepdim=True))

@@ -15,6 +15,7 @@ from model import (
     RMSNorm,
     attend,
     attend_fused,
+    attend_linear,
     cross_entropy,
     drop,
     rotate,
@@ -134,15 +135,49 @@ def test_fused_and_written_attention_have_the_same_gradients() -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("score", ["dot", "squared"])
+def elu_plus_one(x: torch.Tensor) -> list[float]:
+    return [float(number) + 1 if number > 0 else math.exp(number) for number in x]
+
+
+@pytest.mark.parametrize("length", [1, 64, 65, 200])
+def test_linear_attention_is_that_of_all_pairs_and_has_its_gradients(length: int) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3))
+    mask = torch.ones(length, length, dtype=torch.bool).tril()
+    pairs, weights = attend(query, key, value, mask, scale=1.0, score="linear")
+    linear = attend_linear(query, key, value)
+    torch.testing.assert_close(pairs, linear, atol=1e-5, rtol=0)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, length))
+    signal = torch.randn_like(pairs)
+    gradients = [torch.autograd.grad(output, (query, key, value), signal) for output in (pairs, linear)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_with_linear_attention_computes_the_same_in_both_ways() -> None:
+    config = GPTConfig(vocab_size=11, block_size=100, n_layer=2, n_head=2, n_embd=16, attention_score="linear")
+    model, ids = randomised(config), random_ids(config)
+    with torch.no_grad():
+        linear = model(ids)
+        for block in model.blocks:
+            assert block.attention.fused
+            block.attention.fused = False
+        torch.testing.assert_close(model(ids), linear, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("score", ["dot", "squared", "linear"])
 def test_attention_is_the_formula(score: str) -> None:
-    """softmax(q·k / √d_k + mask) v, written out with loops over one head."""
+    """softmax(q·k / √d_k + mask) v, written out with loops over one head; for linear attention φ(q)·φ(k) over its sum."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 1, 6, 4).unbind()
-    output, weights = attend(query, key, value, torch.ones(6, 6, dtype=torch.bool).tril(), 1 / math.sqrt(4), score)
+    scale = 1 if score == "linear" else 1 / 2
+    output, weights = attend(query, key, value, torch.ones(6, 6, dtype=torch.bool).tril(), scale, score)
     for t in range(6):
         scores = [sum(float(query[0, 0, t, i] * key[0, 0, s, i]) for i in range(4)) for s in range(t + 1)]
         powers = [math.exp((s if score == "dot" else s * s) / 2) for s in scores]
+        if score == "linear":
+            ours, theirs = elu_plus_one(query[0, 0, t]), [elu_plus_one(key[0, 0, s]) for s in range(t + 1)]
+            powers = [sum(q * k for q, k in zip(ours, features, strict=True)) for features in theirs]
         for s in range(6):
             expected = powers[s] / sum(powers) if s <= t else 0
             assert float(weights[0, 0, t, s]) == pytest.approx(expected, abs=1e-6)
@@ -179,11 +214,12 @@ def test_rotary_scores_depend_on_distance_only() -> None:
 
 def test_every_combination_of_options_trains() -> None:
     """Each way through the tables gives a finite loss and a gradient for each weight."""
-    fields = {"position": 4, "norm": 2, "mlp": 4, "qk_norm": 2, "attention_score": 2, "mask": 3, "bias": 2, "tie_weights": 2}
+    fields = {"position": 4, "norm": 2, "mlp": 4, "qk_norm": 2, "attention_score": 3, "mask": 3, "bias": 2, "tie_weights": 2}
     choices = {
         "position": ["rope", "learned", "sinusoidal", "none"], "norm": ["rmsnorm", "layernorm"],
-        "mlp": ["swiglu", "gelu", "gelu_tanh", "relu2"], "qk_norm": [True, False], "attention_score": ["dot", "squared"],
-        "mask": ["causal", "none", "future"], "bias": [True, False], "tie_weights": [True, False],
+        "mlp": ["swiglu", "gelu", "gelu_tanh", "relu2"], "qk_norm": [True, False],
+        "attention_score": ["dot", "squared", "linear"], "mask": ["causal", "none", "future"],
+        "bias": [True, False], "tie_weights": [True, False],
     }  # fmt: skip
     assert {name: len(values) for name, values in choices.items()} == fields
     every = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
