@@ -321,13 +321,13 @@ def section(group: str, configurations: Sequence[Configuration]) -> list[Part]:
         parts.append(Text(f"All have {assignments(common)}."))
     columns: dict[str, Callable[[Configuration], str]] = {
         "configuration": lambda each: each.name,
-        "what it is": lambda each: " ".join(each.remark.split()),
-        "what it changes": lambda each: assignments({k: v for k, v in each.changes.items() if k not in common}),
-        "parameters": parameters,
         "validation loss": loss,
         "bits per character": bits,
+        "parameters": parameters,
         "seconds of training": training_seconds,
         "tokens/s": speed,
+        "what it changes": lambda each: assignments({k: v for k, v in each.changes.items() if k not in common}),
+        "what it is": lambda each: " ".join(each.remark.split()),
     }
     parts.append(Table(list(columns), [[cell(each) for cell in columns.values()] for each in configurations]))
     file = re.sub(r"\W", "-", group, flags=re.ASCII)

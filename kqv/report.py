@@ -9,7 +9,9 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+PARTS = Path(__file__).parent / "page"
 
 @dataclass
 class Text:
@@ -67,7 +69,7 @@ class Sample:
     text: str
 
     def html(self) -> str:
-        return f"<h3>{escaped(self.name)}</h3><pre>{escaped(self.text)}</pre>"
+        return f"<h3>{escaped(self.name)}</h3><pre>\n{escaped(self.text)}</pre>"  # HTML drops a first newline
 
     def markdown(self) -> str:
         lines = "\n".join(f"    {line}" for line in visible(self.text).split("\n"))  # indented, nothing in it has a meaning
@@ -77,24 +79,9 @@ class Sample:
 Part = Text | Table | Picture | Sample
 
 
-STYLE = """
-:root { color-scheme: light dark }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 72rem; margin: auto; padding: 0 1rem 3rem; overflow-wrap: anywhere;
-       background: Canvas; color: CanvasText }
-h2 { margin-top: 3rem; border-top: 1px solid #8888; padding-top: 1rem }
-h3 { font-size: 1rem; margin-bottom: 0 }
-.wide { overflow-x: auto; margin: 1rem 0 }
-table { border-collapse: collapse; overflow-wrap: normal; font-variant-numeric: tabular-nums }
-th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884 }
-td { unicode-bidi: isolate }
-pre { white-space: pre-wrap; unicode-bidi: isolate; margin: .2rem 0 1rem; padding: .5rem; background: #8882 }
-img { min-width: 44rem; max-width: 100%; display: block }
-@media (prefers-color-scheme: dark) { img { filter: invert(.9) hue-rotate(180deg) } }
-"""
-
-
 def as_html(beginning: Sequence[Part], sections: dict[str, list[Part]]) -> str:
     """One page that loads nothing and runs nothing, which its policy also tells the browser."""
+    style = (PARTS / "style.css").read_text() + (PARTS / "report.css").read_text()
     links = " · ".join(f'<a href="#{number}">{escaped(group)}</a>' for number, group in enumerate(sections))
     body = "\n".join(
         f'<h2 id="{number}">{escaped(group)}</h2>\n' + "\n".join(part.html() for part in parts)
@@ -104,7 +91,7 @@ def as_html(beginning: Sequence[Part], sections: dict[str, list[Part]]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Compared</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        f"<style>{STYLE}</style></head>\n<body><h1>Compared</h1>\n"
+        f"<style>{style}</style></head>\n<body><h1>Compared</h1>\n"
         + "\n".join(part.html() for part in beginning)
         + f"\n<p>{links}</p>\n{body}\n</body></html>\n"
     )
