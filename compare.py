@@ -133,54 +133,70 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train_all(configurations: Sequence[Configuration], stop: list[int]) -> list[str]:
+class Progress:
+    """How far all runs are: a bar in a terminal, plain lines elsewhere."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=steps, initial=done, unit="step", disable=not self.terminal, dynamic_ncols=True,
+            bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
+        )  # fmt: skip
+        self.before = done
+
+    def begin(self, what: str, steps: int, number: str) -> None:
+        """The next run, of so many steps."""
+        self.what, self.steps = what, steps
+        self.bar.set_postfix_str(what)
+        if not self.terminal:
+            self.say(f"run {number}: {what}")
+
+    def show(self, line: dict[str, Any]) -> None:
+        """A line of its metrics."""
+        self.bar.n = self.before + line["step"]
+        if "train_loss" in line:
+            self.bar.set_postfix_str(f"{self.what}, loss {line['train_loss']:.3f}")
+        if not self.terminal and "val_loss" in line:
+            self.say(f"step {line['step']}/{self.steps} of {self.what}: loss {line['val_loss']:.4f}")
+
+    def end(self) -> None:
+        """The run is over, finished or not."""
+        self.bar.n = self.before = self.before + self.steps
+
+    def say(self, text: str) -> None:
+        """A line, above the bar if there is one."""
+        if self.terminal:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def train_all(configurations: Sequence[Configuration], stop: Sequence[int]) -> list[str]:
     """Train what is not finished, until all is or a signal is in `stop`. Returns a line for each run that failed."""
     # Two configurations may be the same: their runs have the same folder, and are made once.
     runs: dict[Path, tuple[str, Run]] = {}
     for each in configurations:
         for run in each.runs:
-            runs.setdefault(run.folder, (each.name, run))
-    to_do = [(name, run) for name, run in runs.values() if not run.facts]
-    total = sum(run.settings.max_iters for _, run in runs.values())
-    terminal = sys.stderr.isatty()
-    failures: list[str] = []
-    with tqdm(
-        total=total, initial=total - sum(run.settings.max_iters for _, run in to_do), disable=not terminal, dynamic_ncols=True,
-        unit="step", bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
-    ) as bar:  # fmt: skip
-
-        def say(text: str) -> None:
-            if terminal:
-                bar.write(text, file=sys.stderr)
-            else:
-                print(text, file=sys.stderr, flush=True)
-
-        for number, (name, run) in enumerate(to_do, start=1):
-            what, before = f"{name}, seed {run.settings.seed}", bar.n
-
-            def show(line: dict[str, Any], what: str = what, before: int = before) -> None:
-                bar.n = before + line["step"]
-                if "train_loss" in line:
-                    bar.set_postfix_str(f"{what}, loss {line['train_loss']:.3f}")
-                if not terminal and "val_loss" in line:
-                    say(f"step {line['step']}/{run.settings.max_iters} of {what}: loss {line['val_loss']:.4f}")  # noqa: B023
-
-            bar.set_postfix_str(what)
-            if not terminal:
-                say(f"run {number} of {len(to_do)}: {what}")
-            train(run, stop, show)
-            if stop:
-                break
-            bar.n = before + run.settings.max_iters
-            if not run.facts:
-                failures.append(f"{what}: {last_line(run.folder / LOG)}")
-                say(f"failed: {failures[-1]}")
+            runs.setdefault(run.folder, (f"{each.name}, seed {run.settings.seed}", run))
+    to_do = [(what, run) for what, run in runs.values() if not run.facts]
+    steps, left = (sum(run.settings.max_iters for _, run in which) for which in (runs.values(), to_do))
+    progress, failures = Progress(steps, steps - left), []
+    for number, (what, run) in enumerate(to_do, start=1):
+        progress.begin(what, run.settings.max_iters, f"{number} of {len(to_do)}")
+        failure = train(run, stop, progress.show)
+        if stop:
+            break
+        progress.end()
+        if failure:
+            failures.append(f"{what}: {failure}")
+            progress.say(f"failed: {failures[-1]}")
+    progress.bar.close()
     return failures
 
 
-def train(run: Run, stop: Sequence[int], show: Callable[[dict[str, Any]], None]) -> None:
-    """Train a run to its end, from where it was; each new line of its metrics is shown. It has no facts afterwards if
-    train.py failed, or a signal in `stop` was handed on to it."""
+def train(run: Run, stop: Sequence[int], show: Callable[[dict[str, Any]], None]) -> str:
+    """Train a run to its end, from where it was; each new line of its metrics is shown, each signal in `stop` handed on.
+    Returns why it did not get there, or nothing."""
     run.folder.mkdir(parents=True, exist_ok=True)
     shown = -1
     if any((run.folder / name).exists() for name in (LATEST, EARLIER, BEST)):
@@ -220,6 +236,11 @@ def train(run: Run, stop: Sequence[int], show: Callable[[dict[str, Any]], None])
             child.terminate()
     if child.returncode == 0:
         write_facts(run)
+        return ""
+    if child.returncode < 0:
+        return f"ended by signal {-child.returncode}"
+    lines = [line for line in (run.folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("train.py: ") if lines else f"train.py ended with status {child.returncode}"
 
 
 def write_facts(run: Run) -> None:
@@ -244,12 +265,6 @@ def write_facts(run: Run) -> None:
     }
     with replacing(run.folder / FACTS) as file:
         file.write(json.dumps(facts).encode())
-
-
-def last_line(log: Path) -> str:
-    """What a process said last."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("train.py: ") if lines else "train.py ended without a word"
 
 
 if __name__ == "__main__":

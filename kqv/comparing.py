@@ -184,8 +184,17 @@ def change(configuration: Configuration, measure: str) -> str:
     for step in (min, max):
         at_step = [configuration.values(measure, layer) for layer in range(configuration.settings.n_layer)]
         there = [statistics.mean(values[step(values)]) for values in at_step if values]
-        means.append(f"{statistics.mean(there):.3g}" if there else "–")
+        means.append(short(statistics.mean(there)) if there else "–")
     return " → ".join(means)
+
+
+def short(number: float) -> str:
+    """A number in three digits, or as many as are before its point.
+
+    >>> short(0.012345), short(12345.6)
+    ('0.0123', '12,346')
+    """
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def assignments(changes: dict[str, Any]) -> str:
@@ -283,7 +292,8 @@ def _logarithmic(axes: Any) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_yscale("log", nonpositive="mask")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 
