@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
 from kqv.files import replacing, text_of
-from kqv.settings import ExplainSettings, SampleSettings, check_explaining
+from kqv.settings import ExplainSettings, check_explaining
 
 if TYPE_CHECKING:
     from kqv.explaining import HeadFigures, Reading
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     title = str(path)
     if settings.step == 0:
         model, title = untrained(model, checkpoint, path), f"{path}, before training"
-    text = text_of(settings.text) if "text" in given else own_text(model, tokenizer, settings.text)
+    text = text_of(settings.text) if "text" in given else readable(model, tokenizer, settings.text)
     view = look(model, tokenizer, text, title)
     layer, head = chosen_head(settings, view.heads)
     if settings.format == "html":
@@ -80,27 +80,28 @@ def untrained(model: "GPT", checkpoint: dict[str, Any], path: Path) -> "GPT":
     return GPT(model.config)
 
 
-def own_text(model: "GPT", tokenizer: "CharTokenizer", text: str) -> str:
+def readable(model: "GPT", tokenizer: "CharTokenizer", text: str) -> str:
     """`text` if the model can read it; else, in another alphabet or a short block, one that it writes itself."""
-    from kqv.decoding import default_prompt, generate_text
+    from kqv.explaining import own_text
 
-    length = min(model.config.block_size, len(text))
-    if length == len(text) and set(text) <= set(tokenizer.characters):
-        return text
-    return generate_text(model.eval(), tokenizer, default_prompt(tokenizer), SampleSettings(max_new_tokens=length))
+    fits = len(text) <= model.config.block_size and set(text) <= set(tokenizer.characters)
+    return text if fits else own_text(model, tokenizer, len(text))
 
 
 def look(model: "GPT", tokenizer: "CharTokenizer", text: str, title: str) -> "View":
     """Let a model read the text. Raises UserError if it cannot."""
-    from kqv.explaining import head_figures, read
+    from kqv.explaining import head_figures, own_text, read
     from kqv.page import View
 
     ids = tokenizer.encode(text)
     if not 0 < len(ids) <= model.config.block_size:
         raise UserError(f"the text has {len(ids)} characters, and {title} reads 1 to {model.config.block_size} at once")
     reading = read(model, ids)
-    newline = tokenizer.characters.find("\n")
-    return View(title, model, tokenizer, reading, head_figures(model, reading, newline if newline >= 0 else None))
+    if not all(layer.raw.isfinite().all() for layer in reading.layers) or not reading.predictions.isfinite().all():
+        raise UserError(f"{title} computes numbers that are not finite: there is nothing to be seen in it")
+    own = read(model, tokenizer.encode(own_text(model, tokenizer)))
+    newline = tokenizer.encode("\n")[0] if "\n" in tokenizer.characters else None
+    return View(title, model, tokenizer, reading, head_figures(model, reading, own, newline))
 
 
 def write(path: Path, content: bytes) -> None:

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kqv.decoding import default_prompt, generate_text
+from kqv.settings import SampleSettings
+from kqv.tokenizer import CharTokenizer
 from model import GPT, SCORES, Attention
 
 SATURATED = 0.9  # a row with this much weight on one character has made up its mind
+LONG = 256  # characters that tell what a head is for
 
 
 class LayerView:
@@ -95,29 +99,38 @@ class HeadFigures:
     scaled_variance: float
     """the same after scaling: about 1, if the scale is 1/√d_k"""
     previous: float
-    """weight on the character before, mean"""
+    """weight on the character before, mean over a text that the model wrote (see `own_text`)"""
     line_start: float
-    """weight on the beginning of the line: the newline before it or its first character, mean"""
+    """weight on the beginning of the line, the newline before it or its first character, mean over the same text"""
     induction: float
     """weight on what followed the same character last time, in a random text that is repeated (Olsson et al. 2022)"""
 
 
-def head_figures(model: GPT, reading: Reading, newline: int | None) -> list[HeadFigures]:
-    """The figures of every head, in order. `newline` is the id of the newline, None in a vocabulary without one."""
+def own_text(model: GPT, tokenizer: CharTokenizer, length: int = LONG) -> str:
+    """A text that the model writes itself, always the same: what it knows, lines if it knows lines, no longer than a block."""
+    prompt = default_prompt(tokenizer)
+    settings = SampleSettings(max_new_tokens=min(length, model.config.block_size) - 1)
+    return prompt + generate_text(model.eval(), tokenizer, prompt, settings)
+
+
+def head_figures(model: GPT, reading: Reading, own: Reading, newline: int | None) -> list[HeadFigures]:
+    """The figures of every head, in order, over one text and over one of the model's `own`. `newline` is the id of the
+    newline, None in a vocabulary without one."""
     place = torch.arange(len(reading.ids))
-    starts = line_starts(reading.ids, newline)
+    starts = line_starts(own.ids, newline)
     inductions = induction_scores(model)
     figures = []
     for number, layer in enumerate(reading.layers):
         for head, weights in enumerate(layer.weights):
-            at_start = (weights * starts).sum(dim=1)[starts.any(dim=1)]
+            own_weights = own.layers[number].weights[head]
+            at_start = (own_weights * starts).sum(dim=1)[starts.any(dim=1)]
             figures.append(
                 HeadFigures(
                     layer=number,
                     head=head,
                     distance=float((weights * (place[:, None] - place)).sum(dim=1).mean()),
                     **score_figures(layer, head),
-                    previous=_mean(weights.diagonal(-1)),
+                    previous=_mean(own_weights.diagonal(-1)),
                     line_start=_mean(at_start),
                     induction=inductions[number][head],
                 )
@@ -165,7 +178,7 @@ def line_starts(ids: Sequence[int], newline: int | None) -> Tensor:
 def induction_scores(model: GPT) -> list[list[float]]:
     """For each layer and head the mean weight that the second half of a random text, which repeats the first, puts on
     the character after the same one in the first half. 0 where a block is too short to repeat anything."""
-    half, config = min(model.config.block_size, 256) // 2, model.config
+    half, config = min(model.config.block_size, LONG) // 2, model.config
     if half < 2:
         return [[0.0] * config.n_head for _ in range(config.n_layer)]
     first = torch.randint(config.vocab_size, (half,), generator=torch.Generator().manual_seed(0)).tolist()

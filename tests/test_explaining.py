@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from test_model import random_ids, randomised
 from torch import Tensor
 
-from kqv.explaining import LayerView, Reading, head_figures, layer_figures, line_starts, on_repetition, read
+from kqv.explaining import LayerView, Reading, head_figures, layer_figures, line_starts, on_repetition, own_text, read
+from kqv.tokenizer import CharTokenizer
 from model import GPT, GPT2, Attention, GPTConfig
 
 SHAPE: dict[str, Any] = {"vocab_size": 11, "block_size": 16, "n_layer": 3, "n_head": 2, "n_embd": 16}
@@ -87,7 +88,7 @@ def figures_of(weights: Tensor, ids: list[int], newline: int | None = None) -> A
     reading: Reading = read(model, ids)
     layer: LayerView = reading.layers[0]
     layer.weights = weights[None]
-    return head_figures(model, reading, newline)[0]
+    return head_figures(model, reading, reading, newline)[0]
 
 
 TIME = 6
@@ -128,14 +129,15 @@ def test_scores_vary_like_d_k_before_scaling_and_like_one_after() -> None:
     model = randomised(config)
     reading = read(model, list(range(256)))
     reading.layers[0].see(*torch.randn(3, 1, 1, 256, 64))
-    figures = head_figures(model, reading, None)[0]
+    figures = head_figures(model, reading, reading, None)[0]
     assert figures.raw_variance == pytest.approx(64, rel=0.1) and figures.scaled_variance == pytest.approx(1, rel=0.1)
 
 
 def test_the_figures_of_a_layer_are_means_over_its_heads_and_the_texts() -> None:
     model = randomised(GPTConfig(**SHAPE))
     texts = random_ids(model.config)[:2]
-    heads = [head for ids in texts.tolist() for head in head_figures(model, read(model, ids), None)]
+    readings = [read(model, ids) for ids in texts.tolist()]
+    heads = [head for reading in readings for head in head_figures(model, reading, reading, None)]
     figures = layer_figures(model, texts)
     assert set(figures) == {"raw_variance", "scaled_variance", "entropy", "saturated"}
     for name, values in figures.items():
@@ -151,3 +153,10 @@ def test_a_head_that_copies_what_followed_last_time() -> None:
         weights[0, half + place, place + 1] = 1
         weights[1, half + place, place] = 1  # the same character: not the one that followed
     assert on_repetition(weights).tolist() == [1, 0]
+
+
+def test_a_model_s_own_text_is_always_the_same_and_fits_its_block(model: GPT) -> None:
+    tokenizer = CharTokenizer("abcdefghij\n")
+    text = own_text(model, tokenizer)
+    assert len(text) == model.config.block_size and text.startswith("\n") and text == own_text(model, tokenizer)
+    assert len(own_text(model, tokenizer, 5)) == 5

@@ -5,7 +5,7 @@
 
 const DATA = JSON.parse(document.querySelector("script[type='application/json']").textContent);
 const TIME = DATA.labels.length;
-const SURE = 0.4; // a head is named for what gets more of its weight than this
+const SURE = 1 / 3; // a head is named for what gets more of its weight than this
 
 const state = { position: TIME - 1, hovered: null, layer: 0, head: 0, stage: "weights", key: null, dimension: 0, sort: null };
 
@@ -287,11 +287,11 @@ const FIGURES = {
   saturated: ["saturated", "share of the rows with nearly all weight (over 0.9) on one character"],
   raw_variance: ["var. raw", "variance of the scores before scaling: about d_k for random queries and keys"],
   scaled_variance: ["var. scaled", "the same after scaling: about 1 if the scale is 1/√d_k"],
-  previous: ["previous", "weight on the character before"],
-  line_start: ["line start", "weight on the beginning of the line"],
+  previous: ["previous", "weight on the character before, in a text that the model wrote itself"],
+  line_start: ["line start", "weight on the beginning of the line, in the same text"],
   induction: ["induction", "weight on what followed the same character last time, in a random text that is repeated (Olsson et al. 2022)"],
 };
-const BADGES = { previous: "previous character", line_start: "line start", induction: "induction" };
+const BADGES = { previous: "previous", line_start: "line start", induction: "induction" };
 
 // --- a viewer of one model -----------------------------------------------------------------------------------------
 
@@ -456,7 +456,7 @@ function viewer(model) {
       for (const [key, text] of Object.entries(BADGES)) {
         if (figure[key] > SURE) first.append(element("span", { className: "badge", textContent: text }), " ");
       }
-      const numbers = Object.keys(FIGURES).map((key) => element("td", { textContent: figure[key].toPrecision(3), data: { key } }));
+      const numbers = Object.keys(FIGURES).map((key) => element("td", { textContent: figure[key].toFixed(figure[key] < 100 ? 2 : 0), data: { key } }));
       const choice = { layer: figure.layer, head: figure.head, key: null };
       return element("tr", { data: { layer: figure.layer, head: figure.head }, onclick: () => choose(choice) }, first, ...numbers);
     });

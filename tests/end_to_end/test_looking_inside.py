@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 
-from kqv.checkpoint import load_checkpoint, restore_model
+from kqv.checkpoint import load_checkpoint, restore_model, save_checkpoint
 
 TEXT = "The red fox sits"
 
 
 def test_the_terminal_shows_all_heads_one_map_and_what_comes_next(shell, trained):
-    done = shell.run("explain.py", f"--out_dir={trained.folder}", f"--text={TEXT}", "--layer=0", "--head=1")
+    options = (f"--out_dir={trained.folder}", "--format=text")
+    done = shell.run("explain.py", *options, f"--text={TEXT}", "--layer=0", "--head=1")
     assert done.status == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[:3]] == [["layer", "head"], ["0", "0"], ["0", "1"]]
@@ -51,6 +52,25 @@ def test_step_0_is_the_model_that_training_began_with(shell, text, trained, tmp_
     assert before == began
 
 
+def test_a_model_of_another_alphabet_is_shown_a_text_of_its_own(shell, tmp_path):
+    (tmp_path / "greek.txt").write_text("μῆνιν ἄειδε θεὰ\n" * 40)
+    assert shell.run("train.py", tmp_path / "greek.txt", "tiny.py", f"--out_dir={tmp_path}").status == 0
+    done = shell.run("explain.py", f"--out_dir={tmp_path}", "--format=json")
+    assert done.status == 0, done.stderr
+    shown = json.loads((tmp_path / "explain.json").read_text())["text"]
+    assert 0 < len(shown) <= 16 and set(shown) <= set("μῆνιν ἄειδε θεὰ\n")
+
+
+@pytest.mark.parametrize("kind", ["html", "text", "png", "json"])
+def test_a_model_that_computes_nothing_finite_is_said_so(shell, trained, tmp_path, kind):
+    state = load_checkpoint(trained.folder / "ckpt.pt")
+    state["model"]["blocks.0.attention.query.weight"].fill_(1e30)
+    state["model"]["blocks.0.attention_norm.weight"].fill_(1e30)
+    save_checkpoint(tmp_path / "ckpt.pt", {name: state[name] for name in ("model", "model_args", "tokenizer")})
+    done = shell.run("explain.py", f"--out_dir={tmp_path}", f"--text={TEXT}", f"--format={kind}")
+    assert done.status == 2 and len(done.stderr.splitlines()) == 1 and "not finite" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "hints"),
     [
@@ -60,6 +80,8 @@ def test_step_0_is_the_model_that_training_began_with(shell, text, trained, tmp_
         (["--layer=7"], ["layers 0 to 0"]),
         (["--step=5"], ["--step=0"]),
         (["--txt=x"], ["did you mean text?"]),
+        (["--against=nowhere"], ["nowhere"]),
+        (["--against=x", "--format=png"], ["one page", "leave out --format=png"]),
         (["The cat"], ["--text='The cat'"]),
     ],
 )
