@@ -388,8 +388,9 @@ def introduction(configurations: Sequence[Configuration], laid_over: str) -> lis
         f"the same order for all whose batches have the same size." + (f" For all: {laid_over}" if laid_over else ""),
         *(f"On {machine}." for machine in machines),
         "The validation loss is the mean cross-entropy in nats per character over the whole validation split, of the model after "
-        "its last step. " + ("Over the seeds: mean ± sample standard deviation; bands are from the least to the greatest. "
-        if seeds[1:] else "") + "The time is that of training alone, without evaluations.",
-        "Var(q·k) is the variance of the scores of a head, Var(scaled) that after the scale; entropy and saturated rows (with "
+        "its last step. The time is that of training alone, without evaluations. "
+        + ("Over the seeds: mean ± sample standard deviation; bands are from the least to the greatest." if seeds[1:] else
+           "One seed does not tell how much of a difference is chance: --seeds=3 does."),
+        "Var(q·k) is the variance of the scores of a head, about d_k before training, Var(scaled) that after the scale; entropy and saturated rows (with "
         "more than 0.9 of their weight on one character) are of the weights that the softmax makes of them.",
     ]  # fmt: skip

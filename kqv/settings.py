@@ -148,9 +148,10 @@ class TrainSettings(MachineSettings):
 class CompareSettings(TrainSettings):
     """Train configurations side by side, on the same batches, and draw the difference: out_dir/report.html and report.md.
 
-    Each CONFIG.py is trained with each seed. All options but out_dir, seed and seeds are those of train.py, and are laid
-    over every configuration; what a configuration itself says of out_dir, seed, sample_chars and inner_figures is not used.
-    What was trained before into the same out_dir is not trained again: after a change of the code, take another out_dir.
+    Each CONFIG.py is trained from scratch with each seed, on TEXT if one is named (a file, a folder of .txt files, or - for
+    standard input). All options but out_dir, seed and seeds are those of train.py, and are laid over every configuration;
+    what a configuration itself says of out_dir, seed, sample_chars and inner_figures is not used. What was trained before
+    into the same out_dir is not trained again: after a change of the code, take another out_dir.
     """
 
     out_dir: str = "out-compare"
