@@ -24,11 +24,12 @@ from typing import Any
 from tqdm import tqdm
 
 from kqv.arguments import read_arguments, shell_command
-from kqv.comparing import FACTS, Configuration, Run, docstring, loss_table, write_report
+from kqv.comparing import FACTS, Configuration, Run, docstring, loss_table
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, EARLIER, LATEST, replacing
 from kqv.folder import occupy
 from kqv.measure import HERE, processor
+from kqv.report import write_report
 from kqv.runlog import read_metrics
 from kqv.settings import CompareSettings, SampleSettings, TrainSettings, check_comparing, check_training
 

@@ -1,30 +1,21 @@
-"""What came of the runs of compare.py, side by side: tables, curves, the inside of the layers, samples."""
+"""What is compared: configurations, their runs, and what came of them, in numbers and in words."""
 
 import ast
-import io
 import json
 import math
-import re
 import statistics
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from kqv.files import replacing
-from kqv.report import Part, Picture, Sample, Table, Text, as_html, as_markdown
 from kqv.runlog import LAYER_MEASURES, read_metrics
 from kqv.settings import TrainSettings
 
 FACTS = "facts.json"  # in the folder of a run that is finished: parameters, sample, machine, torch
 ALONE = "configurations"  # the group of those whose names have one word
 
-# Eight colours that the colour-blind can tell apart (Okabe & Ito 2008, with grey for their yellow), then other lines.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-LINES = ("-", "--", ":", "-.")
 MEASURES = dict(zip(LAYER_MEASURES, ("Var(q·k)", "Var(scaled)", "entropy, nats", "saturated rows", "gradient norm"), strict=True))
 
 
@@ -200,197 +191,3 @@ def short(number: float) -> str:
 def assignments(changes: dict[str, Any]) -> str:
     """Settings as a config file writes them."""
     return ", ".join(f"{name} = {value!r}" for name, value in changes.items())
-
-
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def styles(count: int) -> list[dict[str, Any]]:
-    """A colour and a kind of line for each configuration, no two the same up to 32."""
-    pairs = [{"color": colour, "linestyle": line} for line in LINES for colour in COLOURS]
-    return list(islice(cycle(pairs), count))
-
-
-def label(name: str) -> str:
-    """A name as matplotlib shows it: no formula between dollars, and not left out for a leading underscore."""
-    return ("\N{ZERO WIDTH SPACE}" if name.startswith("_") else "") + name.replace("$", r"\$")
-
-
-def draw(axes: Any, across: Sequence[float], values: Iterable[list[float]], style: dict[str, Any]) -> None:
-    """A line through the means of the seeds, and a band from the least to the greatest."""
-    values = list(values)
-    axes.plot(across, [statistics.mean(seeds) for seeds in values], linewidth=1.5, **style)
-    if any(len(seeds) > 1 for seeds in values):
-        least, greatest = [min(seeds) for seeds in values], [max(seeds) for seeds in values]
-        axes.fill_between(across, least, greatest, color=style["color"], alpha=0.2, linewidth=0)
-
-
-def loss_picture(configurations: Sequence[Configuration]) -> bytes:
-    """Three plots: the estimated loss over the steps, over the seconds, and the losses at the end."""
-    figure = _figure(11, 3.2 + 0.12 * len(configurations))
-    by_step, by_time, at_end = figure.subplots(1, 3)
-    shown: list[float] = []
-    for row, (each, style) in enumerate(zip(configurations, styles(len(configurations)), strict=True)):
-        values = each.values("val_loss")
-        if values:
-            steps = list(values)
-            clocks = [run.seconds(steps) for run in each.runs if run.lines]
-            seconds = [statistics.mean(times) for times in zip(*clocks, strict=True)]
-            draw(by_step, steps, values.values(), style)
-            draw(by_time, seconds, values.values(), style)
-            shown += [value for step in steps[1:] for value in values[step] if value <= 1.1 * max(values[steps[0]])]
-        at_end.plot(each.losses, [row] * len(each.losses), "o", color=style["color"], alpha=0.5, markersize=5)
-        if each.losses:
-            at_end.plot(statistics.mean(each.losses), row, "|", color=style["color"], markersize=16, markeredgewidth=2)
-    for axes in (by_step, by_time):
-        if shown:  # from the first evaluation that training has changed, for the fall before it says little
-            wide = max(shown) > 10 * min(shown) > 0
-            margin = 1.1 if wide else 1.02
-            axes.set_ylim(min(shown) / margin, max(shown) * margin)
-            if wide:
-                _logarithmic(axes)
-        axes.grid(alpha=0.3)
-    by_step.set(xlabel="step", ylabel="validation loss, nats (estimate)")
-    by_time.set(xlabel="seconds of training")
-    at_end.set(xlabel="loss at the end, whole split", ylim=(len(configurations) - 0.5, -0.5))
-    at_end.set_yticks(range(len(configurations)), [label(each.name) for each in configurations])
-    at_end.grid(alpha=0.3)
-    _legend(figure, configurations)
-    return _png(figure)
-
-
-def inner_picture(configurations: Sequence[Configuration]) -> bytes:
-    """The figures of the layers over the steps: a row for each measure, a column for each layer."""
-    layers = max(each.settings.n_layer for each in configurations)
-    figure = _figure(max(6.4, min(2.6 * layers + 1, 1.4 * layers + 6)), 9)
-    grid = figure.subplots(len(MEASURES), layers, sharex=True, sharey="row", squeeze=False)
-    for row, (measure, words) in zip(grid, MEASURES.items(), strict=True):
-        for layer, axes in enumerate(row):
-            for each, style in zip(configurations, styles(len(configurations)), strict=True):
-                values = each.values(measure, layer)
-                draw(axes, list(values), values.values(), style)
-            axes.grid(alpha=0.3)
-        if measure in ("raw_variance", "scaled_variance", "grad_norm_layers"):
-            _logarithmic(row[0])
-        row[0].set_ylabel(words)
-    for layer, (top, bottom) in enumerate(zip(grid[0], grid[-1], strict=True)):
-        top.set_title(f"layer {layer}")
-        bottom.set_xlabel("step")
-    _legend(figure, configurations)
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> Any:
-    # The figure class alone, without pyplot: no window system is asked for, and it loads in half the time.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _logarithmic(axes: Any) -> None:
-    """Make the vertical axis logarithmic, its marks plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_yscale("log", nonpositive="mask")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _legend(figure: Any, configurations: Sequence[Configuration]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], **style) for style in styles(len(configurations))]
-    names = [label(each.name) for each in configurations]
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
-
-
-def _png(figure: Any) -> bytes:
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name may have characters that the font has not
-        figure.savefig(file, format="png", dpi=100)
-    return file.getvalue()
-
-
-# --- the report ------------------------------------------------------------------------------------------------------
-
-
-def section(group: str, configurations: Sequence[Configuration]) -> list[Part]:
-    """All that there is to say of a group."""
-    common = {
-        name: value
-        for name, value in configurations[0].changes.items()
-        if all(name in each.changes and each.changes[name] == value for each in configurations)
-    }
-    if len(configurations) == 1:
-        common = {}
-    parts: list[Part] = [Text(question) for question in dict.fromkeys(each.question for each in configurations) if question]
-    if common:
-        parts.append(Text(f"All have {assignments(common)}."))
-    columns: dict[str, Callable[[Configuration], str]] = {
-        "configuration": lambda each: each.name,
-        "validation loss": loss,
-        "bits per character": bits,
-        "parameters": parameters,
-        "seconds of training": training_seconds,
-        "tokens/s": speed,
-        "what it changes": lambda each: assignments({k: v for k, v in each.changes.items() if k not in common}),
-        "what it is": lambda each: " ".join(each.remark.split()),
-    }
-    parts.append(Table(list(columns), [[cell(each) for cell in columns.values()] for each in configurations]))
-    file = re.sub(r"\W", "-", group, flags=re.ASCII)
-    parts.append(Picture(f"pictures/{file}-loss.png", f"validation loss of {group}", loss_picture(configurations)))
-    figures = {words: measure for measure, words in MEASURES.items() if measure != "grad_norm_layers"}
-    rows = [
-        [each.name, str(each.settings.n_embd // each.settings.n_head), *(change(each, measure) for measure in figures.values())]
-        for each in configurations
-    ]
-    parts.append(Text("Inside, before → after training, means over the layers and heads:"))
-    parts.append(Table(["configuration", "d_k", *figures], rows))
-    parts.append(Picture(f"pictures/{file}-inside.png", f"inside the layers of {group}", inner_picture(configurations)))
-    for each in configurations:
-        if facts := each.runs[0].facts:
-            parts.append(Sample(f"{each.name}, seed {each.runs[0].settings.seed}", facts["sample"]))
-    return parts
-
-
-def write_report(configurations: Sequence[Configuration], out_dir: Path, laid_over: str) -> list[Path]:
-    """Write report.html, report.md and pictures/. Returns the paths of the two."""
-    groups: dict[str, list[Configuration]] = {}
-    for each in configurations:
-        groups.setdefault(each.group, []).append(each)
-    beginning = [Text(line) for line in introduction(configurations, laid_over)]
-    sections = {group: section(group, members) for group, members in groups.items()}
-    (out_dir / "pictures").mkdir(exist_ok=True)
-    for parts in sections.values():
-        for part in parts:
-            if isinstance(part, Picture):
-                with replacing(out_dir / part.file) as file:
-                    file.write(part.png)
-    written = []
-    for name, content in (("report.html", as_html(beginning, sections)), ("report.md", as_markdown(beginning, sections))):
-        with replacing(out_dir / name) as file:
-            file.write(content.encode(errors="backslashreplace"))
-        written.append(out_dir / name)
-    return written
-
-
-def introduction(configurations: Sequence[Configuration], laid_over: str) -> list[str]:
-    """What was run and where, and what the numbers mean."""
-    facts = [run.facts for each in configurations for run in each.runs if run.facts]
-    machines = dict.fromkeys(f"{fact['machine']}; torch {fact['torch']}" for fact in facts)
-    datasets = dict.fromkeys(each.settings.dataset for each in configurations)
-    seeds = [run.settings.seed for run in configurations[0].runs]
-    return [
-        f"Trained on {', '.join(datasets)} with seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}: the same batches in "
-        f"the same order for all whose batches have the same size." + (f" For all: {laid_over}" if laid_over else ""),
-        *(f"On {machine}." for machine in machines),
-        "The validation loss is the mean cross-entropy in nats per character over the whole validation split, of the model after "
-        "its last step. The time is that of training alone, without evaluations. "
-        + ("Over the seeds: mean ± sample standard deviation; bands are from the least to the greatest." if seeds[1:] else
-           "One seed does not tell how much of a difference is chance: --seeds=3 does."),
-        "Var(q·k) is the variance of the scores of a head, about d_k before training, Var(scaled) that after the scale; entropy and saturated rows (with "
-        "more than 0.9 of their weight on one character) are of the weights that the softmax makes of them.",
-    ]  # fmt: skip

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from kqv.arguments import read_arguments
-from kqv.comparing import FACTS, Configuration, Run, change, docstring, label, loss, loss_table, section, styles, write_report
-from kqv.report import Picture, Sample, Table
+from kqv.comparing import FACTS, Configuration, Run, change, docstring, loss, loss_table
+from kqv.drawing import label, styles
+from kqv.report import Picture, Sample, Table, section, write_report
 from kqv.settings import TrainSettings, check_training
 from model import GPT, GPTConfig
 
