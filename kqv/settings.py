@@ -145,6 +145,22 @@ class TrainSettings(MachineSettings):
 
 
 @dataclass
+class CompareSettings(TrainSettings):
+    """Train configurations side by side, on the same batches, and draw the difference: out_dir/report.html and report.md.
+
+    Each CONFIG.py is trained from scratch with each seed, on TEXT if one is named (a file, a folder of .txt files, or - for
+    standard input). All options but out_dir, seed and seeds are those of train.py, and are laid over every configuration;
+    what a configuration itself says of out_dir, seed, sample_chars and inner_figures is not used. What was trained before
+    into the same out_dir is not trained again: after a change of the code, take another out_dir.
+    """
+
+    out_dir: str = "out-compare"
+    """folder of the report and of the runs"""
+    seeds: int = 1
+    """how many seeds each configuration is trained with: seed, seed + 1, ..."""
+
+
+@dataclass
 class SampleSettings(MachineSettings):
     """Write text with a trained model, as it is generated."""
 
@@ -224,6 +240,12 @@ def check_training(settings: TrainSettings) -> None:
             f"rotary positions turn pairs of numbers, and d_k = n_embd / n_head = "
             f"{settings.n_embd // settings.n_head} is odd: take --n_embd={2 * settings.n_embd} or --position=learned"
         )
+
+
+def check_comparing(settings: CompareSettings) -> None:
+    """Refuse what cannot be compared. Raises UserError."""
+    check_at_least(settings, 1, "seeds")
+    _check_between(settings, 0, LARGEST_SEED - settings.seeds, "seed")
 
 
 def check_sampling(settings: SampleSettings) -> None:

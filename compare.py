@@ -1,0 +1,271 @@
+"""Train several configurations side by side, on the same batches, and draw the difference.
+
+    python compare.py config/experiments/scale_dk8_*.py             one question
+    python compare.py config/experiments/*.py --seeds=3             all questions, three times each
+    python compare.py mine.py other.py novel.txt --max_iters=200    configs and a text of your own; options are for all
+
+Each configuration is trained with each seed by a process of train.py, one after the other, so that their times can be
+compared. A run has a folder named after what is trained, out_dir/runs/DIGEST: one that is finished is taken as it is,
+one that was stopped goes on. At the end out_dir/report.html and report.md show them side by side.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from kqv.arguments import read_arguments, shell_command
+from kqv.comparing import FACTS, Configuration, Run, docstring, loss_table, write_report
+from kqv.errors import MachineError, UserError, run_script
+from kqv.files import BEST, EARLIER, LATEST, replacing
+from kqv.folder import occupy
+from kqv.measure import HERE, processor
+from kqv.runlog import read_metrics
+from kqv.settings import CompareSettings, SampleSettings, TrainSettings, check_comparing, check_training
+
+LOG = "log.txt"  # what train.py said, in the folder of a run
+SAMPLE_CHARS = 150
+
+OWN = ("out_dir", "seed", "seeds")  # options that are not laid over the configurations
+# Settings that make no difference to what is trained.
+ASIDE = (
+    "out_dir", "encoding", "init_from", "eval_only", "checkpoint_minutes", "on_write_error", "sample_chars", "inner_figures",
+    "wandb_log", "wandb_project", "wandb_run_name",
+)  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Check all, train all, report. Returns the exit status."""
+    paths = list(dict.fromkeys(word for word in arguments if _is_config(word)))
+    others = [word for word in arguments if not _is_config(word)]
+    given, words = read_arguments(CompareSettings, others, "CONFIG.py ... [TEXT ...]")
+    settings = CompareSettings(**given)
+    check_comparing(settings)
+    if not paths:
+        raise UserError("name the configurations to compare, for example config/experiments/scale_dk8_*.py")
+    over = {name: value for name, value in given.items() if name not in OWN}
+    # All are read before the first run: a mistake in the last one costs nothing.
+    configurations = [read_configuration(path, over) for path in paths]
+    names = [each.name for each in configurations]
+    for each, path in zip(configurations, paths, strict=True):
+        if names.count(each.name) > 1:  # in two folders
+            each.name = path
+
+    # The texts, prepared once for all.
+    from kqv.corpus import open_dataset, open_texts
+
+    if words:
+        over["dataset"] = open_texts(words, settings.encoding).name
+    for each in configurations:
+        each.settings = replace(each.settings, dataset=over.get("dataset", each.settings.dataset))
+    for name in dict.fromkeys(each.settings.dataset for each in configurations):
+        open_dataset(name)
+
+    out_dir = Path(settings.out_dir)
+    lock = occupy(out_dir)
+    for each in configurations:
+        each.runs = [run_of(each.settings, settings.seed + number, out_dir) for number in range(settings.seeds)]
+    with stop_signals() as stop:
+        failures = train_all(configurations, stop)
+    if stop:
+        options = [f"--{name}={value}" for name, value in {**given, **over}.items()]
+        print("stopped; what is done is kept; to go on:")
+        print(f"  {shell_command('compare.py', *paths, *options)}")
+        return 128 + stop[0]
+    laid_over = " ".join(f"--{name}={value}" for name, value in over.items())
+    print(*write_report(configurations, out_dir, laid_over), sep="\n")
+    print(loss_table(configurations))
+    lock.release()
+    if failures:
+        raise MachineError(failures[0] + (f" (and {len(failures) - 1} more failed)" if failures[1:] else ""))
+    return 0
+
+
+def _is_config(word: str) -> bool:
+    return word.endswith(".py") and not word.startswith("--")
+
+
+def read_configuration(path: str, over: dict[str, Any]) -> Configuration:
+    """A configuration with the options of the command laid over it, its runs still to be named.
+
+    Raises UserError naming it if no run can have such settings.
+    """
+    own, _ = read_arguments(TrainSettings, [path])
+    settings = TrainSettings(**{**own, **over})
+    try:
+        check_training(settings)
+        if settings.init_from != "scratch" or settings.eval_only:
+            raise UserError("what is compared is trained from scratch: leave init_from and eval_only out")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    changes = {name: getattr(settings, name) for name in own if name not in (*OWN, *ASIDE)}
+    return Configuration(Path(path).stem, docstring(Path(path)), changes, settings)
+
+
+def run_of(settings: TrainSettings, seed: int, out_dir: Path) -> Run:
+    """The run of a configuration with a seed. Its folder is named after all that decides what is trained."""
+    settings = replace(settings, seed=seed, sample_chars=0, inner_figures=True)
+    identity = {name: value for name, value in asdict(settings).items() if name not in ASIDE}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return Run(replace(settings, out_dir=str(out_dir / "runs" / digest)))
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that receives the signal each time Ctrl-C is pressed or SIGTERM comes, while the block lasts."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """How far all runs are: a bar in a terminal, plain lines elsewhere."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=steps, initial=done, unit="step", disable=not self.terminal, dynamic_ncols=True,
+            bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
+        )  # fmt: skip
+        self.before = done
+
+    def begin(self, what: str, steps: int, number: str) -> None:
+        """The next run, of so many steps."""
+        self.what, self.steps = what, steps
+        self.bar.set_postfix_str(what)
+        if not self.terminal:
+            self.say(f"run {number}: {what}")
+
+    def show(self, line: dict[str, Any]) -> None:
+        """A line of its metrics."""
+        self.bar.n = self.before + line["step"]
+        if "train_loss" in line:
+            self.bar.set_postfix_str(f"{self.what}, loss {line['train_loss']:.3f}")
+        if not self.terminal and "val_loss" in line:
+            self.say(f"step {line['step']}/{self.steps} of {self.what}: loss {line['val_loss']:.4f}")
+
+    def end(self) -> None:
+        """The run is over, finished or not."""
+        self.bar.n = self.before = self.before + self.steps
+
+    def say(self, text: str) -> None:
+        """A line, above the bar if there is one."""
+        if self.terminal:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def train_all(configurations: Sequence[Configuration], stop: Sequence[int]) -> list[str]:
+    """Train what is not finished, until all is or a signal is in `stop`. Returns a line for each run that failed."""
+    # Two configurations may be the same: their runs have the same folder, and are made once.
+    runs: dict[Path, tuple[str, Run]] = {}
+    for each in configurations:
+        for run in each.runs:
+            runs.setdefault(run.folder, (f"{each.name}, seed {run.settings.seed}", run))
+    to_do = [(what, run) for what, run in runs.values() if not run.facts]
+    steps, left = (sum(run.settings.max_iters for _, run in which) for which in (runs.values(), to_do))
+    progress, failures = Progress(steps, steps - left), []
+    for number, (what, run) in enumerate(to_do, start=1):
+        progress.begin(what, run.settings.max_iters, f"{number} of {len(to_do)}")
+        failure = train(run, stop, progress.show)
+        if stop:
+            break
+        progress.end()
+        if failure:
+            failures.append(f"{what}: {failure}")
+            progress.say(f"failed: {failures[-1]}")
+    progress.bar.close()
+    return failures
+
+
+def train(run: Run, stop: Sequence[int], show: Callable[[dict[str, Any]], None]) -> str:
+    """Train a run to its end, from where it was; each new line of its metrics is shown, each signal in `stop` handed on.
+    Returns why it did not get there, or nothing."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    shown = -1
+    if any((run.folder / name).exists() for name in (LATEST, EARLIER, BEST)):
+        words = ["--init_from=resume"]
+        shown = max((line["step"] for line in read_metrics(run.folder)), default=-1)
+    else:
+        # A file of its own, for the configuration may be edited while others are trained.
+        words = [str(run.folder / "config.py")]
+        defaults, options = TrainSettings(), asdict(run.settings)
+        changed = {name: value for name, value in options.items() if name != "out_dir" and value != getattr(defaults, name)}
+        with replacing(run.folder / "config.py") as file:
+            file.writelines(f"{name} = {value!r}\n".encode() for name, value in changed.items())
+    command = [sys.executable, str(HERE / "train.py"), *words, f"--out_dir={run.folder}"]
+    with (run.folder / LOG).open("wb") as log:
+        # In a session of its own: Ctrl-C in a terminal reaches a whole group, and train.py takes a second one as "at once".
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+        )
+    handed_on = 0
+    try:
+        while True:
+            running = child.poll() is None  # asked before the metrics are read, so that the last line is shown too
+            for line in read_metrics(run.folder):
+                if line["step"] > shown:
+                    shown = line["step"]
+                    show(line)
+            if not running:
+                break
+            if os.name == "posix":  # elsewhere a child has the signals of its terminal
+                for number in stop[handed_on:]:
+                    child.send_signal(number)
+                handed_on = len(stop)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=0.2)
+    finally:  # whatever happens here, nothing trains on unseen
+        if child.poll() is None:
+            child.terminate()
+    if child.returncode == 0:
+        write_facts(run)
+        return ""
+    if child.returncode < 0:
+        return f"ended by signal {-child.returncode}"
+    lines = [line for line in (run.folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("train.py: ") if lines else f"train.py ended with status {child.returncode}"
+
+
+def write_facts(run: Run) -> None:
+    """Write down what the report needs of a trained model."""
+    import torch
+
+    from kqv.checkpoint import load_model
+    from kqv.decoding import default_prompt, generate_text
+    from kqv.hardware import choose_machine
+
+    model, tokenizer, *_ = load_model(str(run.folder))
+    try:
+        sampling = SampleSettings(max_new_tokens=SAMPLE_CHARS)
+        sample = generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling)
+    except UserError as error:  # its numbers are not finite
+        sample = f"({error})"
+    facts = {
+        "parameters": model.parameter_count(),
+        "sample": sample,
+        "machine": f"{processor()}, {os.cpu_count()} cores; {choose_machine(run.settings)}",
+        "torch": torch.__version__,
+    }
+    with replacing(run.folder / FACTS) as file:
+        file.write(json.dumps(facts).encode())
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,10 @@
+"""Why does a language model need the causal mask? A model that sees the character it is to predict copies it: its loss
+falls to nothing, and what it writes is rubbish.
+
+Each character sees itself and those before it.
+"""
+
+mask = "causal"
+
+max_iters = 300
+eval_interval = 50

@@ -1,0 +1,10 @@
+"""RMSNorm or LayerNorm? Both give the residual stream one length before it is read; LayerNorm takes the mean away as
+well.
+
+x / √(mean(x²) + ε).
+"""
+
+norm = "rmsnorm"
+
+max_iters = 300
+eval_interval = 50

@@ -1,0 +1,12 @@
+"""Does the scale of the scores still matter when each query and key is normalised first (here d_k = 8)? Their length is
+√d_k then, times a weight that is learnt: training can mend a bad scale, but starts from it.
+
+Scores as they are: variance about 8.
+"""
+
+n_head = 16
+qk_norm = True
+attention_scale = "none"
+
+max_iters = 300
+eval_interval = 50

@@ -1,0 +1,12 @@
+"""Why are scores divided by √d_k? The product of two random vectors of d_k numbers of variance 1 has variance d_k, here
+8: unscaled, the softmax of such scores is sharper, and still has several characters to mix.
+
+Scores times 1/√d_k (1/2.8): variance about 1, whatever d_k is.
+"""
+
+n_head = 16
+qk_norm = False
+attention_scale = "sqrt"
+
+max_iters = 300
+eval_interval = 50

@@ -1,0 +1,10 @@
+"""How far back must attention look? A window hides what lies further back; layers above each other still reach further
+than one.
+
+The last 16 characters, itself included.
+"""
+
+window = 16
+
+max_iters = 300
+eval_interval = 50
