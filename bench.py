@@ -4,6 +4,7 @@
     python bench.py time-to-loss --nanogpt=DIR    from the shell to a loss, whole process
     python bench.py sample --nanogpt=DIR          characters/s; time a character as the context grows
     python bench.py prepare --nanogpt=DIR         text to token ids
+    python bench.py attention                     tokens/s as the block grows, softmax and linear attention
     python bench.py start                         from the shell to the first step and the first character
     python bench.py safety                        what a checkpoint costs; memory and open files over a long run
 
@@ -38,7 +39,7 @@ GPT2_CONFIG = str(HERE / "config" / "train_shakespeare_char.py")  # nanoGPT's mo
 
 @dataclass
 class BenchSettings:
-    """Measure kqv beside its peers. WHAT is train, time-to-loss, sample, prepare, start or safety."""
+    """Measure kqv beside its peers. WHAT is train, time-to-loss, sample, prepare, attention, start or safety."""
 
     nanogpt: str = ""
     """folder of a nanoGPT checkout, its data/shakespeare_char prepared"""
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--nanogpt={settings.nanogpt} is no nanoGPT checkout: it has no train.py")
     if settings.nanogpt and not (Path(settings.nanogpt) / "data/shakespeare_char/train.bin").exists():
         raise UserError(f"prepare nanoGPT's data first: python {settings.nanogpt}/data/shakespeare_char/prepare.py")
-    if not settings.nanogpt and words[0] not in ("start", "safety"):
+    if not settings.nanogpt and words[0] not in ("attention", "start", "safety"):
         say("nanoGPT is left out: name a checkout with --nanogpt=DIR")
     with tempfile.TemporaryDirectory() as scratch:
         rows = BENCHES[words[0]](settings, Path(scratch))
@@ -90,8 +91,7 @@ def bench_train(settings: BenchSettings, scratch: Path) -> list[Row]:
 
         def kqv(command: list[str] = ours) -> tuple[float, float]:
             finished = process(command)
-            speeds = [line["tokens_per_second"] for line in read_metrics(scratch / "kqv") if "tokens_per_second" in line]
-            return median(speeds[3:]), finished.megabytes
+            return median_speed(scratch / "kqv"), finished.megabytes
 
         def nanogpt(command: list[str] = theirs, tokens: int = tokens) -> tuple[float, float]:
             finished = process(command, cwd=settings.nanogpt)
@@ -242,6 +242,22 @@ def bench_prepare(settings: BenchSettings, scratch: Path) -> list[Row]:
     ]  # fmt: skip
 
 
+def bench_attention(settings: BenchSettings, scratch: Path) -> list[Row]:
+    """Training as the block grows, always 4,096 characters a step: softmax over all pairs of them, linear attention."""
+    text, rows = some_text(scratch), []
+    for block_size in (64, 128, 256, 512, 1024, 2048):
+        run = dict(block_size=block_size, batch_size=4096 // block_size, max_iters=15, log_interval=1, eval_interval=10**6)
+        shown = [*python("train.py"), text, *options(run, eval_iters=1, device="cpu", sample_chars=0)]
+
+        def speed(score: str, command: list[str] = shown) -> float:
+            process([*command, *options(attention_score=score, out_dir=scratch / "kqv")])
+            return median_speed(scratch / "kqv")
+
+        measured = alternate({"kqv": partial(speed, "dot"), "linear attention": partial(speed, "linear")}, settings.rounds)
+        rows.append(Row(f"training, block {block_size}", "tokens/s", True, shown_command(shown), measured))
+    return rows
+
+
 def bench_start(settings: BenchSettings, scratch: Path) -> list[Row]:
     """Seconds from the shell to the end of `import torch`, to the first trained step, to the first sampled character."""
     train = [*python("train.py"), some_text(scratch), *options(max_iters=2, log_interval=1, out_dir=scratch / "kqv")]
@@ -323,6 +339,11 @@ def seconds_to_save(path: Path, vocab_size: int = 65, **shape: Any) -> float:
     return time.perf_counter() - began
 
 
+def median_speed(folder: Path) -> float:
+    """Tokens/s of the median step of a run that reports each, the first ones left out."""
+    return median([line["tokens_per_second"] for line in read_metrics(folder) if "tokens_per_second" in line][3:])
+
+
 def some_text(scratch: Path) -> str:
     """The path of a text of 65 characters, as many as tiny Shakespeare has."""
     path = scratch / "text.txt"
@@ -355,6 +376,7 @@ BENCHES = {
     "time-to-loss": bench_time_to_loss,
     "sample": bench_sample,
     "prepare": bench_prepare,
+    "attention": bench_attention,
     "start": bench_start,
     "safety": bench_safety,
 }

@@ -12,7 +12,8 @@ from kqv.settings import ExplainSettings, SampleSettings, TrainSettings, check_e
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"python ((?:train|sample|explain|bench)\.py[^`#\n|]*)", README)
+STORY = (PROJECT / "docs" / "attention.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"python ((?:train|sample|explain|compare|bench)\.py[^`#\n|]*)", README + STORY)
 KINDS = {
     "train.py": (TrainSettings, check_training),
     "sample.py": (SampleSettings, check_sampling),
@@ -42,8 +43,16 @@ def test_the_table_of_files_names_all_code_and_nothing_else():
     assert named == {path.relative_to(PROJECT).as_posix() for path in there} - {"kqv/__init__.py"}
 
 
-def test_pictures_are_there_and_small():
-    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+@pytest.mark.parametrize(("text", "folder"), [(README, PROJECT), (STORY, PROJECT / "docs")], ids=["README", "attention"])
+def test_pictures_are_there_and_small(text, folder):
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
     assert pictures
     for picture in pictures:
-        assert (PROJECT / picture).stat().st_size < 150_000
+        assert (folder / picture).stat().st_size < 150_000
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", STORY, re.DOTALL))
+def test_the_story_of_attention_quotes_the_lines_of_the_model(block):
+    lines = [line.strip() for line in (PROJECT / "model.py").read_text(encoding="utf-8").splitlines()]
+    quoted = [line.strip() for line in block.splitlines()]
+    assert any(lines[at : at + len(quoted)] == quoted for at in range(len(lines)))

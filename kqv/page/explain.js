@@ -7,7 +7,7 @@ const DATA = JSON.parse(document.querySelector("script[type='application/json']"
 const TIME = DATA.labels.length;
 const SURE = 1 / 3; // a head is named for what gets more of its weight than this
 
-const state = { position: TIME - 1, hovered: null, layer: 0, head: 0, stage: "weights", key: null, dimension: 0, sort: null };
+const state = { position: TIME - 1, hovered: null, layer: 0, head: 0, stage: "weights", key: null, dimension: 0 };
 
 // --- the numbers ---------------------------------------------------------------------------------------------------
 
