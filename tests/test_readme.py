@@ -1,14 +1,25 @@
 """The README says what is there: its commands have known options, its files exist, its table is whole."""
 
+import glob
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from bench import BenchSettings
 from kqv.arguments import read_arguments
-from kqv.settings import ExplainSettings, SampleSettings, TrainSettings, check_explaining, check_sampling, check_training
+from kqv.settings import (
+    CompareSettings,
+    ExplainSettings,
+    SampleSettings,
+    TrainSettings,
+    check_comparing,
+    check_explaining,
+    check_sampling,
+    check_training,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -18,6 +29,7 @@ KINDS = {
     "train.py": (TrainSettings, check_training),
     "sample.py": (SampleSettings, check_sampling),
     "explain.py": (ExplainSettings, check_explaining),
+    "compare.py": (CompareSettings, check_comparing),
     "bench.py": (BenchSettings, vars),
 }
 
@@ -25,12 +37,11 @@ KINDS = {
 @pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
 def test_a_command_of_the_readme_is_understood(command, tmp_path, monkeypatch):
     (config,) = re.findall(r"```python\n# config/mine\.py\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "mine.py").write_text(config)
-    for path in PROJECT.glob("config/*.py"):
-        (tmp_path / "config" / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(PROJECT / "config", tmp_path / "config")
+    for mine in ("mine.py", "config/mine.py"):
+        (tmp_path / mine).write_text(config)
     monkeypatch.chdir(tmp_path)
-    script, *words = shlex.split(command)
+    script, *words = [found for word in shlex.split(command) for found in (glob.glob(word) if "*" in word else [word])]
     settings_class, check = KINDS[script]
     given, _ = read_arguments(settings_class, [word for word in words if word not in ("...", "--help")])
     check(settings_class(**given))
