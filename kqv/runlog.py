@@ -1,7 +1,8 @@
 """What a run says of itself: a progress bar for people, metrics.jsonl for machines, a picture of the curve.
 
 metrics.jsonl has one object a line, at most one for each step, with the keys that apply: step, train_loss,
-val_loss (the estimate), val_loss_full (the whole split), learning_rate, grad_norm, tokens_per_second,
+val_loss (the estimate), val_loss_full (the whole split), val_loss_per_character (the same, where a token is something else),
+learning_rate, grad_norm, tokens_per_second,
 skipped (updates so far that were not made, because a number was not finite), wall_seconds (since the process started).
 With --inner_figures=True evaluations have lists too, one number a layer: raw_variance, scaled_variance, entropy and
 saturated (see HeadFigures in kqv/explaining.py; means over the heads and a few windows of the validation split) and
@@ -26,7 +27,8 @@ from kqv.settings import TrainSettings
 
 LAYER_MEASURES = ("raw_variance", "scaled_variance", "entropy", "saturated", "grad_norm_layers")
 MEASURES = (
-    "train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "skipped", "tokens_per_second", *LAYER_MEASURES,
+    "train_loss", "val_loss", "val_loss_full", "val_loss_per_character", "learning_rate", "grad_norm", "skipped",
+    "tokens_per_second", *LAYER_MEASURES,
 )  # fmt: skip
 
 
