@@ -169,7 +169,7 @@ def main(arguments: list[str]) -> int:
                     metrics |= layer_figures(model, windows)
                 if settings.sample_chars and math.isfinite(metrics["val_loss"]):
                     sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
-                    log.say(generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling) + "\n")
+                    log.sample(step, generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling))
             if last and not stop:
                 metrics["val_loss_full"] = whole_loss(model, val_tokens, settings, machine)
                 if tokenizer.kind != "char":

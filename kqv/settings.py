@@ -139,12 +139,14 @@ class TrainSettings(MachineSettings):
     inner_figures: bool = False
     """also write, at each evaluation, the figures of each layer: score variance, entropy and saturation of attention, norm of
     the gradient"""
+    tensorboard: bool = False
+    """also write event files to out_dir/tensorboard (pip install tensorboard)"""
     wandb_log: bool = False
-    """also log to Weights & Biases (pip install wandb)"""
+    """also log to Weights & Biases (pip install wandb); without an account the run is kept in out_dir/wandb"""
     wandb_project: str = "kqv"
     """Weights & Biases project"""
     wandb_run_name: str = "run"
-    """Weights & Biases run name"""
+    """name of the run in both"""
 
 
 @dataclass
@@ -212,8 +214,9 @@ def check_training(settings: TrainSettings) -> None:
     _check_between(settings, 0, 1, "dropout", "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
     check_name(settings.tokenizer)
-    if settings.wandb_log and not importlib.util.find_spec("wandb"):
-        raise UserError("wandb_log needs the package wandb: pip install wandb")
+    for option, package in {"tensorboard": "tensorboard", "wandb_log": "wandb"}.items():
+        if getattr(settings, option) and not importlib.util.find_spec(package):
+            raise UserError(f"{option} needs the package {package}: pip install {package}")
     if settings.n_embd % settings.n_head:
         pair = 2 if settings.position == "rope" else 1  # rotary positions need an even d_k
         possible = [n for n in range(1, min(settings.n_embd, 10_000) + 1) if settings.n_embd % (n * pair) == 0]
