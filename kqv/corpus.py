@@ -181,10 +181,12 @@ def _write_characters(
 
 def _write_tokens(pieces: Iterable[str], tokenizer: Tokenizer, file: BinaryIO) -> None:
     """The ids of a text whose tokens are no characters. It is cut where that makes no difference."""
-    from kqv.bpe import safe_pieces  # imports tiktoken
+    if tokenizer.kind == "bpe":
+        from kqv.bpe import safe_pieces  # imports tiktoken
 
+        pieces = safe_pieces(pieces)
     dtype = token_dtype(tokenizer.vocab_size)
-    for text in safe_pieces(pieces) if tokenizer.kind == "bpe" else pieces:
+    for text in pieces:
         file.write(np.array(tokenizer.encode(text), dtype=dtype).data)
 
 

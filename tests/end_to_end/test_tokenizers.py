@@ -87,8 +87,10 @@ def test_a_tokenizer_that_cannot_be_had_is_one_line(shell, text, tmp_path, name,
     assert not (tmp_path / "run").exists()
 
 
-def test_characters_do_not_wait_for_tiktoken(shell, text):
-    done = shell.run("train.py", text, TINY, "--max_iters=1", "--out_dir=out-quick", python=("-X", "importtime"))
+@pytest.mark.parametrize("name", ["char", "bytes"])
+def test_characters_and_bytes_do_not_wait_for_tiktoken(shell, text, tmp_path, name):
+    words = (text, TINY, f"--tokenizer={name}", "--max_iters=1", f"--out_dir={tmp_path}")
+    done = shell.run("train.py", *words, python=("-X", "importtime"))
     assert done.status == 0
     imported = {line.split("|")[-1].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "torch" in imported and not imported & {"tiktoken", "rustbpe", "wandb", "tensorboard", "requests"}
