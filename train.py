@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
     if words:
         dataset = open_texts(words, settings.encoding, tokenizer or settings.tokenizer)
     else:
-        dataset = open_dataset(settings.dataset, "" if tokenizer else given.get("tokenizer", ""))
+        dataset = open_dataset(settings.dataset, tokenizer or given.get("tokenizer", ""))
     if tokenizer and tokenizer != dataset.tokenizer:
         things = "characters" if tokenizer.kind == dataset.tokenizer.kind == "char" else "tokens"
         raise UserError(f"{path} was trained on other {things} than dataset {settings.dataset} has: name a text file instead")

@@ -445,10 +445,19 @@ def test_a_folder_without_a_vocabulary_has_gpt2s_as_nanogpt_assumes(
     assert "taken for those of GPT-2" in capsys.readouterr().err
 
 
-def test_another_tokenizer_than_a_folder_has_reads_its_text(gpt2_ids: Path, refused: Callable) -> None:
-    assert open_dataset("shakespeare", PAIRS.name).folder == gpt2_ids
-    with refused("tokens of pairs and no input.txt", "name a text file"):
+def test_another_tokenizer_than_a_folder_has_reads_its_text(
+    gpt2_ids: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
+) -> None:
+    assert open_dataset("shakespeare", "gpt2").folder == gpt2_ids
+    with refused("tokens of gpt2 and no input.txt", "name a text file"):
         open_dataset("shakespeare", "bytes")
     written(gpt2_ids / "input.txt", "the whole cat")
+    monkeypatch.setattr(corpus, "named_encoding", None)  # its files are not needed for another
     dataset = open_dataset("shakespeare", "bytes")
     assert dataset.tokenizer == ByteTokenizer() and "".join(parts_of(dataset)) == "the whole cat"
+
+
+def test_the_tokenizer_of_a_checkpoint_saves_fetching_gpt2s_again(gpt2_ids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "named_encoding", None)
+    own = BpeTokenizer("gpt2", OWN_PATTERN, PAIRS.tokens)
+    assert open_dataset("shakespeare", own).tokenizer is own
