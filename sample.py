@@ -41,8 +41,12 @@ def main(arguments: list[str]) -> int:
     from kqv.checkpoint import load_model
     from kqv.decoding import default_prompt
     from kqv.hardware import choose_machine
+    from kqv.importing import located
 
-    model, tokenizer, *_ = load_model(settings.out_dir)
+    named = settings.init_from != "resume"
+    model, tokenizer, checkpoint, _ = load_model(located(settings.init_from) if named else settings.out_dir)
+    if settings.past_block == "auto" and checkpoint.get("slides"):
+        settings.past_block = "slide"
     machine = choose_machine(settings)
     model.to(machine.device).eval()
     if "start" not in given:

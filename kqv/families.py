@@ -4,7 +4,7 @@ others give them.
     family(config)                      "gpt2" or "qwen3"; a UserError names the option that neither has
     places(config, "huggingface")       of which weights of ours each tensor of theirs is made
     to_theirs(weights, places)          our weights under their names
-    to_ours(weights, places)            and back
+    to_ours(weights, config, "...")     and back
 
 Hugging Face, nanoGPT and llama.cpp (GGUF) compute the same and differ in names, in whether query, key and value are one
 matrix, and in which way round a matrix lies.
@@ -24,7 +24,8 @@ Layout = Literal["huggingface", "nanogpt", "gguf"]
 
 # What the options of a model can be in both families, and in each.
 BOTH: dict[str, tuple[Any, ...]] = {
-    "position": ("rope", "learned"), "mask": ("causal",), "window": (0,), "attention_score": ("dot",), "attention_scale": ("sqrt",)
+    "position": ("rope", "learned"), "mask": ("causal",), "window": (0,), "attention_score": ("dot",),
+    "attention_scale": ("sqrt",),
 }  # fmt: skip
 FAMILIES: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {"norm": ("layernorm",), "mlp": ("gelu", "gelu_tanh"), "qk_norm": (False,)},
@@ -97,6 +98,8 @@ def nanogpt_only(config: GPTConfig) -> None:
     """Raises UserError naming the first option that nanoGPT does not have."""
     if family(config) != "gpt2":
         raise UserError(f"a model with position={config.position} does not run in nanoGPT, which has position=learned")
+    if config.hidden != 4 * config.n_embd:
+        raise UserError(f"a model with mlp_width={config.mlp_width} does not run in nanoGPT, which has 4 n_embd")
     for option, value in (("mlp", "gelu"), ("tie_weights", True)):
         if getattr(config, option) != value:
             raise UserError(f"a model with {option}={getattr(config, option)} does not run in nanoGPT: it has {option}={value}")
@@ -143,11 +146,13 @@ def to_theirs(weights: Mapping[str, Tensor], places: Iterable[Place]) -> dict[st
     return found
 
 
-def to_ours(weights: Mapping[str, Tensor], places: Iterable[Place]) -> dict[str, Tensor]:
+def to_ours(weights: Mapping[str, Tensor], config: GPTConfig, layout: Layout) -> dict[str, Tensor]:
     """Their weights under our names, as views. Raises UserError naming one that is not there, or has no place in ours."""
+    if config.n_layer > len(weights):  # a file can claim any number, and a list of as many takes the memory
+        raise UserError(f"it has {len(weights)} weights and says that it has {config.n_layer} layers")
     found: dict[str, Tensor] = {}
     left = set(weights)
-    for place in places:
+    for place in places(config, layout):
         if place.theirs not in weights:
             raise UserError(f"it has no weight {place.theirs}")
         left.remove(place.theirs)

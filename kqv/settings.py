@@ -44,7 +44,8 @@ class TrainSettings(MachineSettings):
     encoding: str = "utf-8"
     """encoding of the text files"""
     init_from: str = "scratch"
-    """scratch, resume (go on with the run in out_dir), or a checkpoint to start from (fine-tuning)"""
+    """scratch, resume (go on with the run in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a checkpoint or a folder of
+    a Hugging Face model to start from (fine-tuning)"""
     max_iters: int = 1000
     """training steps"""
     eval_interval: int = 200
@@ -85,10 +86,14 @@ class TrainSettings(MachineSettings):
     """biases in linear layers and LayerNorm"""
     position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
     """how the model knows where a character stands"""
+    rope_base: float = 10_000.0
+    """rope: the slowest pair turns about this many times slower than the fastest; larger for longer texts"""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """normalisation before attention, MLP and the output"""
     mlp: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
     """the feed-forward part of a block"""
+    mlp_width: int = 0
+    """width inside it; 0 for the usual: 4 n_embd, swiglu 8/3 n_embd in multiples of 32"""
     qk_norm: bool = True
     """RMSNorm on each query and key"""
     attention_scale: Literal["sqrt", "dim", "none"] | float = "sqrt"
@@ -148,6 +153,8 @@ class TrainSettings(MachineSettings):
 class SampleSettings(MachineSettings):
     """Write text with a trained model, as it is generated."""
 
+    init_from: str = "resume"
+    """resume (the checkpoint in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder or file of another model"""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"  # type: ignore[assignment]
     """precision of the matrix products; int8 keeps large matrices in 8 bits, on a CPU: the fastest for one text"""
     out_dir: str = "out"
@@ -168,6 +175,9 @@ class SampleSettings(MachineSettings):
     """draw from those at least this times as likely as the likeliest"""
     repetition_penalty: float = 1.0
     """above 1 makes what stood in the text before less likely"""
+    past_block: Literal["auto", "half", "slide"] = "auto"
+    """when learned or sinusoidal positions end: go on from the last half of the block, or move the block by one token each
+    time, which takes longer; auto slides for a checkpoint of nanoGPT's, which does so"""
     stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """end a sample before this string; may be given several times"""
     unknown: Literal["error", "skip"] = "error"
@@ -202,7 +212,8 @@ def check_training(settings: TrainSettings) -> None:
     """Refuse settings that no model or run can have. Raises UserError naming the option and a value that works."""
     check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
     check_at_least(settings, 1, "eval_iters", "log_interval", "gradient_accumulation_steps")
-    check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "sample_chars")
+    check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "mlp_width", "sample_chars")
+    check_at_least(settings, 1, "rope_base")
     _check_between(settings, 0, LARGEST_SEED, "seed")
     check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip")
     check_at_least(settings, 0, "checkpoint_minutes")

@@ -23,7 +23,7 @@ def test_every_weight_goes_out_and_comes_back_bit_for_bit(shape: str, layout: An
     model = randomised(GPTConfig(**SIZE, **SHAPES[shape]))
     assert family(model.config) == shape.split()[0]
     theirs = to_theirs(model.state_dict(), places(model.config, layout))
-    back = to_ours(theirs, places(model.config, layout))
+    back = to_ours(theirs, model.config, layout)
     ours = model.state_dict()
     assert all(torch.equal(back[name], weights) for name, weights in ours.items())
     assert all(not weights.any() for name, weights in back.items() if name not in ours)  # biases that a format needs
@@ -54,13 +54,12 @@ def test_what_nanogpt_does_not_have_is_refused(shape: str, option: str, refused:
 @pytest.mark.parametrize("layout", ["huggingface", "nanogpt", "gguf"])
 def test_a_weight_too_few_or_too_many_is_named(layout: Any, refused: Callable) -> None:
     config = GPTConfig(**SIZE, **SHAPES["gpt2"])
-    table = places(config, layout)
-    theirs = to_theirs(randomised(config).state_dict(), table)
+    theirs = to_theirs(randomised(config).state_dict(), places(config, layout))
     for name in list(theirs)[::5]:
         with refused(name):
-            to_ours({other: weights for other, weights in theirs.items() if other != name}, table)
+            to_ours({other: weights for other, weights in theirs.items() if other != name}, config, layout)
         for rubbish in (torch.ones(()), torch.ones(2, 2, 2), "rubbish"):
             with refused(name):
-                to_ours({**theirs, name: rubbish}, table)
+                to_ours({**theirs, name: rubbish}, config, layout)
     with refused("adapter"):
-        to_ours({**theirs, "adapter": torch.ones(1)}, table)
+        to_ours({**theirs, "adapter": torch.ones(1)}, config, layout)
