@@ -21,7 +21,7 @@ from kqv.settings import ExplainSettings, check_explaining
 if TYPE_CHECKING:
     from kqv.explaining import HeadFigures, Reading
     from kqv.page import View
-    from kqv.tokenizer import CharTokenizer
+    from kqv.tokenizer import Tokenizer
     from model import GPT
 
 SHADES = " ·░▒▓█"  # of a weight: from nothing to all
@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> int:
     text = text_of(settings.text) if "text" in given else readable(model, tokenizer, settings.text)
     view = look(model, tokenizer, text, title)
     layer, head = chosen_head(settings, view.heads)
+    names = names_of(tokenizer, view.reading.ids)
     if settings.format == "html":
         from kqv.page import page
 
@@ -53,17 +54,20 @@ def main(arguments: list[str]) -> int:
         if settings.against:
             other, its_tokenizer, _, its_path = load_model(settings.against)
             views.append(look(other, its_tokenizer, text, str(its_path)))
+            if names_of(its_tokenizer, views[1].reading.ids) != names_of(tokenizer, view.reading.ids):
+                raise UserError(f"{path} and {its_path} cut the text into different tokens: one page cannot show both")
         write(folder / "explain.html", page(text, views, {"layer": layer, "head": head}).encode())
     elif settings.format == "json":
         write(folder / "explain.json", json.dumps(numbers(text, view)).encode())
     elif settings.format == "png":
-        write(folder / "explain.png", draw_heads(text, view.reading))
+        write(folder / "explain.png", draw_heads(names, view.reading))
     else:
         print(table(view.heads))
-        print(f"\nlayer {layer}, head {head}: each row is a character, its marks where it looks ({SHADES!r}: from none to all)\n")
-        print(head_map(text, view.reading.layers[layer].weights[head].tolist()))
+        thing = "character" if tokenizer.kind == "char" else "token"
+        print(f"\nlayer {layer}, head {head}: each row is a {thing}, its marks where it looks ({SHADES!r}: from none to all)\n")
+        print(head_map(names, view.reading.layers[layer].weights[head].tolist()))
         print("\nwhat would come next, after the last layer\n")
-        print(next_characters(text, tokenizer, view.reading))
+        print(next_tokens(names, tokenizer, view.reading))
     return 0
 
 
@@ -80,28 +84,32 @@ def untrained(model: "GPT", checkpoint: dict[str, Any], path: Path) -> "GPT":
     return GPT(model.config)
 
 
-def readable(model: "GPT", tokenizer: "CharTokenizer", text: str) -> str:
+def readable(model: "GPT", tokenizer: "Tokenizer", text: str) -> str:
     """`text` if the model can read it; else, in another alphabet or a short block, one that it writes itself."""
-    from kqv.explaining import own_text
+    from kqv.explaining import own_ids
 
-    fits = len(text) <= model.config.block_size and set(text) <= set(tokenizer.characters)
-    return text if fits else own_text(model, tokenizer, len(text))
+    if not tokenizer.knows(text) or len(tokenizer.encode(text)) > model.config.block_size:
+        text = tokenizer.decode(own_ids(model, tokenizer, len(text)))
+    while len(tokenizer.encode(text)) > model.config.block_size:  # what a model writes may be cut otherwise when read again
+        text = text[:-1]
+    return text
 
 
-def look(model: "GPT", tokenizer: "CharTokenizer", text: str, title: str) -> "View":
+def look(model: "GPT", tokenizer: "Tokenizer", text: str, title: str) -> "View":
     """Let a model read the text. Raises UserError if it cannot."""
-    from kqv.explaining import head_figures, own_text, read
+    from kqv.explaining import head_figures, own_ids, read
     from kqv.page import View
 
     ids = tokenizer.encode(text)
     if not 0 < len(ids) <= model.config.block_size:
-        raise UserError(f"the text has {len(ids)} characters, and {title} reads 1 to {model.config.block_size} at once")
+        things = "characters" if tokenizer.kind == "char" else "tokens"
+        raise UserError(f"the text has {len(ids)} {things}, and {title} reads 1 to {model.config.block_size} at once")
     reading = read(model, ids)
     if not all(layer.raw.isfinite().all() for layer in reading.layers) or not reading.predictions.isfinite().all():
         raise UserError(f"{title} computes numbers that are not finite: there is nothing to be seen in it")
-    own = read(model, tokenizer.encode(own_text(model, tokenizer)))
-    newline = tokenizer.encode("\n")[0] if "\n" in tokenizer.characters else None
-    return View(title, model, tokenizer, reading, head_figures(model, reading, own, newline))
+    own = read(model, own_ids(model, tokenizer))
+    newlines = {token for token in own.ids if tokenizer.token_bytes(token).endswith(b"\n")}
+    return View(title, model, tokenizer, reading, head_figures(model, reading, own, newlines))
 
 
 def write(path: Path, content: bytes) -> None:
@@ -132,40 +140,43 @@ def table(heads: list["HeadFigures"]) -> str:
     return "\n".join(lines)
 
 
-def head_map(text: str, weights: list[list[float]]) -> str:
-    """One head as marks: a row for each character, a column for each it may look at."""
-    rows = []
-    for character, row in zip(text, weights, strict=True):
+def head_map(names: list[str], weights: list[list[float]]) -> str:
+    """One head as marks: a row for each token, a column for each it may look at."""
+    width = max(map(len, names))
+    rows = ["  " + "".join(names)] if width == 1 else []  # longer ones find no room above the columns
+    for name, row in zip(names, weights, strict=True):
         marks = "".join(SHADES[min(len(SHADES) - 1, round(weight * (len(SHADES) - 1)))] for weight in row)
-        rows.append(f"{visible(character)} {marks.rstrip()}")
-    return "\n".join([f"  {''.join(map(visible, text))}", *rows])
-
-
-def next_characters(text: str, tokenizer: "CharTokenizer", reading: "Reading") -> str:
-    """The three likeliest next characters at every place, with their probabilities."""
-    likeliest = reading.predictions[-1].topk(min(3, tokenizer.vocab_size))
-    rows = []
-    for character, chances, ids in zip(text, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
-        guesses = [f"{visible(tokenizer.decode([i]))} {chance:.2f}" for i, chance in zip(ids, chances, strict=True)]
-        rows.append(f"{visible(character)} → {'   '.join(guesses)}")
+        rows.append(f"{name.ljust(width)} {marks.rstrip()}")
     return "\n".join(rows)
 
 
-def visible(character: str) -> str:
-    """A character that takes one place on a terminal and does nothing else there."""
-    from kqv.page import label
+def next_tokens(names: list[str], tokenizer: "Tokenizer", reading: "Reading") -> str:
+    """The three likeliest next tokens at every place, with their probabilities."""
+    likeliest = reading.predictions[-1].topk(min(3, tokenizer.vocab_size))
+    rows = []
+    for name, chances, ids in zip(names, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
+        guesses = [f"{guess} {chance:.2f}" for guess, chance in zip(names_of(tokenizer, ids), chances, strict=True)]
+        rows.append(f"{name} → {'   '.join(guesses)}")
+    return "\n".join(rows)
 
-    shown = label(character)
-    return shown if len(shown) == 1 else "�"
+
+def names_of(tokenizer: "Tokenizer", ids: list[int]) -> list[str]:
+    """Tokens as a terminal can show them. A character takes one place there, whatever it is."""
+    from kqv.page import token_label
+
+    names = [token_label(tokenizer, token) for token in ids]
+    return [name if len(name) == 1 else "�" for name in names] if tokenizer.kind == "char" else names
 
 
 def numbers(text: str, view: "View") -> dict[str, Any]:
     """All that was seen, as plain lists: `layers` has the stages of LayerView in its shapes, `heads` the HeadFigures,
-    `predictions` (n_layer + 1, time, vocab_size), `vocabulary` the characters in the order of their ids."""
+    `predictions` (n_layer + 1, time, vocab_size), `vocabulary` the tokens in the order of their ids."""
+    from kqv.page import token_text
+
     stages = ("query", "key", "value", "raw", "scaled", "weights", "output")
     return {
         "text": text,
-        "vocabulary": view.tokenizer.characters,
+        "vocabulary": [token_text(view.tokenizer, token) for token in range(view.tokenizer.vocab_size)],
         "allowed": view.reading.layers[0].allowed.tolist(),
         "layers": [{name: getattr(layer, name).tolist() for name in stages} for layer in view.reading.layers],
         "heads": [asdict(figures) for figures in view.heads],
@@ -173,7 +184,7 @@ def numbers(text: str, view: "View") -> dict[str, Any]:
     }
 
 
-def draw_heads(text: str, reading: "Reading") -> bytes:
+def draw_heads(names: list[str], reading: "Reading") -> bytes:
     """A PNG of all heads as a grid, a layer a row: who (from above) looks at whom (from the left), the darker the more."""
     from matplotlib.figure import Figure
 
@@ -184,8 +195,8 @@ def draw_heads(text: str, reading: "Reading") -> bytes:
             axes = figure.add_subplot(rows, columns, layer * columns + head + 1)
             axes.imshow(weights.numpy(), cmap="Blues", vmin=0, vmax=1)  # light to dark: the colour-blind read it too
             axes.set_title(f"layer {layer}, head {head}", fontsize=8)
-            shown = [visible(character).replace("$", r"\$") for character in text]
-            places = range(len(text)) if len(text) <= 40 else []  # more would be too small to read
+            shown = [name.replace("$", r"\$") for name in names]
+            places = range(len(names)) if len(names) <= 40 else []  # more would be too small to read
             axes.set_xticks(places, shown[: len(places)], fontsize=5, family="monospace")
             axes.set_yticks(places, shown[: len(places)], fontsize=5, family="monospace")
             axes.tick_params(length=0)

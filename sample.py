@@ -20,7 +20,7 @@ from kqv.settings import SampleSettings, check_sampling
 if TYPE_CHECKING:
     import torch
 
-    from kqv.tokenizer import CharTokenizer
+    from kqv.tokenizer import Tokenizer
     from model import GPT
 
 SEPARATOR = "---------------"
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     model.to(machine.device).eval()
     if "start" not in given:
         settings.start = default_prompt(tokenizer)
-    for prompt in prompts(settings, newline="\n" if "\n" in tokenizer.characters else ""):
+    for prompt in prompts(settings, newline="\n" if tokenizer.knows("\n") else ""):
         try:
             write_samples(model, tokenizer, prompt, settings, machine.dtype)
         except UserError as error:
@@ -73,7 +73,7 @@ def prompts(settings: SampleSettings, newline: str) -> Iterator[str]:
 
 
 def write_samples(
-    model: "GPT", tokenizer: "CharTokenizer", prompt: str, settings: SampleSettings, dtype: "torch.dtype"
+    model: "GPT", tokenizer: "Tokenizer", prompt: str, settings: SampleSettings, dtype: "torch.dtype"
 ) -> None:
     """Generate num_samples continuations at once; show the first as it grows and the others when all are done."""
     from kqv.decoding import Continuation, generate
@@ -84,7 +84,7 @@ def write_samples(
             print(f"left out of the prompt, unknown to the model: {' '.join(map(repr, skipped))}", file=sys.stderr)
             prompt = tokenizer.decode(ids)
     else:
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode_prompt(prompt)
     if not ids:
         raise UserError("the prompt is empty: give at least one character the model knows with --start=")
 

@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     )
     from kqv.corpus import open_dataset, open_texts
     from kqv.decoding import default_prompt, generate_text
-    from kqv.evaluation import describe_loss, estimated_loss, whole_loss
+    from kqv.evaluation import characters_per_token, describe_loss, estimated_loss, whole_loss
     from kqv.explaining import layer_figures
     from kqv.hardware import check_memory, choose_machine
     from kqv.importing import located
@@ -78,18 +78,22 @@ def main(arguments: list[str]) -> int:
         # A shorter block is the one thing that a model can change when another run begins with it.
         model, tokenizer = restore_model(checkpoint, path, None if resuming else given.get("block_size"))
         checkpoint["model_args"]["block_size"] = model.config.block_size
-        settings = follow_checkpoint(settings, given, checkpoint, path)
+        settings = follow_checkpoint(settings, given, checkpoint, path, tokenizer.name)
         model.config.dropout = settings.dropout
 
     # The text, as token ids.
-    dataset = open_texts(words, settings.encoding, tokenizer) if words else open_dataset(settings.dataset)
-    if tokenizer and tokenizer.characters != dataset.tokenizer.characters:
-        raise UserError(f"{path} was trained on other characters than dataset {settings.dataset} has: name a text file instead")
+    if words:
+        dataset = open_texts(words, settings.encoding, tokenizer or settings.tokenizer)
+    else:
+        dataset = open_dataset(settings.dataset, "" if tokenizer else given.get("tokenizer", ""))
+    if tokenizer and tokenizer != dataset.tokenizer:
+        things = "characters" if tokenizer.kind == dataset.tokenizer.kind == "char" else "tokens"
+        raise UserError(f"{path} was trained on other {things} than dataset {settings.dataset} has: name a text file instead")
     tokenizer = dataset.tokenizer
-    settings.dataset = dataset.name
+    settings.dataset, settings.tokenizer = dataset.name, tokenizer.name
     train_tokens = open_tokens(dataset.folder / "train.bin", tokenizer.vocab_size, settings.block_size)
     val_tokens = open_tokens(dataset.folder / "val.bin", tokenizer.vocab_size, settings.block_size)
-    text = fingerprint(train_tokens)
+    text, characters = fingerprint(train_tokens), characters_per_token(val_tokens, tokenizer)
     if checkpoint and resuming and not settings.eval_only and checkpoint.get("text", text) != text:
         raise UserError(
             f"{dataset.name} is not the text that the run in {settings.out_dir} reads: resume with that one, or start a new run "
@@ -105,7 +109,7 @@ def main(arguments: list[str]) -> int:
         model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **options))
     forward = machine.prepare(model)
     if settings.eval_only:
-        print("validation loss", describe_loss(whole_loss(model, val_tokens, settings, machine)))
+        print("validation loss", describe_loss(whole_loss(model, val_tokens, settings, machine), characters))
         return 0
     optimizers = make_optimizers(model, settings, torch.bfloat16 if machine.fast_bfloat16 else torch.float32)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
@@ -168,9 +172,11 @@ def main(arguments: list[str]) -> int:
                     metrics |= layer_figures(model, windows)
                 if settings.sample_chars and math.isfinite(metrics["val_loss"]):
                     sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
-                    log.say(generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling) + "\n")
+                    log.sample(step, generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling))
             if last and not stop:
                 metrics["val_loss_full"] = whole_loss(model, val_tokens, settings, machine)
+                if tokenizer.kind != "char":
+                    metrics["val_loss_per_character"] = metrics["val_loss_full"] / max(characters, 1e-9)
 
             # Keep. The metrics come first: a run that is killed in between goes on from an earlier step and writes them again.
             if metrics:
@@ -253,21 +259,23 @@ def main(arguments: list[str]) -> int:
     path = find_checkpoint(settings.out_dir)
     best = load_checkpoint(path)
     if best["iter_num"] != step:
-        print(f"last step        {describe_loss(final_loss)}")
+        print(f"last step        {describe_loss(final_loss, characters)}")
         model.load_state_dict(best["model"])
         final_loss = whole_loss(model, val_tokens, settings, machine)
-    print(f"validation loss  {describe_loss(final_loss)}, over the whole validation split")
+    print(f"validation loss  {describe_loss(final_loss, characters)}, over the whole validation split")
     print(f"checkpoint       {path} (step {best['iter_num']})")
     print(f"curve            {out_dir / CURVE}")
     print(f"to sample        {shell_command('sample.py', f'--out_dir={out_dir}')}")
     return 0
 
 
-def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint: dict[str, Any], path: Path) -> TrainSettings:
-    """The settings for going on from a checkpoint: the shape and the text of its model, unless another text is named, and
-    when resuming all else too.
+def follow_checkpoint(
+    settings: TrainSettings, given: dict[str, Any], checkpoint: dict[str, Any], path: Path, tokenizer: str
+) -> TrainSettings:
+    """The settings for going on from a checkpoint: the shape, the tokenizer and the text of its model, unless another text is
+    named, and when resuming all else too.
 
-    Raises UserError if a named option contradicts the shape that the weights have.
+    Raises UserError if a named option contradicts the shape that the weights have, or the tokenizer.
     """
     known = {field.name for field in fields(TrainSettings)}
     before = {name: value for name, value in checkpoint.get("config", {}).items() if name in known}
@@ -278,6 +286,7 @@ def follow_checkpoint(settings: TrainSettings, given: dict[str, Any], checkpoint
     elif "dataset" not in given:
         settings = replace(settings, dataset=before.get("dataset", settings.dataset))
     shape = {name: value for name, value in checkpoint["model_args"].items() if name not in ("vocab_size", "dropout")}
+    shape["tokenizer"] = tokenizer
     for name, value in shape.items():
         if name in given and given[name] != value:
             raise UserError(f"{path} has {name}={value}, which cannot become {given[name]}: leave it out, or train from scratch")

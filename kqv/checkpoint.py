@@ -4,7 +4,7 @@ A checkpoint is what `torch.save` makes of this dictionary (the names that nanoG
 
     format          "kqv 1"
     model           weights by name                 model_args    the fields of GPTConfig
-    optimizer       the state of each optimizer     tokenizer     what CharTokenizer.to_dict gives
+    optimizer       the state of each optimizer     tokenizer     what Tokenizer.to_dict gives
     iter_num        training steps done             config        the fields of TrainSettings
     best_val_loss   lowest estimate so far          scaler        the state of the float16 gradient scaler
     skipped         updates skipped so far          skipped_in_a_row   and just now, see train.py
@@ -34,7 +34,7 @@ from kqv.errors import MachineError, UserError
 from kqv.files import BEST, EARLIER, LATEST, replacing
 from kqv.importing import from_huggingface, from_safetensors
 from kqv.nanogpt import from_nanogpt
-from kqv.tokenizer import CharTokenizer, tokenizer_from_dict
+from kqv.tokenizer import Tokenizer, tokenizer_from_dict
 from model import GPT, GPTConfig
 
 VERSION = 1
@@ -198,7 +198,7 @@ def find_checkpoint(where: str, names: Sequence[str] = TO_USE) -> Path:
     raise UserError(f"{path} has no checkpoint ({' or '.join(names)}): train one with python train.py --out_dir={path}")
 
 
-def load_model(where: str) -> tuple[GPT, CharTokenizer, dict[str, Any], Path]:
+def load_model(where: str) -> tuple[GPT, Tokenizer, dict[str, Any], Path]:
     """The model to use of a checkpoint file or a folder (see `load_any`), its tokenizer, the whole checkpoint and its path.
 
     Raises UserError if there is none, or it is damaged.
@@ -221,7 +221,7 @@ def load_any(where: str) -> tuple[dict[str, Any], Path]:
     return load_checkpoint(path), path
 
 
-def restore_model(state: dict[str, Any], path: Path, block_size: int | None = None) -> tuple[GPT, CharTokenizer]:
+def restore_model(state: dict[str, Any], path: Path, block_size: int | None = None) -> tuple[GPT, Tokenizer]:
     """The model and the tokenizer of a checkpoint; a smaller `block_size` cuts off the positions beyond it.
 
     Raises UserError if its parts do not fit together.
@@ -258,6 +258,6 @@ def _check_size(config: GPTConfig, weights: dict[str, torch.Tensor]) -> None:
         raise UserError("its weights are not the model's")
 
 
-def model_state(model: GPT, tokenizer: CharTokenizer) -> dict[str, Any]:
+def model_state(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
     """The part of a checkpoint that sampling needs."""
     return {"model": model.state_dict(), "model_args": asdict(model.config), "tokenizer": tokenizer.to_dict()}

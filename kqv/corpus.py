@@ -3,7 +3,7 @@
     novel.txt ──read──▶ pieces of text ──look-up──▶ ids ──▶ train.bin (first 90 %), val.bin (the rest)
 
 Text is read in pieces, so memory stays flat whatever its size: once to hash it, once to learn which
-characters there are, once to encode them.
+characters there are, once to encode them (twice if tokens are no characters, and once more to learn a vocabulary).
 """
 
 import codecs
@@ -16,16 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from kqv.errors import UserError
 from kqv.files import replacing
-from kqv.tokenizer import CODE_POINTS, CharTokenizer, load_tokenizer, token_dtype
+from kqv.tokenizer import CODE_POINTS, CharTokenizer, Tokenizer, load_tokenizer, token_dtype
+from kqv.vocabularies import make_tokenizer, named_encoding
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 PIECE = 1 << 20  # bytes read at a time
@@ -37,7 +39,7 @@ class Dataset:
     """A prepared text: a folder with train.bin, val.bin and tokenizer.json."""
 
     folder: Path
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     train_tokens: int
     val_tokens: int
 
@@ -52,15 +54,16 @@ class Dataset:
         return self.tokenizer.vocab_size
 
 
-def open_dataset(name: str) -> Dataset:
-    """The dataset in data/NAME, prepared by its prepare.py if that has not been done yet.
+def open_dataset(name: str, tokenizer: str = "") -> Dataset:
+    """The dataset in data/NAME, prepared by its prepare.py if that has not been done yet. If another `tokenizer` is named
+    than it was prepared with, its input.txt is taken as a text.
 
-    Raises UserError if there is no such dataset.
+    Raises UserError if there is no such dataset, or no such text.
     """
     folder = DATA / name
     script = folder / "prepare.py"
-    # The vocabulary is written last: where it is, all is.
-    if not any((folder / vocabulary).exists() for vocabulary in ("tokenizer.json", "meta.pkl")):
+    # val.bin is put in place last: where it is, all is.
+    if not (folder / "val.bin").exists():
         # A name can come from a checkpoint, which must not choose what is run: only what lies in data/ is.
         if not script.exists() or not Path(os.path.abspath(folder)).is_relative_to(DATA):
             known = ", ".join(sorted(path.parent.name for path in DATA.glob("*/prepare.py")))
@@ -68,14 +71,19 @@ def open_dataset(name: str) -> Dataset:
         print(f"preparing {name} with {script}", file=sys.stderr)
         if status := subprocess.run([sys.executable, str(script)]).returncode:
             raise UserError(f"{script} ended with status {status}: see its message above")
-    return _existing(folder)
+    dataset = _existing(folder)
+    if tokenizer in ("", dataset.tokenizer.name):
+        return dataset
+    if not (folder / "input.txt").exists():
+        raise UserError(f"{folder} has tokens of {dataset.tokenizer.name} and no input.txt: for --tokenizer= name a text file")
+    return open_texts([str(folder / "input.txt")], tokenizer=tokenizer)
 
 
-def open_texts(words: Sequence[str], encoding: str = "utf-8", tokenizer: CharTokenizer | None = None) -> Dataset:
+def open_texts(words: Sequence[str], encoding: str = "utf-8", tokenizer: Tokenizer | str = "char") -> Dataset:
     """The dataset made of text files, folders of .txt files, or `-` for standard input, in this order.
 
-    The vocabulary is the text's own unless a `tokenizer` is given. The ids are kept under data/cache/ and
-    used again while the texts hash to the same value.
+    The `tokenizer` is given, or made for the text if only its name is. The ids are kept under data/cache/ and used again
+    while the texts hash to the same value.
     Raises UserError for a text that is missing, empty, not in this encoding or not in this vocabulary.
     """
     cache = DATA / "cache"
@@ -98,13 +106,44 @@ def open_texts(words: Sequence[str], encoding: str = "utf-8", tokenizer: CharTok
 
 
 def prepare_dataset(
-    paths: Sequence[Path], folder: Path, encoding: str = "utf-8", tokenizer: CharTokenizer | None = None
+    paths: Sequence[Path], folder: Path, encoding: str = "utf-8", tokenizer: Tokenizer | str = "char"
 ) -> Dataset:
     """Write train.bin, val.bin and tokenizer.json for these text files into `folder`.
 
-    The vocabulary is the text's own unless a `tokenizer` is given.
+    The `tokenizer` is given, or made for the text if only its name is.
     Raises UserError for a text that is missing, empty, not in this encoding or not in this vocabulary.
     """
+    length, characters = _survey(paths, encoding)
+    if not length:
+        raise UserError(f"{', '.join(map(str, paths))}: the text is empty, there is nothing to learn from")
+    cut = int(length * TRAIN_SHARE)
+    if isinstance(tokenizer, str):  # what is learnt is learnt from the part to train on
+        tokenizer = make_tokenizer(tokenizer, characters, _part(paths, encoding, 0, cut))
+    if unknown := tokenizer.encode_known(characters)[1]:
+        raise UserError(
+            f"the text has {len(unknown)} characters that the checkpoint's vocabulary has not, among them "
+            f"{' '.join(map(repr, unknown[:5]))}: take them out of the text, or train from scratch"
+        )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # val.bin, which says that all is there, comes last, and what was there before goes first: ids and vocabulary of two
+    # texts never stand together, and a train.bin and val.bin without a vocabulary are not of our making.
+    with replacing(folder / "val.bin") as val:
+        with replacing(folder / "train.bin") as train:
+            if isinstance(tokenizer, CharTokenizer):
+                _write_characters(_code_points(paths, encoding), tokenizer, cut, train, val)
+            else:
+                _write_tokens(_part(paths, encoding, 0, cut), tokenizer, train)
+                _write_tokens(_part(paths, encoding, cut, length), tokenizer, val)
+            for name in ("val.bin", "tokenizer.json"):
+                (folder / name).unlink(missing_ok=True)
+        with replacing(folder / "tokenizer.json") as file:
+            file.write(json.dumps(tokenizer.to_dict()).encode())
+    return _existing(folder)
+
+
+def _survey(paths: Sequence[Path], encoding: str) -> tuple[int, str]:
+    """How many characters the texts have, and the different ones in the order of code points."""
     seen = np.zeros(CODE_POINTS, dtype=bool)
     ascii_seen = b""
     length = 0
@@ -114,29 +153,20 @@ def prepare_dataset(
         else:
             seen[points] = True
         length += len(points)
-    if not length:
-        raise UserError(f"{', '.join(map(str, paths))}: the text is empty, there is nothing to learn from")
     seen[list(ascii_seen)] = True
-    characters = "".join(map(chr, np.flatnonzero(seen)))
-    tokenizer = tokenizer or CharTokenizer.of(characters)
-    if unknown := set(characters) - set(tokenizer.characters):
-        raise UserError(
-            f"the text has {len(unknown)} characters that the checkpoint's vocabulary has not, among them "
-            f"{' '.join(map(repr, sorted(unknown)[:5]))}: take them out of the text, or train from scratch"
-        )
+    return length, "".join(map(chr, np.flatnonzero(seen)))
 
-    folder.mkdir(parents=True, exist_ok=True)
+
+def _write_characters(
+    pieces: Iterable[np.ndarray], tokenizer: CharTokenizer, left: int, train: BinaryIO, val: BinaryIO
+) -> None:
+    """The ids of characters, by look-up: the first `left` to `train`, the others to `val`."""
     table = tokenizer.id_table()
     ascii_table = table[:256].astype(np.uint8).tobytes() if table[:128].max() < 256 else None  # ids that fit into a byte
-    left = int(length * TRAIN_SHARE)
     # A thread writes while the next piece is looked up: on a big text writing takes most of the time.
-    with (
-        replacing(folder / "train.bin") as train,
-        replacing(folder / "val.bin") as val,
-        ThreadPoolExecutor(1) as writer,
-    ):
+    with ThreadPoolExecutor(1) as writer:
         written: list[Future[int]] = []
-        for points in _code_points(paths, encoding):
+        for points in pieces:
             if points.dtype == np.uint8 and ascii_table:
                 ids = np.frombuffer(points.tobytes().translate(ascii_table), dtype=np.uint8).astype(table.dtype)
             else:
@@ -147,22 +177,47 @@ def prepare_dataset(
             left = max(0, left - len(ids))
         for future in written:
             future.result()
-        (folder / "tokenizer.json").unlink(missing_ok=True)  # ids and vocabulary of two texts never stand together
-    with replacing(folder / "tokenizer.json") as file:
-        file.write(json.dumps(tokenizer.to_dict()).encode())
-    return _existing(folder)
+
+
+def _write_tokens(pieces: Iterable[str], tokenizer: Tokenizer, file: BinaryIO) -> None:
+    """The ids of a text whose tokens are no characters. It is cut where that makes no difference."""
+    from kqv.bpe import safe_pieces  # imports tiktoken
+
+    dtype = token_dtype(tokenizer.vocab_size)
+    for text in safe_pieces(pieces) if tokenizer.kind == "bpe" else pieces:
+        file.write(np.array(tokenizer.encode(text), dtype=dtype).data)
+
+
+def _part(paths: Sequence[Path], encoding: str, start: int, end: int) -> Iterator[str]:
+    """The characters from `start` to `end` of the texts, in pieces."""
+    at = 0
+    for _, text in _texts(paths, encoding):
+        if piece := text[max(0, start - at) : max(0, end - at)]:
+            yield piece
+        at += len(text)
+        if at >= end:
+            return
 
 
 def _existing(folder: Path) -> Dataset:
-    tokenizer = load_tokenizer(folder)
+    if any((folder / name).exists() for name in ("tokenizer.json", "meta.pkl")):
+        tokenizer = load_tokenizer(folder)
+    else:
+        print(f"{folder} has no vocabulary: its ids are taken for those of GPT-2, as nanoGPT does", file=sys.stderr)
+        tokenizer = named_encoding("gpt2")
     itemsize = np.dtype(token_dtype(tokenizer.vocab_size)).itemsize
     counts = [(folder / name).stat().st_size // itemsize for name in ("train.bin", "val.bin")]
     return Dataset(folder, tokenizer, *counts)
 
 
-def _digest(paths: Sequence[Path], encoding: str, tokenizer: CharTokenizer | None) -> str:
-    """What the ids depend on, in 16 characters: the bytes of the texts, their encoding, the vocabulary if given."""
-    digest = hashlib.sha256(repr((encoding, tokenizer and tokenizer.characters)).encode())
+def _digest(paths: Sequence[Path], encoding: str, tokenizer: Tokenizer | str) -> str:
+    """What the ids depend on, in 16 characters: the bytes of the texts, their encoding, the tokenizer."""
+    key: Any = None
+    if isinstance(tokenizer, CharTokenizer):
+        key = tokenizer.characters
+    elif tokenizer != "char":
+        key = (tokenizer,) if isinstance(tokenizer, str) else tokenizer.to_dict()
+    digest = hashlib.sha256(repr((encoding, key)).encode())
     for path in paths:
         with _open(path) as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -204,7 +259,19 @@ def _open(path: Path) -> io.BufferedReader:
 
 
 def _code_points(paths: Sequence[Path], encoding: str) -> Iterator[np.ndarray]:
-    """The characters of the texts as arrays of code points: uint8 where a piece is ASCII, else uint32.
+    """The characters of the texts as arrays of code points: uint8 where a piece is ASCII, else uint32."""
+    for path, text in _texts(paths, encoding):
+        if text.isascii():
+            yield np.frombuffer(text.encode(), dtype=np.uint8)
+            continue
+        try:
+            yield np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        except UnicodeEncodeError:
+            raise UserError(f"{path} has half of a surrogate pair, which is no character: mend the text") from None
+
+
+def _texts(paths: Sequence[Path], encoding: str) -> Iterator[tuple[Path, str]]:
+    """The texts in pieces, each with the file that it is from.
 
     A byte order mark is dropped, every line end becomes a newline, and a file that does not end with one
     gets one if more text follows.
@@ -214,13 +281,7 @@ def _code_points(paths: Sequence[Path], encoding: str) -> Iterator[np.ndarray]:
         for i, text in enumerate(_decoded(path, encoding)):
             joint = "\n" if i == 0 and last != "\n" else ""
             last = text[-1]
-            if text.isascii():
-                yield np.frombuffer((joint + text).encode(), dtype=np.uint8)
-                continue
-            try:
-                yield np.frombuffer((joint + text).encode("utf-32-le"), dtype="<u4")
-            except UnicodeEncodeError:
-                raise UserError(f"{path} has half of a surrogate pair, which is no character: mend the text") from None
+            yield path, joint + text
 
 
 def _decoded(path: Path, encoding: str) -> Iterator[str]:

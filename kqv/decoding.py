@@ -1,5 +1,7 @@
 """Text from a model: the samplers, the loop, the strings that end a text."""
 
+import codecs
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor
 from kqv.errors import UserError
 from kqv.incremental import Decoder
 from kqv.settings import SampleSettings
-from kqv.tokenizer import CharTokenizer
+from kqv.tokenizer import Tokenizer
 from model import GPT
 
 
@@ -74,15 +76,18 @@ def generate(
 
 
 class Continuation:
-    """One text as it grows: its tokens, their log-probabilities, and where a stop string ended it."""
+    """One text as it grows: its tokens, their log-probabilities, and where a stop string ended it. A token that ends inside
+    a character adds to the text when that is whole."""
 
-    def __init__(self, tokenizer: CharTokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self.tokenizer, self.stop = tokenizer, stop
         self.tokens: list[int] = []
         self.log_probabilities: list[float] = []
         self.text = ""
         self.stopped = False
         self._shown = 0
+        self._ends: list[int] = []  # the length of the text after each token
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")  # keeps the bytes of half a character
 
     def add(self, token: int, log_probability: float) -> str:
         """Append a token unless the text has ended. Returns the new text that can be shown: what may be the
@@ -91,18 +96,23 @@ class Continuation:
             return ""
         self.tokens.append(token)
         self.log_probabilities.append(log_probability)
-        self.text += self.tokenizer.decode([token])
+        self.text += self._utf8.decode(self.tokenizer.token_bytes(token))
+        self._ends.append(len(self.text))
         found = [self.text.find(stop) for stop in self.stop if stop in self.text]
         if found:
             self.stopped = True
             self.text = self.text[: min(found)]
-            del self.tokens[len(self.text) :], self.log_probabilities[len(self.text) :]
+            begun = bisect_left(self._ends, len(self.text)) + bool(self.text)  # tokens before the cut; the last may reach over
+            del self.tokens[begun:], self.log_probabilities[begun:]
             return self._show(len(self.text))
         held = max((n for stop in self.stop for n in range(1, len(stop)) if self.text.endswith(stop[:n])), default=0)
         return self._show(len(self.text) - held)
 
     def finish(self) -> str:
         """The text that was still held back when no more tokens come."""
+        if not self.stopped and (half := self._utf8.decode(b"", final=True)):
+            self.text += half
+            self._ends[-1] = len(self.text)
         return self._show(len(self.text))
 
     def _show(self, end: int) -> str:
@@ -110,20 +120,24 @@ class Continuation:
         return fresh
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: text, why it ended ("stop" or "length"), its tokens and their log-probabilities in nats."""
+        """Plain data: text, why it ended ("stop" or "length"), its tokens and their log-probabilities in nats.
+
+        A token is what it added to the text: nothing while a character is not whole.
+        """
+        ends = [0, *(min(end, len(self.text)) for end in self._ends)]
         return {
             "text": self.text,
             "finish_reason": "stop" if self.stopped else "length",
-            "tokens": [self.tokenizer.decode([token]) for token in self.tokens],
+            "tokens": [self.text[ends[i] : ends[i + 1]] for i in range(len(self.tokens))],
             "log_probabilities": self.log_probabilities,
         }
 
 
-def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, settings: SampleSettings) -> str:
+def generate_text(model: GPT, tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> str:
     """The text that one sample adds to the prompt, whole."""
     return tokenizer.decode(tokens[0] for tokens, _ in generate(model, tokenizer.encode(prompt), settings))
 
 
-def default_prompt(tokenizer: CharTokenizer) -> str:
+def default_prompt(tokenizer: Tokenizer) -> str:
     """What a text begins with when nothing is said: a newline, or the first character of a text without lines."""
-    return "\n" if "\n" in tokenizer.characters else tokenizer.characters[0]
+    return "\n" if tokenizer.knows("\n") else tokenizer.decode([0])

@@ -14,6 +14,7 @@ from torch import Tensor
 from kqv.batches import all_windows, spaced_windows
 from kqv.hardware import Machine
 from kqv.settings import TrainSettings
+from kqv.tokenizer import Tokenizer
 from model import GPT, cross_entropy
 
 
@@ -40,10 +41,25 @@ def _mean_loss(model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Ma
     return total / count
 
 
-def describe_loss(loss: float) -> str:
-    """A loss of a character model in both usual units.
+def characters_per_token(tokens: np.ndarray, tokenizer: Tokenizer) -> float:
+    """How many characters a token stands for, mean over all of the split but the first token, which is not predicted.
+
+    Losses per token of two vocabularies cannot be compared; divided by this they are losses per character, which can.
+    """
+    if tokenizer.kind == "char":
+        return 1.0
+    begun, step = tokenizer.characters_begun(), 1 << 20
+    return sum(int(begun[tokens[first : first + step]].sum()) for first in range(1, len(tokens), step)) / (len(tokens) - 1)
+
+
+def describe_loss(loss: float, characters: float = 1.0) -> str:
+    """A loss in the usual units; `characters` is how many a token has.
 
     >>> describe_loss(1.5)
     '1.5000 nats per character (2.164 bits)'
+    >>> describe_loss(3, 2)
+    '3.0000 nats per token, 1.5000 per character (2.164 bits)'
     """
-    return f"{loss:.4f} nats per character ({loss / math.log(2):.3f} bits)"
+    each = loss / max(characters, 1e-9)
+    units = f"{loss:.4f} nats per character" if characters == 1 else f"{loss:.4f} nats per token, {each:.4f} per character"
+    return f"{units} ({each / math.log(2):.3f} bits)"

@@ -7,15 +7,15 @@ computed here with the pieces of model.py, and agree with the fused attention to
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kqv.decoding import default_prompt, generate_text
+from kqv.decoding import default_prompt, generate
 from kqv.settings import SampleSettings
-from kqv.tokenizer import CharTokenizer
+from kqv.tokenizer import Tokenizer
 from model import GPT, SCORES, Attention
 
 SATURATED = 0.9  # a row with this much weight on one character has made up its mind
@@ -99,25 +99,25 @@ class HeadFigures:
     scaled_variance: float
     """the same after scaling: about 1, if the scale is 1/√d_k"""
     previous: float
-    """weight on the character before, mean over a text that the model wrote (see `own_text`)"""
+    """weight on the character before, mean over a text that the model wrote (see `own_ids`)"""
     line_start: float
     """weight on the beginning of the line, the newline before it or its first character, mean over the same text"""
     induction: float
     """weight on what followed the same character last time, in a random text that is repeated (Olsson et al. 2022)"""
 
 
-def own_text(model: GPT, tokenizer: CharTokenizer, length: int = LONG) -> str:
+def own_ids(model: GPT, tokenizer: Tokenizer, length: int = LONG) -> list[int]:
     """A text that the model writes itself, always the same: what it knows, lines if it knows lines, no longer than a block."""
-    prompt = default_prompt(tokenizer)
-    settings = SampleSettings(max_new_tokens=min(length, model.config.block_size) - 1)
-    return prompt + generate_text(model.eval(), tokenizer, prompt, settings)
+    prompt = tokenizer.encode(default_prompt(tokenizer))[-model.config.block_size :]
+    settings = SampleSettings(max_new_tokens=max(0, min(length, model.config.block_size) - len(prompt)))
+    return prompt + [tokens[0] for tokens, _ in generate(model.eval(), prompt, settings)]
 
 
-def head_figures(model: GPT, reading: Reading, own: Reading, newline: int | None) -> list[HeadFigures]:
-    """The figures of every head, in order, over one text and over one of the model's `own`. `newline` is the id of the
-    newline, None in a vocabulary without one."""
+def head_figures(model: GPT, reading: Reading, own: Reading, newlines: Container[int]) -> list[HeadFigures]:
+    """The figures of every head, in order, over one text and over one of the model's `own`. `newlines` are the ids that end a
+    line."""
     place = torch.arange(len(reading.ids))
-    starts = line_starts(own.ids, newline)
+    starts = line_starts(own.ids, newlines)
     inductions = induction_scores(model)
     figures = []
     for number, layer in enumerate(reading.layers):
@@ -161,15 +161,15 @@ def layer_figures(model: GPT, texts: Tensor) -> dict[str, list[float]]:
     return figures
 
 
-def line_starts(ids: Sequence[int], newline: int | None) -> Tensor:
-    """(time, time) bool: for each character, where its line begins (its first character and the newline before that).
+def line_starts(ids: Sequence[int], newlines: Container[int]) -> Tensor:
+    """(time, time) bool: for each token, where its line begins (its first token and the one before, which ended a line).
     A row is all False in the first line, and where a line has just begun: looking there is looking at the one before."""
     marks = torch.zeros(len(ids), len(ids), dtype=torch.bool)
     start: int | None = None
     for place, token in enumerate(ids):
         if start is not None and place > start + 1:
             marks[place, start : start + 2] = True
-        if token == newline:
+        if token in newlines:
             start = place
     return marks
 

@@ -14,6 +14,7 @@ from kqv.errors import UserError
 BEST, LATEST, EARLIER = "ckpt.pt", "last.pt", "earlier.pt"
 DAMAGED = "damaged.pt"  # a last.pt that could not be read
 METRICS, CURVE = "metrics.jsonl", "loss.png"
+TENSORBOARD = "tensorboard"  # a folder
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout  # the system's own locks, which end with their process; torch requires it too
 
 from kqv.errors import UserError
-from kqv.files import BEST, CURVE, DAMAGED, EARLIER, LATEST, METRICS
+from kqv.files import BEST, CURVE, DAMAGED, EARLIER, LATEST, METRICS, TENSORBOARD
 
 LOCK = ".lock"
 
@@ -35,7 +35,7 @@ def make_room(out_dir: Path, parameters: int, resumed_from: Path | None) -> None
 
     Raises UserError if the folder cannot be written to or the disk is too full.
     """
-    files = [out_dir / name for name in (BEST, LATEST, EARLIER, METRICS, CURVE)]
+    files = [out_dir / name for name in (BEST, LATEST, EARLIER, METRICS, CURVE, TENSORBOARD)]
     previous = out_dir / "previous"
     try:
         for file in files:
@@ -47,6 +47,8 @@ def make_room(out_dir: Path, parameters: int, resumed_from: Path | None) -> None
         if any(file.exists() for file in files[:3]) and not resumed_from:
             previous.mkdir(exist_ok=True)
             for file in files:
+                if (previous / file.name).is_dir():
+                    shutil.rmtree(previous / file.name)
                 (previous / file.name).unlink(missing_ok=True)
                 if file.exists():
                     file.rename(previous / file.name)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kqv.errors import UserError
 from kqv.families import to_ours
-from kqv.tokenizer import CharTokenizer, load_tokenizer, tokenizer_from_dict
+from kqv.tokenizer import CharTokenizer, Tokenizer, load_tokenizer, tokenizer_from_dict
 from model import GPT2, GPTConfig
 
 NAMED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -167,7 +167,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"its {path.name} cannot be read: {error.strerror}") from None
 
 
-def _tokenizer(folder: Path, vocab_size: int) -> CharTokenizer:
+def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The vocabulary of a model in a folder of Hugging Face: its tokenizer.json, or a meta.pkl of nanoGPT's."""
     if not (folder / "tokenizer.json").exists():
         if (folder / "meta.pkl").exists():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kqv.errors import UserError
 from kqv.families import Place, places, to_ours
-from kqv.tokenizer import CharTokenizer, load_tokenizer
+from kqv.tokenizer import Tokenizer, load_tokenizer
 from model import GPT2, GPTConfig
 
 ARGUMENTS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
@@ -72,7 +72,7 @@ def _moments(optimizer: dict[str, Any], theirs: dict[str, Tensor], table: list[P
             }
 
 
-def _tokenizer(dataset: object, path: Path, vocab_size: int) -> CharTokenizer:
+def _tokenizer(dataset: object, path: Path, vocab_size: int) -> Tokenizer:
     """The characters of a checkpoint: beside it, in the data folder of the nanoGPT that it lies in, or in ours.
 
     Raises UserError naming the file that is missing.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import model as model_py
 from kqv.explaining import HeadFigures, Reading
-from kqv.tokenizer import CharTokenizer
+from kqv.tokenizer import Tokenizer
 from model import GPT, GPTConfig
 
 PARTS = Path(__file__).parent / "page"
@@ -47,7 +47,7 @@ class View:
 
     title: str
     model: GPT
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     reading: Reading
     heads: list[HeadFigures]
 
@@ -57,7 +57,7 @@ def page(text: str, views: Sequence[View], start: dict[str, int]) -> str:
     count = sum(3 * view.model.config.n_layer * view.model.config.n_embd * len(view.reading.ids) for view in views)
     nibbles = next((n for n in HALF_BYTES if count * n / 2 * 4 / 3 <= LARGEST), HALF_BYTES[-1])
     data = {
-        "labels": [label(views[0].tokenizer.decode([i])) for i in views[0].reading.ids],
+        "labels": [token_label(views[0].tokenizer, token) for token in views[0].reading.ids],
         "direction": "rtl" if _is_right_to_left(text) else "ltr",
         "models": [_model_data(view, nibbles) for view in views],
         "code": {picture: code_line(*where) for picture, where in CODE.items()},
@@ -89,6 +89,16 @@ def label(token: str) -> str:
     return "".join(map(visible, token))
 
 
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """What a token stands for; of half a character the codes of its bytes, as \\xe2."""
+    return tokenizer.token_bytes(token).decode(errors="backslashreplace")
+
+
+def token_label(tokenizer: Tokenizer, token: int) -> str:
+    """A token as it can be seen, its number if it stands for nothing."""
+    return label(token_text(tokenizer, token)) or f"#{token}"
+
+
 def script_json(data: Any) -> str:
     """JSON that can stand in a script element: nothing in it can end that element, or begin another."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
@@ -117,7 +127,7 @@ def pack(numbers: Tensor, nibbles: int) -> dict[str, Any]:
 def _model_data(view: View, nibbles: int) -> dict[str, Any]:
     config = view.model.config
     likeliest = view.reading.predictions.topk(min(GUESSES, view.tokenizer.vocab_size))
-    names = [label(view.tokenizer.decode([i])) for i in range(view.tokenizer.vocab_size)]
+    names = {token: token_label(view.tokenizer, token) for token in likeliest.indices.unique().tolist()}
     scale = view.reading.layers[0].attention.scale
     allowed = view.reading.layers[0].allowed
     return {

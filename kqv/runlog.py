@@ -1,7 +1,8 @@
-"""What a run says of itself: a progress bar for people, metrics.jsonl for machines, a picture of the curve.
+"""What a run says of itself: a progress bar for people, metrics.jsonl for machines, a picture of the curve, other reports.
 
 metrics.jsonl has one object a line, at most one for each step, with the keys that apply: step, train_loss,
-val_loss (the estimate), val_loss_full (the whole split), learning_rate, grad_norm, tokens_per_second,
+val_loss (the estimate), val_loss_full (the whole split), val_loss_per_character (the same, where a token is something else),
+learning_rate, grad_norm, tokens_per_second,
 skipped (updates so far that were not made, because a number was not finite), wall_seconds (since the process started).
 With --inner_figures=True evaluations have lists too, one number a layer: raw_variance, scaled_variance, entropy and
 saturated (see HeadFigures in kqv/explaining.py; means over the heads and a few windows of the validation split) and
@@ -22,11 +23,13 @@ from tqdm import tqdm
 
 from kqv import STARTED
 from kqv.files import CURVE, METRICS, replacing
+from kqv.reports import reports_of
 from kqv.settings import TrainSettings
 
 LAYER_MEASURES = ("raw_variance", "scaled_variance", "entropy", "saturated", "grad_norm_layers")
 MEASURES = (
-    "train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "skipped", "tokens_per_second", *LAYER_MEASURES,
+    "train_loss", "val_loss", "val_loss_full", "val_loss_per_character", "learning_rate", "grad_norm", "skipped",
+    "tokens_per_second", *LAYER_MEASURES,
 )  # fmt: skip
 
 
@@ -43,7 +46,7 @@ class RunLog:
         there = self.lines[-1] if self.lines and self.lines[-1]["step"] == first_step else {}
         self.unfinished = {key: value for key, value in there.items() if key in MEASURES}
         """What was measured at `first_step` itself; the caller adds to it and writes that line again."""
-        self.wandb = _start_wandb(settings) if settings.wandb_log else None
+        self.reports = reports_of(settings, first_step)
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(
             total=self.steps, initial=first_step, unit="step", disable=not self.terminal, dynamic_ncols=True,
@@ -63,8 +66,8 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
         self.file.close()
-        if self.wandb:
-            self.wandb.finish()
+        for report in self.reports:
+            report.finish(self.folder / CURVE)
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Move the bar to `step`."""
@@ -79,14 +82,20 @@ class RunLog:
         line = {"step": step, **metrics, "wall_seconds": round(time.perf_counter() - STARTED, 3)}
         line = {key: value for key, value in line.items() if _is_finite(value)}
         self._show(step, metrics)
-        if self.wandb:
-            self.wandb.log({key: value for key, value in line.items() if not isinstance(value, list)}, step=step)
+        for report in self.reports:
+            report.numbers(step, {key: value for key, value in line.items() if key != "step" and not isinstance(value, list)})
         if self.lines and self.lines[-1]["step"] == step:  # the line that a stopped run had begun
             self.lines[-1], before = line, self.file
             self._begin()
             before.close()
         else:
             self._append(_json_line(line))
+
+    def sample(self, step: int, text: str) -> None:
+        """A text that the model wrote."""
+        self.say(text + "\n")
+        for report in self.reports:
+            report.sample(step, text)
 
     def _append(self, line: bytes) -> None:
         self.unwritten += line
@@ -170,9 +179,3 @@ def _is_finite(value: Any) -> bool:
 
 def _json_line(line: dict[str, Any]) -> bytes:
     return json.dumps(line).encode() + b"\n"
-
-
-def _start_wandb(settings: TrainSettings) -> Any:
-    import wandb
-
-    return wandb.init(project=settings.wandb_project, name=settings.wandb_run_name, config=vars(settings))

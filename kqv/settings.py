@@ -11,6 +11,7 @@ from typing import Any, Literal
 import tyro
 
 from kqv.errors import UserError
+from kqv.vocabularies import check_name
 
 LARGEST_SEED = 2**62  # generators take 64 bits, and training adds the step
 
@@ -43,6 +44,8 @@ class TrainSettings(MachineSettings):
     """folder under data/ to train on when no text file is named"""
     encoding: str = "utf-8"
     """encoding of the text files"""
+    tokenizer: str = "char"
+    """what a token is: char, bytes, gpt2 (or another encoding of tiktoken's), or bpe:1024, that many learnt from the text"""
     init_from: str = "scratch"
     """scratch, resume (go on with the run in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a checkpoint or a folder of
     a Hugging Face model to start from (fine-tuning)"""
@@ -63,13 +66,13 @@ class TrainSettings(MachineSettings):
     on_write_error: Literal["stop", "continue"] = "stop"
     """when a checkpoint or the metrics cannot be written: end with status 1, or say so, train on, and try again"""
     sample_chars: int = 200
-    """length of the sample printed at each evaluation; 0 for none"""
+    """tokens (characters) in the sample printed at each evaluation; 0 for none"""
 
     # how much text a step sees
     batch_size: int = 32
     """windows of text in one (micro-)batch"""
     block_size: int = 64
-    """characters in a window: how far back the model can look"""
+    """tokens (characters) in a window: how far back the model can look"""
     gradient_accumulation_steps: int = 1
     """micro-batches that make one step"""
 
@@ -141,12 +144,14 @@ class TrainSettings(MachineSettings):
     inner_figures: bool = False
     """also write, at each evaluation, the figures of each layer: score variance, entropy and saturation of attention, norm of
     the gradient"""
+    tensorboard: bool = False
+    """also write event files to out_dir/tensorboard (pip install tensorboard)"""
     wandb_log: bool = False
-    """also log to Weights & Biases (pip install wandb)"""
+    """also log to Weights & Biases (pip install wandb); without an account the run is kept in out_dir/wandb"""
     wandb_project: str = "kqv"
     """Weights & Biases project"""
     wandb_run_name: str = "run"
-    """Weights & Biases run name"""
+    """name of the run in both"""
 
 
 @dataclass
@@ -164,7 +169,7 @@ class SampleSettings(MachineSettings):
     num_samples: int = 1
     """texts to write; they are generated as one batch"""
     max_new_tokens: int = 500
-    """characters in each"""
+    """tokens (characters) in each"""
     temperature: float = 0.8
     """below 1 likelier, above 1 more surprising; 0 always takes the likeliest"""
     top_k: int = 0
@@ -195,7 +200,7 @@ class ExplainSettings:
     out_dir: str = "out"
     """folder of the checkpoint (its ckpt.pt), or a checkpoint file"""
     text: str = "The cat sat on the mat."
-    """what the model reads, FILE:path, or - for standard input; at most block_size characters"""
+    """what the model reads, FILE:path, or - for standard input; at most block_size tokens (characters)"""
     format: Literal["html", "text", "png", "json"] = "html"
     """explain.html, a page to explore; a map and figures in the terminal; explain.png, all heads; explain.json, all numbers"""
     step: int = -1
@@ -219,8 +224,10 @@ def check_training(settings: TrainSettings) -> None:
     check_at_least(settings, 0, "checkpoint_minutes")
     _check_between(settings, 0, 1, "dropout", "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
-    if settings.wandb_log and not importlib.util.find_spec("wandb"):
-        raise UserError("wandb_log needs the package wandb: pip install wandb")
+    check_name(settings.tokenizer)
+    for option, package in {"tensorboard": "tensorboard", "wandb_log": "wandb"}.items():
+        if getattr(settings, option) and not importlib.util.find_spec(package):
+            raise UserError(f"{option} needs the package {package}: pip install {package}")
     if settings.n_embd % settings.n_head:
         pair = 2 if settings.position == "rope" else 1  # rotary positions need an even d_k
         possible = [n for n in range(1, min(settings.n_embd, 10_000) + 1) if settings.n_embd % (n * pair) == 0]

@@ -3,16 +3,20 @@
     tokenizer.vocab_size              how many ids there are
     tokenizer.encode("hello")         a list of ids
     tokenizer.decode([3, 1, 2])       text
+    tokenizer.token_bytes(3)          what one id stands for, as UTF-8, which may be a part of a character
+    tokenizer.knows("\n")             whether a text can be encoded
     tokenizer.to_dict()               plain data; `tokenizer_from_dict` makes the same tokenizer again
 
-A tokenizer travels as plain data in `tokenizer.json` and inside each checkpoint, never as a pickle; nanoGPT's
-`meta.pkl` is read without running anything.
+Here are those that need no package: characters and bytes. kqv/bpe.py has byte pairs, and kqv/vocabularies.py makes a
+tokenizer from its name. A tokenizer travels as plain data in `tokenizer.json` and inside each checkpoint, never as a
+pickle; nanoGPT's `meta.pkl` is read without running anything.
 """
 
 import io
 import json
 import pickle
 import pickletools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,61 @@ CODE_POINTS = 0x110000  # Unicode has this many
 LARGEST_FILE = 64 * CODE_POINTS  # bytes of a vocabulary of all of them, escaped
 
 
-class CharTokenizer:
+class Tokenizer(ABC):
+    """What all vocabularies can do. Two are equal if they give the same ids to the same texts."""
+
+    kind: str
+    """which class it is"""
+    name: str
+    """what --tokenizer= calls it"""
+    vocab_size: int
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. Raises UserError naming the first character that has none, and its position."""
+
+    @abstractmethod
+    def encode_known(self, text: str) -> tuple[list[int], str]:
+        """The ids of the known characters, and the unknown ones that were left out."""
+
+    @abstractmethod
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of UTF-8 that an id stands for; they may begin or end inside a character."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that says it all."""
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """As `encode`, but the name of a special token, such as <|endoftext|>, is that token where there are any."""
+        return self.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids. Bytes that are no UTF-8, as of half a character, become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+    def knows(self, text: str) -> bool:
+        """Whether `encode` takes this text."""
+        return not self.encode_known(text)[1]
+
+    def characters_begun(self) -> np.ndarray:
+        """How many characters begin in each token, shape (vocab_size,): summed over a text they are its characters."""
+        return np.array([characters_in(self.token_bytes(token)) for token in range(self.vocab_size)])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.to_dict() == other.to_dict()
+
+
+def characters_in(data: bytes) -> int:
+    """How many characters begin in a piece of UTF-8: its bytes that go on with none. (They are 10xxxxxx in binary.)
+
+    >>> characters_in("é!".encode()), characters_in("é!".encode()[1:])
+    (2, 1)
+    """
+    return sum(byte & 0b1100_0000 != 0b1000_0000 for byte in data)
+
+
+class CharTokenizer(Tokenizer):
     """One id for each different character: its place in `characters`.
 
     >>> tokenizer = CharTokenizer.of("hello")
@@ -33,7 +91,7 @@ class CharTokenizer:
     ('ehlo', [1, 3, 2, 0], 'hel')
     """
 
-    kind = "char"
+    kind = name = "char"
 
     def __init__(self, characters: str) -> None:
         """Raises UserError if a character is there twice, or none is."""
@@ -70,6 +128,14 @@ class CharTokenizer:
         """The text of the ids."""
         return "".join([self.characters[i] for i in ids])
 
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 of one character."""
+        return self.characters[token].encode(errors="surrogatepass")
+
+    def characters_begun(self) -> np.ndarray:
+        """One for each."""
+        return np.ones(self.vocab_size, dtype=np.int64)
+
     def id_table(self) -> np.ndarray:
         """Array of shape (CODE_POINTS,) from a code point to its id, to encode big texts in one look-up."""
         table = np.zeros(CODE_POINTS, dtype=token_dtype(self.vocab_size))
@@ -81,20 +147,78 @@ class CharTokenizer:
         return {"kind": self.kind, "characters": self.characters}
 
 
+class ByteLevel(Tokenizer):
+    """What vocabularies have in common whose tokens are bytes: any text has ids, unless it has a half of a surrogate pair,
+    which is no character and comes from a command line that was not UTF-8."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. Raises UserError for what is no character."""
+        try:
+            return self._encode(text)
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(text[error.start]):04X} at position {error.start}"
+            raise UserError(f"{half} is half of a surrogate pair, which is no character") from None
+
+    def encode_known(self, text: str) -> tuple[list[int], str]:
+        """The ids of the characters, and what is none."""
+        known = "".join(character for character in text if not _is_surrogate(character))
+        return self.encode(known), "".join(filter(_is_surrogate, text))
+
+    def knows(self, text: str) -> bool:
+        """Whether all of it are characters."""
+        return not any(map(_is_surrogate, text))
+
+    @abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """The ids of a text. Raises UnicodeEncodeError for what is no character."""
+
+
+class ByteTokenizer(ByteLevel):
+    """256 ids: the bytes of UTF-8.
+
+    >>> ByteTokenizer().encode("né"), ByteTokenizer().decode([110, 195, 169])
+    ([110, 195, 169], 'né')
+    """
+
+    kind = name = "bytes"
+    vocab_size = 256
+
+    def _encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def token_bytes(self, token: int) -> bytes:
+        """One byte."""
+        return bytes([token])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its kind is all there is to say."""
+        return {"kind": self.kind}
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"
+
+
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
     """The integer type of train.bin and val.bin: uint16 as in nanoGPT, uint32 where that is too small."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
-def tokenizer_from_dict(data: Any) -> CharTokenizer:
+def tokenizer_from_dict(data: Any) -> Tokenizer:
     """The tokenizer that `to_dict` described. Raises UserError if the data describes none."""
     match data:
         case {"kind": "char", "characters": str(characters)}:
             return CharTokenizer(characters)
+        case {"kind": "bytes"}:
+            return ByteTokenizer()
+        case {"kind": "bpe"}:
+            from kqv.bpe import BpeTokenizer  # imports tiktoken
+
+            return BpeTokenizer.from_dict(data)
     raise UserError("it holds no vocabulary that this version of kqv knows")
 
 
-def load_tokenizer(folder: Path) -> CharTokenizer:
+def load_tokenizer(folder: Path) -> Tokenizer:
     """The vocabulary of a prepared folder: its tokenizer.json, or the meta.pkl that nanoGPT's prepare.py wrote.
 
     Raises UserError if there is neither, or it holds no vocabulary.
@@ -114,7 +238,7 @@ def load_tokenizer(folder: Path) -> CharTokenizer:
         raise UserError(f"{path} cannot be used: {error}") from None
 
 
-def _from_json(data: bytes) -> CharTokenizer:
+def _from_json(data: bytes) -> Tokenizer:
     return tokenizer_from_dict(json.loads(data.decode()))
 
 

@@ -1,6 +1,7 @@
 """What a user can rely on when looking inside: the numbers shown are the model's, and the figures mean what they say."""
 
 import math
+from collections.abc import Container
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from test_model import random_ids, randomised
 from torch import Tensor
 
-from kqv.explaining import LayerView, Reading, head_figures, layer_figures, line_starts, on_repetition, own_text, read
+from kqv.explaining import LayerView, Reading, head_figures, layer_figures, line_starts, on_repetition, own_ids, read
 from kqv.tokenizer import CharTokenizer
 from model import GPT, GPT2, Attention, GPTConfig
 
@@ -82,13 +83,13 @@ def test_looking_changes_nothing(model: GPT) -> None:
 # --- figures ------------------------------------------------------------------------------------------------------
 
 
-def figures_of(weights: Tensor, ids: list[int], newline: int | None = None) -> Any:
+def figures_of(weights: Tensor, ids: list[int], newlines: Container[int] = ()) -> Any:
     """The figures of a head that looks as `weights` (time, time) say."""
     model = GPT(GPTConfig(**{**SHAPE, "n_layer": 1, "n_head": 1}))
     reading: Reading = read(model, ids)
     layer: LayerView = reading.layers[0]
     layer.weights = weights[None]
-    return head_figures(model, reading, reading, newline)[0]
+    return head_figures(model, reading, reading, newlines)[0]
 
 
 TIME = 6
@@ -116,10 +117,10 @@ def test_a_head_that_looks_at_the_beginning_of_the_line() -> None:
     for place in (1, 2):
         weights = torch.eye(TIME)
         weights[3:] = torch.eye(TIME)[place]
-        assert figures_of(weights, ids, newline=0).line_start == 1
-    assert figures_of(torch.eye(TIME), ids, newline=0).line_start == 0
+        assert figures_of(weights, ids, newlines={0}).line_start == 1
+    assert figures_of(torch.eye(TIME), ids, newlines={0}).line_start == 0
     assert figures_of(weights, ids).line_start == 0  # no vocabulary with a newline, no lines
-    assert line_starts(ids, 0).nonzero().tolist() == [[row, column] for row in (3, 4, 5) for column in (1, 2)]
+    assert line_starts(ids, {0}).nonzero().tolist() == [[row, column] for row in (3, 4, 5) for column in (1, 2)]
 
 
 def test_scores_vary_like_d_k_before_scaling_and_like_one_after() -> None:
@@ -129,7 +130,7 @@ def test_scores_vary_like_d_k_before_scaling_and_like_one_after() -> None:
     model = randomised(config)
     reading = read(model, list(range(256)))
     reading.layers[0].see(*torch.randn(3, 1, 1, 256, 64))
-    figures = head_figures(model, reading, reading, None)[0]
+    figures = head_figures(model, reading, reading, ())[0]
     assert figures.raw_variance == pytest.approx(64, rel=0.1) and figures.scaled_variance == pytest.approx(1, rel=0.1)
 
 
@@ -137,7 +138,7 @@ def test_the_figures_of_a_layer_are_means_over_its_heads_and_the_texts() -> None
     model = randomised(GPTConfig(**SHAPE))
     texts = random_ids(model.config)[:2]
     readings = [read(model, ids) for ids in texts.tolist()]
-    heads = [head for reading in readings for head in head_figures(model, reading, reading, None)]
+    heads = [head for reading in readings for head in head_figures(model, reading, reading, ())]
     figures = layer_figures(model, texts)
     assert set(figures) == {"raw_variance", "scaled_variance", "entropy", "saturated"}
     for name, values in figures.items():
@@ -157,6 +158,6 @@ def test_a_head_that_copies_what_followed_last_time() -> None:
 
 def test_a_model_s_own_text_is_always_the_same_and_fits_its_block(model: GPT) -> None:
     tokenizer = CharTokenizer("abcdefghij\n")
-    text = own_text(model, tokenizer)
-    assert len(text) == model.config.block_size and text.startswith("\n") and text == own_text(model, tokenizer)
-    assert len(own_text(model, tokenizer, 5)) == 5
+    ids = own_ids(model, tokenizer)
+    assert len(ids) == model.config.block_size and ids[0] == tokenizer.encode("\n")[0] and ids == own_ids(model, tokenizer)
+    assert len(own_ids(model, tokenizer, 5)) == 5

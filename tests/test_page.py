@@ -69,7 +69,7 @@ def view_of(text: str, **options: Any) -> View:
     tokenizer = CharTokenizer.of(text)
     model = randomised(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=len(text), **options))
     reading = read(model, tokenizer.encode(text))
-    return View("a model", model, tokenizer, reading, head_figures(model, reading, reading, None))
+    return View("a model", model, tokenizer, reading, head_figures(model, reading, reading, ()))
 
 
 def data_of(html: str) -> Any:

@@ -31,7 +31,7 @@ def test_the_json_holds_the_models_numbers(shell, trained):
     with torch.no_grad():
         expected = model.eval()(torch.tensor([tokenizer.encode(TEXT)]))[0].softmax(-1)
     torch.testing.assert_close(torch.tensor(numbers["predictions"])[-1], expected, atol=1e-5, rtol=1e-5)
-    assert numbers["text"] == TEXT and numbers["vocabulary"] == tokenizer.characters
+    assert numbers["text"] == TEXT and numbers["vocabulary"] == list(tokenizer.characters)
     assert torch.tensor(numbers["layers"][0]["weights"]).shape == (2, len(TEXT), len(TEXT))
 
 
