@@ -229,7 +229,8 @@ def restore_model(state: dict[str, Any], path: Path, block_size: int | None = No
     try:
         config, weights = GPTConfig(**state["model_args"]), state["model"]
         tokenizer = tokenizer_from_dict(state["tokenizer"])
-        if tokenizer.vocab_size != config.vocab_size:
+        padded = tokenizer.kind == "bpe" and tokenizer.vocab_size < config.vocab_size  # as nanoGPT's and Qwen3's are
+        if tokenizer.vocab_size != config.vocab_size and not padded:
             raise UserError("the vocabulary is not the model's")
         _check_size(config, weights)
         if block_size and block_size < config.block_size:

@@ -3,6 +3,7 @@ text of a prompt is read."""
 
 import io
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,35 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[io.BufferedRando
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _flush_folder(path.parent)
+
+
+MARK = ".kqv"  # stands in each folder that `replacing_folder` wrote
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `path` when the block ends without an error; after one it is removed.
+
+    Raises UserError if `path` is a folder with something in it that was not written so.
+    """
+    if path.exists() and not (path.is_dir() and ((path / MARK).exists() or not any(path.iterdir()))):
+        raise UserError(f"{path} is there already, and nothing that kqv exported: name another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    try:
+        fresh.mkdir()
+        (fresh / MARK).touch()
+        yield fresh
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
     _flush_folder(path.parent)
 
 

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from kqv.errors import UserError
 from kqv.families import to_ours
-from kqv.tokenizer import CharTokenizer, Tokenizer, load_tokenizer, tokenizer_from_dict
+from kqv.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_dict
+from kqv.tokenizer_json import from_tokenizer_json
+from kqv.vocabularies import named_encoding
 from model import GPT2, GPTConfig
 
 NAMED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+GPT2_TOKENS = 50257
 LARGEST_JSON = 1 << 27  # bytes; the tokenizer.json of a vocabulary of 150,000 takes a tenth of it
 
 # Hugging Face's names of activations; gelu_new and gelu_pytorch_tanh are the same formula.
@@ -172,15 +175,8 @@ def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     if not (folder / "tokenizer.json").exists():
         if (folder / "meta.pkl").exists():
             return load_tokenizer(folder)
+        if vocab_size == GPT2_TOKENS:
+            return named_encoding("gpt2")
         raise UserError(f"it does not say what its {vocab_size} tokens are: put its tokenizer.json (or a meta.pkl) there")
     data = _read_json(folder / "tokenizer.json")
-    match data:
-        case {
-            "model": {"type": "WordLevel", "vocab": dict(ids)}, "normalizer": None, "added_tokens": [],
-            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated"},
-        }:  # fmt: skip
-            if sorted(ids.values()) == list(range(len(ids))) and all(len(character) == 1 for character in ids):
-                return CharTokenizer("".join(sorted(ids, key=ids.__getitem__)))
-    if "kind" in data:  # one of ours
-        return tokenizer_from_dict(data)
-    raise UserError("its tokenizer.json is of a kind that kqv does not know: it takes single characters")
+    return tokenizer_from_dict(data) if "kind" in data else from_tokenizer_json(data)  # ours has a kind

@@ -19,9 +19,11 @@ from torch import Tensor
 from kqv.errors import UserError
 from kqv.families import Place, places, to_ours
 from kqv.tokenizer import Tokenizer, load_tokenizer
+from kqv.vocabularies import named_encoding
 from model import GPT2, GPTConfig
 
 ARGUMENTS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
+GPT2_TOKENS = (50257, 50304)  # nanoGPT takes them where there is no meta.pkl; the second is padded to a multiple of 64
 COMPILED = "_orig_mod."
 THEIR_MACHINE = ("device", "dtype", "compile", "backend")  # a checkpoint from a GPU goes on on any machine
 THEIR_TRAINING = {"optimizer": "adamw", "lr_schedule": "cosine"}  # what nanoGPT has no option for
@@ -73,7 +75,8 @@ def _moments(optimizer: dict[str, Any], theirs: dict[str, Tensor], table: list[P
 
 
 def _tokenizer(dataset: object, path: Path, vocab_size: int) -> Tokenizer:
-    """The characters of a checkpoint: beside it, in the data folder of the nanoGPT that it lies in, or in ours.
+    """The characters of a checkpoint: beside it, in the data folder of the nanoGPT that it lies in, or in ours; else GPT-2's
+    byte pairs if there are as many.
 
     Raises UserError naming the file that is missing.
     """
@@ -89,6 +92,8 @@ def _tokenizer(dataset: object, path: Path, vocab_size: int) -> Tokenizer:
             tokenizer = load_tokenizer(folder)
             if tokenizer.vocab_size == vocab_size:
                 return tokenizer
+    if vocab_size in GPT2_TOKENS:
+        return named_encoding("gpt2")
     raise UserError(
         f"it does not say which characters its {vocab_size} tokens are: put the meta.pkl of its dataset {name} into {path.parent}"
     )

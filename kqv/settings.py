@@ -213,6 +213,22 @@ class ExplainSettings:
     """the head that is shown first"""
 
 
+@dataclass
+class ExportSettings:
+    """Hand a trained model to others: Hugging Face, llama.cpp, nanoGPT, ONNX."""
+
+    out_dir: str = "out"
+    """folder of the checkpoint (its ckpt.pt), or a checkpoint file"""
+    format: Literal["huggingface", "gguf", "nanogpt", "onnx", "safetensors"] = "huggingface"
+    """a folder for transformers; a file for llama.cpp; a folder with ckpt.pt and meta.pkl; a file for ONNX runtimes; weights and
+    settings in one file"""
+    to: str = ""
+    """the folder or file to write; if not given it is in out_dir: huggingface/, nanogpt/, model.gguf, model.onnx or
+    model.safetensors"""
+    dtype: Literal["f32", "f16", "q8_0"] = "f32"
+    """gguf: the numbers of the matrices, of 32, 16 or 8 bits"""
+
+
 def check_training(settings: TrainSettings) -> None:
     """Refuse settings that no model or run can have. Raises UserError naming the option and a value that works."""
     check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
@@ -264,6 +280,21 @@ def check_explaining(settings: ExplainSettings) -> None:
     if settings.step not in (-1, 0):
         raise UserError(f"step={settings.step} is not kept: take --step=0 for the untrained model, or leave it out")
     check_at_least(settings, -1, "layer", "head")
+
+
+SUFFIXES = {"gguf": ".gguf", "onnx": ".onnx", "safetensors": ".safetensors"}  # the formats that are one file
+
+
+def check_exporting(settings: ExportSettings) -> None:
+    """Refuse a name that its format does not have, and a format whose package is missing. Raises UserError."""
+    if settings.dtype != "f32" and settings.format != "gguf":
+        raise UserError(f"dtype={settings.dtype} is for --format=gguf: {settings.format} is written in f32")
+    suffix = SUFFIXES.get(settings.format, "")
+    if settings.to and suffix and not settings.to.endswith(suffix):
+        raise UserError(f"to={settings.to} would be a file of the format {settings.format}: let its name end in {suffix}")
+    for package in {"gguf": ["gguf"], "onnx": ["onnx", "onnxscript"]}.get(settings.format, []):
+        if not importlib.util.find_spec(package):
+            raise UserError(f"format={settings.format} needs the package {package}: pip install {package}")
 
 
 def check_at_least(settings: Any, least: float, *names: str) -> None:
