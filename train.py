@@ -20,6 +20,7 @@ from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST
 from kqv.folder import make_room, occupy
 from kqv.settings import SampleSettings, TrainSettings, check_training
+from kqv.vocabularies import check_name
 
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
 WATCHED = 4  # windows of the validation split that the figures of the layers are means over
@@ -31,6 +32,8 @@ def main(arguments: list[str]) -> int:
     given, words = read_arguments(TrainSettings, arguments, "[TEXT ...] [CONFIG.py ...]")
     settings = TrainSettings(**given)
     check_training(settings)
+    if settings.init_from == "scratch":  # a checkpoint brings its own
+        check_name(settings.tokenizer)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("training is in one process so far: start it without torchrun")
 
@@ -85,7 +88,7 @@ def main(arguments: list[str]) -> int:
     if words:
         dataset = open_texts(words, settings.encoding, tokenizer or settings.tokenizer)
     else:
-        dataset = open_dataset(settings.dataset, "" if tokenizer else given.get("tokenizer", ""))
+        dataset = open_dataset(settings.dataset, tokenizer or given.get("tokenizer", ""))
     if tokenizer and tokenizer != dataset.tokenizer:
         things = "characters" if tokenizer.kind == dataset.tokenizer.kind == "char" else "tokens"
         raise UserError(f"{path} was trained on other {things} than dataset {settings.dataset} has: name a text file instead")

@@ -7,6 +7,7 @@ A word ending in `.py` is a config file: Python that is run once, whose plain na
 its checkpoint.
 """
 
+import ast
 import contextlib
 import difflib
 import io
@@ -147,11 +148,14 @@ def _read_config(settings_class: type, path: Path) -> dict[str, Any]:
     except (Exception, SystemExit) as error:  # the file is the user's program: whatever it raises is a mistake in it
         line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
         raise UserError(f"config file {path}, line {line}: {type(error).__name__}: {error}") from None
+    # What the file imports (`from math import pi`) is there to make the values; what it assigns must be an option.
+    names = (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Name))
+    assigned = {name.id for name in names if isinstance(name.ctx, ast.Store)}
     options: dict[str, Any] = {}
     known = {field.name for field in fields(settings_class)}
     for name, value in namespace.items():
-        # modules, functions and the like are there to make the values, not to be one
-        if name in known or (isinstance(value, int | float | str | tuple | list) and not name.startswith("_")):
+        own = name in assigned and not name.startswith("_")
+        if name in known or (own and isinstance(value, int | float | str | tuple | list)):
             where = f"config file {path}: {name} = {value!r}"
             _check_name(settings_class, name, where)
             options[name] = _config_value(settings_class, name, value, where)

@@ -57,6 +57,8 @@ class BpeTokenizer(ByteLevel):
         """
         special = special or {}
         ranks = {token: rank for rank, token in enumerate(tokens) if token}
+        if not name.isprintable() or len(name) > 100:
+            raise UserError("its name is none")
         if pattern not in PATTERNS.values():
             raise UserError("it splits texts by a pattern that this version of kqv does not know")
         if len(ranks) + tokens.count(b"") != len(tokens) or not all(bytes([byte]) in ranks for byte in range(256)):

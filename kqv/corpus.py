@@ -54,9 +54,9 @@ class Dataset:
         return self.tokenizer.vocab_size
 
 
-def open_dataset(name: str, tokenizer: str = "") -> Dataset:
+def open_dataset(name: str, tokenizer: Tokenizer | str = "") -> Dataset:
     """The dataset in data/NAME, prepared by its prepare.py if that has not been done yet. If another `tokenizer` is named
-    than it was prepared with, its input.txt is taken as a text.
+    than it was prepared with, its input.txt is taken as a text. (One that is given serves where GPT-2's is needed.)
 
     Raises UserError if there is no such dataset, or no such text.
     """
@@ -71,11 +71,13 @@ def open_dataset(name: str, tokenizer: str = "") -> Dataset:
         print(f"preparing {name} with {script}", file=sys.stderr)
         if status := subprocess.run([sys.executable, str(script)]).returncode:
             raise UserError(f"{script} ended with status {status}: see its message above")
-    dataset = _existing(folder)
-    if tokenizer in ("", dataset.tokenizer.name):
-        return dataset
+    if not isinstance(tokenizer, str):
+        return _existing(folder, tokenizer)
+    there = load_tokenizer(folder).name if _has_vocabulary(folder) else "gpt2"
+    if tokenizer in ("", there):
+        return _existing(folder)
     if not (folder / "input.txt").exists():
-        raise UserError(f"{folder} has tokens of {dataset.tokenizer.name} and no input.txt: for --tokenizer= name a text file")
+        raise UserError(f"{folder} has tokens of {there} and no input.txt: for --tokenizer= name a text file")
     return open_texts([str(folder / "input.txt")], tokenizer=tokenizer)
 
 
@@ -181,10 +183,12 @@ def _write_characters(
 
 def _write_tokens(pieces: Iterable[str], tokenizer: Tokenizer, file: BinaryIO) -> None:
     """The ids of a text whose tokens are no characters. It is cut where that makes no difference."""
-    from kqv.bpe import safe_pieces  # imports tiktoken
+    if tokenizer.kind == "bpe":
+        from kqv.bpe import safe_pieces  # imports tiktoken
 
+        pieces = safe_pieces(pieces)
     dtype = token_dtype(tokenizer.vocab_size)
-    for text in safe_pieces(pieces) if tokenizer.kind == "bpe" else pieces:
+    for text in pieces:
         file.write(np.array(tokenizer.encode(text), dtype=dtype).data)
 
 
@@ -199,12 +203,16 @@ def _part(paths: Sequence[Path], encoding: str, start: int, end: int) -> Iterato
             return
 
 
-def _existing(folder: Path) -> Dataset:
-    if any((folder / name).exists() for name in ("tokenizer.json", "meta.pkl")):
+def _has_vocabulary(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("tokenizer.json", "meta.pkl"))
+
+
+def _existing(folder: Path, given: Tokenizer | None = None) -> Dataset:
+    if _has_vocabulary(folder):
         tokenizer = load_tokenizer(folder)
     else:
         print(f"{folder} has no vocabulary: its ids are taken for those of GPT-2, as nanoGPT does", file=sys.stderr)
-        tokenizer = named_encoding("gpt2")
+        tokenizer = given if given and given.name == "gpt2" else named_encoding("gpt2")
     itemsize = np.dtype(token_dtype(tokenizer.vocab_size)).itemsize
     counts = [(folder / name).stat().st_size // itemsize for name in ("train.bin", "val.bin")]
     return Dataset(folder, tokenizer, *counts)

@@ -87,8 +87,10 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine) -> 
     inner = 4 * settings.n_embd + 2 * (settings.mlp_width or 4 * settings.n_embd)
     parameters = settings.n_layer * settings.n_embd * inner + vocab_size * settings.n_embd
     activations = 8 * settings.n_layer * settings.n_embd * tokens
-    # weights, gradient and two moments; what the backward pass needs; where the windows of a step begin
-    needed = 4 * 4 * parameters + 4 * activations + 8 * settings.batch_size * settings.gradient_accumulation_steps
+    # weights, gradient and two moments; what the backward pass needs; the logits and their gradient, most of all where the
+    # vocabulary is large; where the windows of a step begin
+    starts = settings.batch_size * settings.gradient_accumulation_steps
+    needed = 4 * 4 * parameters + 4 * activations + 2 * 4 * tokens * vocab_size + 8 * starts
     if machine.device.type == "cuda":
         there = torch.cuda.mem_get_info(machine.device)[1]
     elif "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):

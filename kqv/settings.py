@@ -11,7 +11,6 @@ from typing import Any, Literal
 import tyro
 
 from kqv.errors import UserError
-from kqv.vocabularies import check_name
 
 LARGEST_SEED = 2**62  # generators take 64 bits, and training adds the step
 
@@ -240,7 +239,6 @@ def check_training(settings: TrainSettings) -> None:
     check_at_least(settings, 0, "checkpoint_minutes")
     _check_between(settings, 0, 1, "dropout", "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
-    check_name(settings.tokenizer)
     for option, package in {"tensorboard": "tensorboard", "wandb_log": "wandb"}.items():
         if getattr(settings, option) and not importlib.util.find_spec(package):
             raise UserError(f"{option} needs the package {package}: pip install {package}")

@@ -169,6 +169,7 @@ BAD = {
     "special twice": with_tokens(*BYTES, special={"<e>": 256, "<f>": 256}),
     "special without a name": with_tokens(*BYTES, special={"": 256}),
     "special True": with_tokens(*BYTES, special={"<e>": True}), "no name": with_tokens(*BYTES, name=None),
+    "a name of two lines": with_tokens(*BYTES, name="gpt2\nhello"),
     "half a character as a name": with_tokens(*BYTES, special={"\ud800": 256}),
     "too many": with_tokens(*BYTES, *(number.to_bytes(4, "big") for number in range(1 << 20))),
 }  # fmt: skip

@@ -18,14 +18,18 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from kqv import corpus
+from kqv.batches import open_tokens
+from kqv.bpe import OWN_PATTERN, BpeTokenizer
 from kqv.corpus import Dataset, open_dataset, open_texts, prepare_dataset
 from kqv.errors import UserError
-from kqv.tokenizer import CharTokenizer, load_tokenizer, token_dtype
+from kqv.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer, token_dtype
 
 ALPHABETS = ["abc \n", "äöüß€ \r\n", "абв, ", "山水文字。", "😀👩‍🚀é", "a\r\n", "\ufeffa\u2028\x0b\x85"]
 ANY_TEXT = st.sampled_from(ALPHABETS).flatmap(lambda alphabet: st.text(alphabet, max_size=40)) | st.text(max_size=40)
 ENCODINGS = ["utf-16", "utf-32", "utf-16-le", "latin-1", "cp1252", "shift_jis", "gb18030", "koi8-r"]
 PIECES = st.integers(1, 9)  # bytes read at a time, instead of millions
+SINGLE = [bytes([byte]) for byte in range(256)]
+PAIRS = BpeTokenizer("pairs", OWN_PATTERN, [*SINGLE, b"th", b" c", b"the", b"at", b" cat", b"\n\n", "山".encode(), b"'s"])
 
 
 @pytest.fixture(autouse=True)
@@ -367,3 +371,93 @@ def test_what_is_not_utf8_is_refused_with_the_byte_and_where_it_stands(room: Pat
                 prepare_dataset([path], room / "ids")
         else:
             assert "".join(parts_of(prepare_dataset([path], room / "ids"))) == as_python_reads(data)
+
+
+# --- other tokenizers ---------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(st.lists(ANY_TEXT, min_size=1, max_size=3), PIECES, st.sampled_from(["bytes", "bpe"]))
+@example(["the cat's on the mat\n\n 山。" * 3], 5, "bpe")
+def test_ids_are_those_of_the_whole_text_whatever_the_tokenizer(room: Path, texts: list[str], piece: int, kind: str) -> None:
+    paths = [written(room / f"{i}.txt", text) for i, text in enumerate(texts)]
+    whole = "".join(parts_of(prepare_dataset(paths, room / "ids"))) if any(map(as_python_reads, map(str.encode, texts))) else ""
+    assume(whole)
+    tokenizer = ByteTokenizer() if kind == "bytes" else PAIRS
+    with reading_pieces_of(piece):
+        dataset = prepare_dataset(paths, room / "ids", tokenizer=tokenizer)
+    cut, dtype = int(0.9 * len(whole)), token_dtype(dataset.vocab_size)
+    assert np.fromfile(room / "ids" / "train.bin", dtype).tolist() == tokenizer.encode(whole[:cut])
+    assert np.fromfile(room / "ids" / "val.bin", dtype).tolist() == tokenizer.encode(whole[cut:])
+    assert load_tokenizer(dataset.folder) == tokenizer == dataset.tokenizer
+
+
+def test_a_vocabulary_is_learnt_from_the_part_to_train_on(tmp_path: Path) -> None:
+    pytest.importorskip("rustbpe")
+    path = written(tmp_path / "x.txt", "the cat " * 90 + "zyzy " * 16)
+    tokenizer = open_texts([str(path)], tokenizer="bpe:300").tokenizer
+    assert tokenizer.name == "bpe:300" and len(tokenizer.encode("the cat the cat")) == 4
+    assert len(tokenizer.encode("zyzy")) == 4
+
+
+def test_each_tokenizer_has_ids_of_its_own(tmp_path: Path, data: Path) -> None:
+    path = str(written(tmp_path / "x.txt", "bytes of bytes" * 9))
+    names: list[Any] = ["char", "bytes", CharTokenizer("bytes of"), ByteTokenizer(), PAIRS]
+    folders = [open_texts([path], tokenizer=tokenizer).folder for tokenizer in names]
+    assert len(set(folders)) == len(folders)
+    assert [open_texts([path], tokenizer=tokenizer).folder for tokenizer in names] == folders
+
+
+def test_memory_stays_flat_with_byte_pairs_too(tmp_path: Path) -> None:
+    path = written(tmp_path / "big.txt", "All work and no play makes Jack a dull boy.\r\n" * 300_000)
+    with reading_pieces_of(1 << 16):
+        tracemalloc.start()
+        open_texts([str(path)], tokenizer=PAIRS)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 8 << 20 < path.stat().st_size / 1.5
+
+
+def test_more_tokens_than_uint16_can_count_take_four_bytes(tmp_path: Path) -> None:
+    many = BpeTokenizer("many", OWN_PATTERN, SINGLE + [f"{number:06}".encode() for number in range(70_000)])
+    dataset = prepare_dataset([written(tmp_path / "x.txt", "069999 " * 20)], tmp_path, tokenizer=many)
+    ids = open_tokens(tmp_path / "train.bin", dataset.vocab_size, 8)
+    assert ids.dtype == np.uint32 and 70_255 in ids and dataset.train_tokens == len(ids)
+
+
+@pytest.fixture
+def gpt2_ids(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as nanoGPT's data/shakespeare/prepare.py leaves it, with another vocabulary in the place of GPT-2's."""
+    monkeypatch.setattr(corpus, "named_encoding", {"gpt2": PAIRS}.__getitem__)
+    folder = data / "shakespeare"
+    folder.mkdir(parents=True)
+    for name in ("train", "val"):
+        np.array(PAIRS.encode(f"the {name} cat"), dtype=np.uint16).tofile(folder / f"{name}.bin")
+    written(folder / "prepare.py", "raise SystemExit(3)")
+    return folder
+
+
+def test_a_folder_without_a_vocabulary_has_gpt2s_as_nanogpt_assumes(
+    gpt2_ids: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = open_dataset("shakespeare")
+    assert parts_of(dataset) == ("the train cat", "the val cat") and dataset.tokenizer == PAIRS
+    assert "taken for those of GPT-2" in capsys.readouterr().err
+
+
+def test_another_tokenizer_than_a_folder_has_reads_its_text(
+    gpt2_ids: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
+) -> None:
+    assert open_dataset("shakespeare", "gpt2").folder == gpt2_ids
+    with refused("tokens of gpt2 and no input.txt", "name a text file"):
+        open_dataset("shakespeare", "bytes")
+    written(gpt2_ids / "input.txt", "the whole cat")
+    monkeypatch.setattr(corpus, "named_encoding", None)  # its files are not needed for another
+    dataset = open_dataset("shakespeare", "bytes")
+    assert dataset.tokenizer == ByteTokenizer() and "".join(parts_of(dataset)) == "the whole cat"
+
+
+def test_the_tokenizer_of_a_checkpoint_saves_fetching_gpt2s_again(gpt2_ids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "named_encoding", None)
+    own = BpeTokenizer("gpt2", OWN_PATTERN, PAIRS.tokens)
+    assert open_dataset("shakespeare", own).tokenizer is own

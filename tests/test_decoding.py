@@ -12,14 +12,20 @@ from hypothesis import strategies as st
 from test_model import randomised
 from torch import Tensor
 
+from kqv.bpe import OWN_PATTERN, BpeTokenizer
 from kqv.decoding import Continuation, choose, default_prompt, generate, generate_text
 from kqv.incremental import Decoder
 from kqv.settings import SampleSettings
-from kqv.tokenizer import CharTokenizer
+from kqv.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from model import GPT, GPT2, GPTConfig
 
 VOCABULARY = CharTokenizer.of("abcdefghij\n")
 POSITIONS = ["rope", "learned", "sinusoidal", "none"]
+
+
+def byte_pairs() -> BpeTokenizer:
+    """A few tokens of several characters, and one that ends inside a character."""
+    return BpeTokenizer("pairs", OWN_PATTERN, [bytes([byte]) for byte in range(256)] + [b"ab", b" a", b"\xf0\x9f", b"abc"])
 
 
 def model_with(block_size: int = 12, **options: object) -> GPT:
@@ -359,3 +365,41 @@ def test_nothing_is_added_after_a_stop() -> None:
     continuation, shown = fed("hello world", ["lo", "wor"])
     assert shown == ["h", "e", "", "l", *[""] * 8]
     assert continuation.to_dict()["text"] == "hel" and len(continuation.tokens) == 3
+
+
+# --- tokens that are no characters --------------------------------------------------------------------------------
+
+
+@given(text=st.text(max_size=30), stop=st.text(min_size=1, max_size=3))
+@example(text="né😀", stop="😀")
+@example(text="abc", stop="c")
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), byte_pairs()], ids=["bytes", "pairs"])
+def test_text_of_any_tokens_is_shown_in_whole_characters_and_ends_before_a_stop(
+    tokenizer: Tokenizer, text: str, stop: str
+) -> None:
+    ids = tokenizer.encode(text)
+    for stops in ((), (stop,)):
+        continuation = Continuation(tokenizer, stops)
+        shown = [continuation.add(token, -1.0) for token in ids] + [continuation.finish()]
+        expected = text.partition(stop)[0] if stops else text
+        assert "".join(shown) == continuation.text == expected
+        assert all(piece in expected for piece in shown)
+        data = continuation.to_dict()
+        assert "".join(data["tokens"]) == expected and len(data["tokens"]) == len(data["log_probabilities"])
+        assert continuation.tokens == ids[: len(continuation.tokens)]
+        assert tokenizer.decode(continuation.tokens).startswith(expected)
+        assert not continuation.tokens or not tokenizer.decode(continuation.tokens[:-1]).startswith(expected + stop)
+
+
+def test_half_a_character_is_held_back_and_shown_as_one_that_is_none_at_the_end() -> None:
+    continuation = Continuation(ByteTokenizer())
+    shown = [continuation.add(byte, -1.0) for byte in "aé😀".encode()[:-1]]
+    assert shown == ["a", "", "é", "", "", ""]
+    assert continuation.finish() == "\ufffd" and continuation.finish() == ""
+    assert continuation.text == "aé\ufffd" and continuation.to_dict()["tokens"] == ["a", "", "é", "", "", "\ufffd"]
+
+
+def test_bytes_that_are_no_character_are_shown_as_such() -> None:
+    continuation = Continuation(ByteTokenizer(), stop=["b"])
+    assert "".join(continuation.add(byte, -1.0) for byte in b"a\xff\xe2ab") == "a\ufffd\ufffda"
+    assert continuation.stopped and continuation.tokens == list(b"a\xff\xe2a")

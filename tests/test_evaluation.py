@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_model import randomised
 
-from kqv.evaluation import describe_loss, estimated_loss, whole_loss
+from kqv.evaluation import characters_per_token, describe_loss, estimated_loss, whole_loss
 from kqv.hardware import choose_machine
 from kqv.settings import TrainSettings
+from kqv.tokenizer import ByteTokenizer, CharTokenizer
 from model import GPT, GPTConfig
 
 MACHINE = choose_machine(TrainSettings(device="cpu", dtype="float32", compile=False))
@@ -72,3 +73,18 @@ def test_an_untrained_model_knows_nothing() -> None:
 
 def test_a_loss_is_said_in_nats_and_bits() -> None:
     assert describe_loss(math.log(2)) == "0.6931 nats per character (1.000 bits)"
+
+
+@given(st.text(min_size=2, max_size=50))
+def test_characters_per_token_make_losses_of_all_vocabularies_comparable(text: str) -> None:
+    """The loss of a whole text in nats is the mean times the tokens: divided by its characters it is the same for all."""
+    for tokenizer in (CharTokenizer.of(text), ByteTokenizer()):
+        tokens = np.array(tokenizer.encode(text), dtype=np.uint16)
+        first = len(tokenizer.decode(tokens[:1].tolist()))  # not predicted; of bytes, the first of a character counts for it
+        assert characters_per_token(tokens, tokenizer) * (len(tokens) - 1) == pytest.approx(len(text) - first)
+    assert characters_per_token(np.array(CharTokenizer.of(text).encode(text)), CharTokenizer.of(text)) == 1.0
+
+
+def test_a_loss_is_told_per_character_and_also_per_token_where_that_is_something_else() -> None:
+    assert describe_loss(1.5) == "1.5000 nats per character (2.164 bits)"
+    assert describe_loss(3.0, 2.0) == "3.0000 nats per token, 1.5000 per character (2.164 bits)"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kqv.files import BEST, DAMAGED, EARLIER, LATEST, METRICS, replacing
+from kqv.files import BEST, DAMAGED, EARLIER, LATEST, METRICS, TENSORBOARD, replacing
 from kqv.folder import make_room, occupy
 
 HOLDER = """
@@ -87,3 +87,13 @@ def test_a_disk_that_is_too_small_is_said_before_the_first_step(
     make_room(tmp_path, 10_000, resumed_from=None)
     with refused("no space", "48 MB", "1 MB"):
         make_room(tmp_path, 1_000_000, resumed_from=None)
+
+
+def test_the_reports_of_an_earlier_run_move_aside_too(tmp_path: Path) -> None:
+    for run in range(3):
+        (tmp_path / TENSORBOARD).mkdir()
+        (tmp_path / TENSORBOARD / f"events.{run}").touch()
+        (tmp_path / BEST).touch()
+        make_room(tmp_path, 1, None)
+        assert [path.name for path in (tmp_path / "previous" / TENSORBOARD).iterdir()] == [f"events.{run}"]
+        assert not (tmp_path / TENSORBOARD).exists()

@@ -1,6 +1,5 @@
 """A mistake is one line that says what to do, and status 2; no traceback, and nothing is lost by it."""
 
-import importlib.util
 import pickle
 import shlex
 import shutil
@@ -133,13 +132,22 @@ def test_a_mistake_in_piped_text_is_named_as_standard_input(shell, data):
     assert_one_line(shell.run("train.py", "-", input=data), "standard input")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
-def test_a_missing_optional_package_is_named_and_the_earlier_run_stays(shell, text, trained, tmp_path):
+OPTIONAL = {
+    "--wandb_log=True": ("wandb_log", "wandb"), "--tensorboard=True": ("tensorboard", "tensorboard"),
+    "--tokenizer=gpt2": ("tokenizer=gpt2", "tiktoken"), "--tokenizer=bpe:300": ("tokenizer=bpe:300", "rustbpe"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONAL)
+def test_a_missing_optional_package_is_named_and_the_earlier_run_stays(shell, text, trained, tmp_path, option):
     folder = tmp_path / "run"
     shutil.copytree(trained.folder, folder)
-    done = shell.run("train.py", text, TINY, "--wandb_log=True", f"--out_dir={folder}")
+    what, package = OPTIONAL[option]
+    hide = f"import importlib.util as _util\n_util.find_spec = lambda name: name != {package!r}\n"
+    (tmp_path / "hide.py").write_text(hide)  # a config is Python: this one makes the package look missing
+    done = shell.run("train.py", text, TINY, tmp_path / "hide.py", option, f"--out_dir={folder}")
     assert done.status == 2
-    assert done.stderr.splitlines()[-1] == "train.py: wandb_log needs the package wandb: pip install wandb"
+    assert done.stderr.splitlines()[-1] == f"train.py: {what} needs the package {package}: pip install {package}"
     assert "Traceback" not in done.stderr
     assert metrics(folder) == metrics(trained.folder)
     assert (folder / "ckpt.pt").exists()
