@@ -41,23 +41,26 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[io.BufferedRando
     _flush_folder(path.parent)
 
 
-MARK = ".kqv"  # stands in each folder that `replacing_folder` wrote
+MARK = ".kqv"  # stands in each folder that `replacing_folder` wrote, and names the files that it wrote there
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `path` when the block ends without an error; after one it is removed.
 
-    Raises UserError if `path` is a folder with something in it that was not written so.
+    Raises UserError if there is a file, or a folder with something in it that was not written so.
     """
-    if path.exists() and not (path.is_dir() and ((path / MARK).exists() or not any(path.iterdir()))):
-        raise UserError(f"{path} is there already, and nothing that kqv exported: name another folder")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: name another folder")
+    known = {MARK, *(path / MARK).read_text(errors="replace").split("\n")} if (path / MARK).is_file() else set()
+    if path.exists() and (others := {file.name for file in path.iterdir()} - known):
+        raise UserError(f"{path} has {min(others)} in it, which was not exported by kqv: name another folder, or move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         fresh.mkdir()
-        (fresh / MARK).touch()
         yield fresh
+        (fresh / MARK).write_text("\n".join(file.name for file in fresh.iterdir()))
         if path.exists():
             path.rename(old)
         fresh.rename(path)

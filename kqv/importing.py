@@ -72,7 +72,7 @@ def from_huggingface(folder: Path) -> dict[str, Any]:
         tokenizer = _tokenizer(folder, config.vocab_size)
     except UserError as error:
         raise UserError(f"{folder} cannot be used: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise UserError(f"{folder} is no model of Hugging Face: {' '.join(str(error).split())[:200]}") from None
     return {"model": model, "model_args": asdict(config), "tokenizer": tokenizer.to_dict(), "config": {}}
 

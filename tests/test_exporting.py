@@ -290,7 +290,7 @@ def test_an_export_replaces_one_of_ours_and_nothing_else(run: Callable, tmp_path
     precious = tmp_path / "precious"
     precious.mkdir()
     run({}, f"--to={precious}")  # empty, so nothing is lost
-    (tmp_path / "precious" / ".kqv").unlink()
+    (tmp_path / "precious" / "notes.txt").write_text("added by hand")
     before = sorted(precious.iterdir())
     for target in (precious, folder, folder / "ckpt.pt"):
         with refused(str(target), "another folder"):
