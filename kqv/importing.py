@@ -121,7 +121,7 @@ def _config(options: dict[str, Any]) -> GPTConfig:
         _check(
             flat,
             {
-                "num_key_value_heads": (None, config.n_head), "head_dim": (config.d_k,), "hidden_act": ("silu",),
+                "num_key_value_heads": (None, config.n_head), "head_dim": (None, config.d_k), "hidden_act": ("silu",),
                 "rms_norm_eps": (1e-6,), "rope_type": ("default",), "attention_bias": (False,), "use_sliding_window": (False,),
             },
         )  # fmt: skip

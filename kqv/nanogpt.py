@@ -46,7 +46,7 @@ def from_nanogpt(state: dict[str, Any], path: Path) -> dict[str, Any]:
             "model_args": vars(config),
             "tokenizer": _tokenizer(options.get("dataset"), path, config.vocab_size).to_dict(),
             "scaler": {},
-            "slides": True,  # beyond its block nanoGPT reads the last block_size tokens anew each time
+            "nanogpt": True,  # for sample.py, which then does as nanoGPT does
             "config": {name: value for name, value in options.items() if name not in THEIR_MACHINE} | THEIR_TRAINING,
             "iter_num": int(state.get("iter_num", 0)),
             "best_val_loss": float(state.get("best_val_loss", 1e9)),

@@ -181,7 +181,7 @@ class SampleSettings(MachineSettings):
     """above 1 makes what stood in the text before less likely"""
     past_block: Literal["auto", "half", "slide"] = "auto"
     """when learned or sinusoidal positions end: go on from the last half of the block, or move the block by one token each
-    time, which takes longer; auto slides for a checkpoint of nanoGPT's, which does so"""
+    time, which takes longer; auto slides for a checkpoint of nanoGPT's (and computes it in float32 on a CPU), as nanoGPT does"""
     stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """end a sample before this string; may be given several times"""
     unknown: Literal["error", "skip"] = "error"

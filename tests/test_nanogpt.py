@@ -92,7 +92,7 @@ def test_a_checkpoint_of_nanogpt_computes_and_writes_what_it_did(folder: Path, b
             text.append(int(theirs(torch.tensor([text[-12:]])).logits[0, -1].argmax()))
     greedy = SampleSettings(temperature=0, max_new_tokens=40, past_block="slide")
     assert generate_text(model, tokenizer, "a bad ", greedy) == tokenizer.decode(text)[6:]
-    assert checkpoint["slides"]
+    assert checkpoint["nanogpt"]
 
 
 @pytest.mark.parametrize("bias", [True, False])
