@@ -96,7 +96,7 @@ def test_a_run_of_nanogpt_is_gone_on_with(shell, tmp_path):
     for step in range(3):
         gradients(weights, step)
         optimizer.step()
-    data, out = shell.folder / "data" / "animals", tmp_path / "out"
+    data, out = shell.folder / "data" / "from_nanogpt", tmp_path / "out"
     data.mkdir()
     out.mkdir()
     ids = {character: number for number, character in enumerate(characters)}
