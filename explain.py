@@ -36,11 +36,10 @@ def main(arguments: list[str]) -> int:
     check_explaining(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.
-    from kqv.checkpoint import find_checkpoint, load_model
+    from kqv.checkpoint import load_model
 
-    folder = find_checkpoint(settings.out_dir).parent
     model, tokenizer, checkpoint, path = load_model(settings.out_dir)
-    title = str(path)
+    folder, title = path.parent, str(path)
     if settings.step == 0:
         model, title = untrained(model, checkpoint, path), f"{path}, before training"
     text = text_of(settings.text) if "text" in given else readable(model, tokenizer, settings.text)

@@ -37,8 +37,10 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = False
     position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
+    rope_base: float = 10_000.0
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     mlp: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
+    mlp_width: int = 0
     qk_norm: bool = True
     attention_scale: Literal["sqrt", "dim", "none"] | float = "sqrt"
     attention_score: Literal["dot", "squared", "linear"] = "dot"
@@ -56,23 +58,30 @@ class GPTConfig:
                 words = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
                 raise ValueError(f"{name} is one of {', '.join(words)}, not {str(value)[:50]!r}")
         sizes = (self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
-        if min(sizes) < 1 or self.window < 0 or self.n_embd % self.n_head:
+        if min(sizes) < 1 or min(self.window, self.mlp_width) < 0 or self.n_embd % self.n_head:
             raise ValueError("sizes must be above 0, and n_embd a multiple of n_head")
         if self.position == "rope" and self.d_k % 2:
             raise ValueError("rotary positions turn pairs of numbers: d_k = n_embd / n_head must be even")
         if isinstance(self.attention_scale, float) and not math.isfinite(self.attention_scale):
             raise ValueError("attention_scale must be finite")
+        if not 1 <= self.rope_base < math.inf:
+            raise ValueError("rope_base must be 1 or more")
 
     @property
     def d_k(self) -> int:
         """Width of one head's queries, keys and values."""
         return self.n_embd // self.n_head
 
+    @property
+    def hidden(self) -> int:
+        """Width inside an MLP: four times the stream's, or of SwiGLU's two halves 8/3, in multiples of 32 (Shazeer 2020)."""
+        usual = 32 * math.ceil(self.n_embd * 8 / 3 / 32) if self.mlp == "swiglu" else 4 * self.n_embd
+        return self.mlp_width or usual
+
 
 GPT2 = dict(position="learned", norm="layernorm", mlp="gelu", qk_norm=False, tie_weights=True)
 """What makes a GPTConfig a GPT-2: `GPTConfig(vocab_size=65, bias=True, **GPT2)`."""
 
-ROPE_BASE = 10_000.0  # Su et al. 2021, section 3.2.2
 RMSNORM_EPSILON = 1e-6  # Qwen3's; LayerNorm keeps torch's 1e-5, which is GPT-2's
 
 
@@ -215,7 +224,7 @@ def rotation_table(config: GPTConfig, first: int = 0) -> Tensor:
     Position t turns the pair (i, i + d_k/2) by the angle t · base^(-2i/d_k) (Su et al. 2021, eq. 15, in the
     half-split order of the Hugging Face models).
     """
-    frequencies = ROPE_BASE ** (-torch.arange(0, config.d_k, 2, dtype=torch.float64) / config.d_k)
+    frequencies = config.rope_base ** (-torch.arange(0, config.d_k, 2, dtype=torch.float64) / config.d_k)
     angles = torch.outer(torch.arange(first, first + config.block_size, dtype=torch.float64), frequencies)
     cosine, sine = angles.cos(), angles.sin()
     return torch.stack([torch.cat((cosine, cosine), dim=1), torch.cat((-sine, sine), dim=1)]).float()
@@ -278,14 +287,13 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)) (Shazeer 2020), 8/3 as wide as the stream, in multiples of 32."""
+    """down(silu(gate(x)) · up(x)) (Shazeer 2020)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        hidden = 32 * math.ceil(config.n_embd * 8 / 3 / 32)
-        self.gate = nn.Linear(config.n_embd, hidden, bias=config.bias)
-        self.up = nn.Linear(config.n_embd, hidden, bias=config.bias)
-        self.down = nn.Linear(hidden, config.n_embd, bias=config.bias)
+        self.gate = nn.Linear(config.n_embd, config.hidden, bias=config.bias)
+        self.up = nn.Linear(config.n_embd, config.hidden, bias=config.bias)
+        self.down = nn.Linear(config.hidden, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""
@@ -300,13 +308,13 @@ ACTIVATIONS = {
 
 
 class MLP(nn.Module):
-    """down(activation(up(x))), four times as wide as the stream (Vaswani et al. 2017, section 3.3)."""
+    """down(activation(up(x))) (Vaswani et al. 2017, section 3.3)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[config.mlp]
-        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.up = nn.Linear(config.n_embd, config.hidden, bias=config.bias)
+        self.down = nn.Linear(config.hidden, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""

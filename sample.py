@@ -38,12 +38,20 @@ def main(arguments: list[str]) -> int:
     check_sampling(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.
+    import torch
+
     from kqv.checkpoint import load_model
     from kqv.decoding import default_prompt
     from kqv.hardware import choose_machine
+    from kqv.importing import located
 
-    model, tokenizer, *_ = load_model(settings.out_dir)
+    named = settings.init_from != "resume"
+    model, tokenizer, checkpoint, _ = load_model(located(settings.init_from) if named else settings.out_dir)
     machine = choose_machine(settings)
+    if checkpoint.get("nanogpt"):  # it writes what it wrote there: with a block that slides and, on a CPU, in float32
+        settings.past_block = "slide" if settings.past_block == "auto" else settings.past_block
+        if settings.dtype == "auto" and machine.device.type == "cpu":
+            machine.dtype = torch.float32
     model.to(machine.device).eval()
     if "start" not in given:
         settings.start = default_prompt(tokenizer)

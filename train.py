@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> int:
     from kqv.checkpoint import (
         TO_RESUME,
         find_checkpoint,
+        load_any,
         load_checkpoint,
         load_latest,
         model_state,
@@ -55,6 +56,7 @@ def main(arguments: list[str]) -> int:
     from kqv.evaluation import characters_per_token, describe_loss, estimated_loss, whole_loss
     from kqv.explaining import layer_figures
     from kqv.hardware import check_memory, choose_machine
+    from kqv.importing import located
     from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
     from kqv.runlog import RunLog, draw_curve
     from model import GPT, GPTConfig, cross_entropy
@@ -74,10 +76,11 @@ def main(arguments: list[str]) -> int:
         lock = None if settings.eval_only else occupy(Path(settings.out_dir))
         checkpoint, path = load_latest(settings.out_dir)
     elif settings.init_from != "scratch":
-        path = find_checkpoint(settings.init_from)
-        checkpoint = load_checkpoint(path)
+        checkpoint, path = load_any(located(settings.init_from))
     if checkpoint:
-        model, tokenizer = restore_model(checkpoint, path)
+        # A shorter block is the one thing that a model can change when another run begins with it.
+        model, tokenizer = restore_model(checkpoint, path, None if resuming else given.get("block_size"))
+        checkpoint["model_args"]["block_size"] = model.config.block_size
         settings = follow_checkpoint(settings, given, checkpoint, path, tokenizer.name)
         model.config.dropout = settings.dropout
 

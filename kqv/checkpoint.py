@@ -11,6 +11,8 @@ A checkpoint is what `torch.save` makes of this dictionary (the names that nanoG
     text            what tells the training text    (the last three are missing in checkpoints before November 2026)
 
 followed by a seal, the SHA-256 of the bytes before it, which torch.load does not mind.
+
+A file without a seal can be nanoGPT's: it is read as strictly, and then as if it were ours (kqv/nanogpt.py).
 """
 
 import hashlib
@@ -22,7 +24,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +32,8 @@ import torch
 
 from kqv.errors import MachineError, UserError
 from kqv.files import BEST, EARLIER, LATEST, replacing
+from kqv.importing import from_huggingface, from_safetensors
+from kqv.nanogpt import from_nanogpt
 from kqv.tokenizer import Tokenizer, tokenizer_from_dict
 from model import GPT, GPTConfig
 
@@ -45,6 +49,8 @@ PARTS = {
     "model": dict, "model_args": dict, "tokenizer": dict, "optimizer": list, "scaler": dict, "config": dict, "iter_num": int,
     "best_val_loss": float, "skipped": int, "skipped_in_a_row": int, "text": str,
 }  # fmt: skip
+
+_NO_CHECKPOINT = "{} is no checkpoint of kqv or nanoGPT, or only a part of one: use another copy or train again"
 
 # What the pickle in a checkpoint may name: a dictionary, a tensor, and the kinds of numbers in one.
 DATA_ONLY = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch [A-Z]\w+Storage")
@@ -71,14 +77,15 @@ def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; tensors come to the CPU. Only plain data and tensors are read, nothing is run.
+    """Read a checkpoint of ours or nanoGPT's; tensors come to the CPU. Only plain data and tensors are read, nothing is run.
 
-    Raises UserError naming the file if it is missing, damaged, unsafe or no checkpoint of ours.
+    Raises UserError naming the file if it is missing, damaged, unsafe or no checkpoint.
     """
+    sealed = True
     try:
         with path.open("rb") as file:
-            _check_seal(file, path)
-            _check_content(file, path)
+            sealed = _is_sealed(file, path)
+            _check_content(file, path, sealed)
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -90,7 +97,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception:  # what torch raises for a file made to look like a checkpoint has no end
+        if not sealed:
+            raise UserError(_NO_CHECKPOINT.format(path)) from None
         raise UserError(f"{path} is no checkpoint, whatever its seal says: use another copy or train again") from None
+    if not sealed:
+        if not isinstance(state, dict) or "model_args" not in state or "format" in state:  # ours has lost its end then
+            raise UserError(_NO_CHECKPOINT.format(path))
+        return from_nanogpt(state, path)
     version = re.fullmatch(r"kqv (\d{1,9})", str(state.get("format"))) if isinstance(state, dict) else None
     if not version:
         raise UserError(f"{path} is no checkpoint of kqv (format {FORMAT!r}): it cannot be used here")
@@ -101,27 +114,30 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _check_seal(file: BinaryIO, path: Path) -> None:
-    """Raises UserError unless the file ends with the checksum of all that stands before it.
+def _is_sealed(file: BinaryIO, path: Path) -> bool:
+    """Whether the file ends with a seal. Raises UserError if that is not the checksum of all that stands before it.
 
     Neither torch.load nor the archive's own checksums, which leave out its table of contents, notice every
     flipped bit.
     """
     size = max(0, file.seek(0, os.SEEK_END) - len(SEAL) - hashlib.sha256().digest_size)
+    file.seek(size)
+    seal = file.read()
+    if not seal.startswith(SEAL):
+        return False
     file.seek(0)
     digest = hashlib.sha256()
     while size > 0 and (piece := file.read(min(size, 1 << 20))):
         digest.update(piece)
         size -= len(piece)
-    seal = file.read()
-    if not seal.startswith(SEAL):
-        raise UserError(f"{path} is no checkpoint of kqv, or only a part of one: use another copy or train again")
     if seal != SEAL + digest.digest():
         raise UserError(f"{path} is damaged: it is not what was saved; use another copy or train again")
+    return True
 
 
-def _check_content(file: BinaryIO, path: Path) -> None:
+def _check_content(file: BinaryIO, path: Path, sealed: bool) -> None:
     """Raises UserError if the archive would unpack to more than the file holds, or its pickle names anything but data.
+    Without a seal the checksums of its parts must do.
 
     torch.load with weights_only=True runs no code, but it unpacks compressed parts, and makes arrays of any size.
     """
@@ -136,6 +152,8 @@ def _check_content(file: BinaryIO, path: Path) -> None:
                     reference = opcode.name in ("GLOBAL", "INST")
                     if opcode.name == "STACK_GLOBAL" or (reference and not DATA_ONLY.fullmatch(str(argument))):
                         raise pickle.UnpicklingError
+        if not sealed and archive.testzip():
+            raise UserError(f"{path} is damaged: it is not what was saved; use another copy")
 
 
 def load_latest(out_dir: str) -> tuple[dict[str, Any], Path]:
@@ -181,25 +199,46 @@ def find_checkpoint(where: str, names: Sequence[str] = TO_USE) -> Path:
 
 
 def load_model(where: str) -> tuple[GPT, Tokenizer, dict[str, Any], Path]:
-    """The model to use of a checkpoint file or a folder of a run, its tokenizer, the whole checkpoint and its path.
+    """The model to use of a checkpoint file or a folder (see `load_any`), its tokenizer, the whole checkpoint and its path.
 
     Raises UserError if there is none, or it is damaged.
     """
-    path = find_checkpoint(where)
-    checkpoint = load_checkpoint(path)
+    checkpoint, path = load_any(where)
     return *restore_model(checkpoint, path), checkpoint, path
 
 
-def restore_model(state: dict[str, Any], path: Path) -> tuple[GPT, Tokenizer]:
-    """The model and the tokenizer of a checkpoint. Raises UserError if its parts do not fit together."""
+def load_any(where: str) -> tuple[dict[str, Any], Path]:
+    """A checkpoint of ours or nanoGPT's, a folder of a Hugging Face model, or a .safetensors file of ours; and where it is.
+
+    Raises UserError if there is none, or it is damaged.
+    """
+    path = Path(where)
+    if path.is_dir() and (path / "config.json").exists():
+        return from_huggingface(path), path / "config.json"
+    if path.suffix == ".safetensors":
+        return from_safetensors(path), path
+    path = find_checkpoint(where)
+    return load_checkpoint(path), path
+
+
+def restore_model(state: dict[str, Any], path: Path, block_size: int | None = None) -> tuple[GPT, Tokenizer]:
+    """The model and the tokenizer of a checkpoint; a smaller `block_size` cuts off the positions beyond it.
+
+    Raises UserError if its parts do not fit together.
+    """
     try:
-        config = GPTConfig(**state["model_args"])
+        config, weights = GPTConfig(**state["model_args"]), state["model"]
         tokenizer = tokenizer_from_dict(state["tokenizer"])
-        if tokenizer.vocab_size != config.vocab_size:
+        padded = tokenizer.kind == "bpe" and tokenizer.vocab_size < config.vocab_size  # as nanoGPT's and Qwen3's are
+        if tokenizer.vocab_size != config.vocab_size and not padded:
             raise UserError("the vocabulary is not the model's")
-        _check_size(config, state["model"])
+        _check_size(config, weights)
+        if block_size and block_size < config.block_size:
+            config = replace(config, block_size=block_size)
+            if config.position == "learned":
+                weights = {**weights, "positions.weight": weights["positions.weight"][:block_size]}
         model = GPT(config)
-        model.load_state_dict(state["model"])
+        model.load_state_dict(weights)
     except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
     return model, tokenizer
@@ -213,7 +252,9 @@ def _check_size(config: GPTConfig, weights: dict[str, torch.Tensor]) -> None:
     storages = {weight.untyped_storage().data_ptr(): weight for weight in weights.values()}  # each once
     there = sum(weight.untyped_storage().nbytes() // weight.element_size() for weight in storages.values())
     positions = config.block_size if config.position == "learned" else 0
-    least = 12 * config.n_layer * config.n_embd**2 + (config.vocab_size + positions) * config.n_embd
+    matrices = 3 if config.mlp == "swiglu" else 2
+    block = (4 * config.n_embd + matrices * config.hidden) * config.n_embd
+    least = config.n_layer * block + (config.vocab_size + positions) * config.n_embd
     if least > there or config.block_size > LONGEST_BLOCK:
         raise UserError("its weights are not the model's")
 

@@ -61,7 +61,7 @@ def generate(
     streams = [np.random.Generator(np.random.Philox(key=np.array([settings.seed, k], dtype=np.uint64))) for k in range(count)]
     ids = torch.tensor([list(prompt)] * count, device=device)
     seen = torch.zeros(count, model.config.vocab_size, dtype=torch.bool).scatter_(1, ids.cpu(), True)
-    decoder = Decoder(model, dtype)
+    decoder = Decoder(model, dtype, slide=settings.past_block == "slide")
     for _ in range(length):
         logits = decoder.next_logits(ids).cpu()  # a choice among a few is no work for a GPU
         if not logits.isfinite().all():

@@ -3,6 +3,7 @@ text of a prompt is read."""
 
 import io
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,38 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[io.BufferedRando
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _flush_folder(path.parent)
+
+
+MARK = ".kqv"  # stands in each folder that `replacing_folder` wrote, and names the files that it wrote there
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `path` when the block ends without an error; after one it is removed.
+
+    Raises UserError if there is a file, or a folder with something in it that was not written so.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: name another folder")
+    known = {MARK, *(path / MARK).read_text(errors="replace").split("\n")} if (path / MARK).is_file() else set()
+    if path.exists() and (others := {file.name for file in path.iterdir()} - known):
+        raise UserError(f"{path} has {min(others)} in it, which was not exported by kqv: name another folder, or move it away")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    try:
+        fresh.mkdir()
+        yield fresh
+        (fresh / MARK).write_text("\n".join(file.name for file in fresh.iterdir()))
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
     _flush_folder(path.parent)
 
 

@@ -84,7 +84,8 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine) -> 
     """Raises UserError if a training step needs more memory than the machine has: the system would end this process, or
     another, without a word. What is counted is less than what is needed, so that nothing is refused that would fit."""
     tokens = settings.batch_size * settings.block_size
-    parameters = 12 * settings.n_layer * settings.n_embd**2 + vocab_size * settings.n_embd
+    inner = 4 * settings.n_embd + 2 * (settings.mlp_width or 4 * settings.n_embd)
+    parameters = settings.n_layer * settings.n_embd * inner + vocab_size * settings.n_embd
     activations = 8 * settings.n_layer * settings.n_embd * tokens
     # weights, gradient and two moments; what the backward pass needs; the logits and their gradient, most of all where the
     # vocabulary is large; where the windows of a step begin

@@ -23,9 +23,13 @@ SMALL = 2**17
 class Decoder:
     """The logits of the next token as a text grows."""
 
-    def __init__(self, model: GPT, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: GPT, dtype: torch.dtype = torch.float32, slide: bool = False) -> None:
         """`dtype` is that of the large matrices, a copy of the model's, and of the products with them; all else is
-        float32. With int8 the text that is there already is read in bfloat16 where that is fast, else in float32."""
+        float32. With int8 the text that is there already is read in bfloat16 where that is fast, else in float32.
+
+        `slide` is for positions that end with the block: read the last block_size tokens anew for each token, as nanoGPT
+        does, and not half of them now and then.
+        """
         config = model.config
         self.model, self.block_size = model, config.block_size
         self.reading = dtype
@@ -38,6 +42,7 @@ class Decoder:
         self.reach = min(config.window or config.block_size, config.block_size)  # how far back a query looks
         self.layers = [Layer(cast(Block, block), self.reach, dtype) for block in model.blocks] if self.cacheable else []
         self.norm, self.head = row_norm(model.norm), fused_linear([model.head], dtype)
+        self.kept = config.block_size if slide else max(1, config.block_size // 2)  # tokens that a new block begins with
         self.seen = 0  # tokens in the cache, those that the ring has lost included
         self.rotation, self.rotation_start = model.rotation, 0
 
@@ -46,8 +51,8 @@ class Decoder:
         enough. Successive calls must extend the same text by one token."""
         if not self.cacheable or self.seen == 0:
             return self._read(ids[:, -self.block_size :])
-        if self.seen == self.block_size and not self.endless:  # the block is full: begin a new one with half of the text
-            return self._read(ids[:, -max(1, self.block_size // 2) :])
+        if self.seen == self.block_size and not self.endless:  # the block is full: begin a new one
+            return self._read(ids[:, -self.kept :])
         return self._step(ids[:, -1])
 
     def _read(self, ids: Tensor) -> Tensor:

@@ -79,7 +79,11 @@ class Optimizer:
             for name, moment in moments.items():
                 if moment.shape != (() if name == "step" else weights.shape) or moment.dtype != weights.dtype:
                     raise ValueError("its shapes are not the model's")
-            self.state[weights] = {name: moment.to(weights.device, copy=True) for name, moment in moments.items()}
+            # contiguous, as the weights are: the kernel goes through both as they lie in memory
+            self.state[weights] = {
+                name: moment.to(weights.device, copy=True, memory_format=torch.contiguous_format)
+                for name, moment in moments.items()
+            }
         if len(state["state"]) != len(self.parameters()):
             raise ValueError("it has the moments of other weights")
 

@@ -46,7 +46,8 @@ class TrainSettings(MachineSettings):
     tokenizer: str = "char"
     """what a token is: char, bytes, gpt2 (or another encoding of tiktoken's), or bpe:1024, that many learnt from the text"""
     init_from: str = "scratch"
-    """scratch, resume (go on with the run in out_dir), or a checkpoint to start from (fine-tuning)"""
+    """scratch, resume (go on with the run in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a checkpoint or a folder of
+    a Hugging Face model to start from (fine-tuning)"""
     max_iters: int = 1000
     """training steps"""
     eval_interval: int = 200
@@ -87,10 +88,14 @@ class TrainSettings(MachineSettings):
     """biases in linear layers and LayerNorm"""
     position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
     """how the model knows where a character stands"""
+    rope_base: float = 10_000.0
+    """rope: the slowest pair turns about this many times slower than the fastest; larger for longer texts"""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """normalisation before attention, MLP and the output"""
     mlp: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
     """the feed-forward part of a block"""
+    mlp_width: int = 0
+    """width inside it; 0 for the usual: 4 n_embd, swiglu 8/3 n_embd in multiples of 32"""
     qk_norm: bool = True
     """RMSNorm on each query and key"""
     attention_scale: Literal["sqrt", "dim", "none"] | float = "sqrt"
@@ -168,6 +173,8 @@ class CompareSettings(TrainSettings):
 class SampleSettings(MachineSettings):
     """Write text with a trained model, as it is generated."""
 
+    init_from: str = "resume"
+    """resume (the checkpoint in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder or file of another model"""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"  # type: ignore[assignment]
     """precision of the matrix products; int8 keeps large matrices in 8 bits, on a CPU: the fastest for one text"""
     out_dir: str = "out"
@@ -188,6 +195,9 @@ class SampleSettings(MachineSettings):
     """draw from those at least this times as likely as the likeliest"""
     repetition_penalty: float = 1.0
     """above 1 makes what stood in the text before less likely"""
+    past_block: Literal["auto", "half", "slide"] = "auto"
+    """when learned or sinusoidal positions end: go on from the last half of the block, or move the block by one token each
+    time, which takes longer; auto slides for a checkpoint of nanoGPT's (and computes it in float32 on a CPU), as nanoGPT does"""
     stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """end a sample before this string; may be given several times"""
     unknown: Literal["error", "skip"] = "error"
@@ -218,11 +228,28 @@ class ExplainSettings:
     """the head that is shown first"""
 
 
+@dataclass
+class ExportSettings:
+    """Hand a trained model to others: Hugging Face, llama.cpp, nanoGPT, ONNX."""
+
+    out_dir: str = "out"
+    """folder of the checkpoint (its ckpt.pt), or a checkpoint file"""
+    format: Literal["huggingface", "gguf", "nanogpt", "onnx", "safetensors"] = "huggingface"
+    """a folder for transformers; a file for llama.cpp; a folder with ckpt.pt and meta.pkl; a file for ONNX runtimes; weights and
+    settings in one file"""
+    to: str = ""
+    """the folder or file to write; if not given it is in out_dir: huggingface/, nanogpt/, model.gguf, model.onnx or
+    model.safetensors"""
+    dtype: Literal["f32", "f16", "q8_0"] = "f32"
+    """gguf: the numbers of the matrices, of 32, 16 or 8 bits"""
+
+
 def check_training(settings: TrainSettings) -> None:
     """Refuse settings that no model or run can have. Raises UserError naming the option and a value that works."""
     check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
     check_at_least(settings, 1, "eval_iters", "log_interval", "gradient_accumulation_steps")
-    check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "sample_chars")
+    check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "mlp_width", "sample_chars")
+    check_at_least(settings, 1, "rope_base")
     _check_between(settings, 0, LARGEST_SEED, "seed")
     check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip")
     check_at_least(settings, 0, "checkpoint_minutes")
@@ -273,6 +300,21 @@ def check_explaining(settings: ExplainSettings) -> None:
     if settings.step not in (-1, 0):
         raise UserError(f"step={settings.step} is not kept: take --step=0 for the untrained model, or leave it out")
     check_at_least(settings, -1, "layer", "head")
+
+
+SUFFIXES = {"gguf": ".gguf", "onnx": ".onnx", "safetensors": ".safetensors"}  # the formats that are one file
+
+
+def check_exporting(settings: ExportSettings) -> None:
+    """Refuse a name that its format does not have, and a format whose package is missing. Raises UserError."""
+    if settings.dtype != "f32" and settings.format != "gguf":
+        raise UserError(f"dtype={settings.dtype} is for --format=gguf: {settings.format} is written in f32")
+    suffix = SUFFIXES.get(settings.format, "")
+    if settings.to and suffix and not settings.to.endswith(suffix):
+        raise UserError(f"to={settings.to} would be a file of the format {settings.format}: let its name end in {suffix}")
+    for package in {"gguf": ["gguf"], "onnx": ["onnx", "onnxscript"]}.get(settings.format, []):
+        if not importlib.util.find_spec(package):
+            raise UserError(f"format={settings.format} needs the package {package}: pip install {package}")
 
 
 def check_at_least(settings: Any, least: float, *names: str) -> None:

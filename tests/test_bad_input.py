@@ -22,13 +22,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import explain
+import export
 import sample
 import train
 from kqv import corpus
 from kqv.arguments import _alternatives
 from kqv.checkpoint import SEAL, load_checkpoint, save_checkpoint
 from kqv.errors import _answered
-from kqv.settings import ExplainSettings, SampleSettings, TrainSettings
+from kqv.settings import ExplainSettings, ExportSettings, SampleSettings, TrainSettings
 
 TINY = [
     "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=8", "--batch_size=2", "--max_iters=2", "--eval_iters=2",
@@ -101,7 +102,7 @@ NUMBERS = [-1, 0, 1, 2, 3, 7, 2**31, 2**63, 10**30, -0.0, 0.5, 1e-300, 1e300, "n
 WORDS = ["", "x", "True", "none", "\0", "é", "../..", "a" * 300, "resume", "/", "-", "--", "ckpt.pt", "\n", "%s", "{}"]
 NOT_FUZZED = {
     "device": "cpu", "compile": "False",  # what the machine has is tested elsewhere; compiling takes minutes
-    "out_dir": None, "wandb_log": "False",
+    "out_dir": None, "to": None, "wandb_log": "False",
 }  # fmt: skip
 
 
@@ -135,6 +136,14 @@ def test_any_options_train_or_are_refused(room: Path, options: list[str]) -> Non
 @given(options=options_of(ExplainSettings))
 def test_any_options_explain_or_are_refused(trained: Path, options: list[str]) -> None:
     answer(explain.main, f"--out_dir={trained}", "--text=To be", *options)
+
+
+@many
+@given(options=options_of(ExportSettings))
+def test_any_options_export_or_are_refused(trained: Path, options: list[str]) -> None:
+    assume("--format=onnx" not in options)  # takes seconds
+    answer(export.main, f"--out_dir={trained}", *options)
+    no_halves(trained)
 
 
 @many

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from kqv.families import places, to_theirs
 from kqv.settings import TrainSettings
 from model import (
     GPT,
@@ -40,38 +41,6 @@ def random_ids(config: GPTConfig, batch: int = 2, time: int | None = None) -> to
     return torch.randint(config.vocab_size, (batch, time or config.block_size), generator=generator)
 
 
-def gpt2_weights(model: GPT) -> dict[str, torch.Tensor]:
-    """Our weights under the names of GPT2LMHeadModel, whose Conv1D stores matrices transposed."""
-    weights = {"transformer.wte.weight": model.embedding.weight, "transformer.wpe.weight": model.positions.weight}
-    weights |= {f"transformer.ln_f.{kind}": value for kind, value in model.norm.named_parameters()}
-    for i, block in enumerate(model.blocks):
-        attention, theirs = block.attention, f"transformer.h.{i}"
-        projections = [attention.query, attention.key, attention.value]
-        weights[f"{theirs}.attn.c_attn.weight"] = torch.cat([p.weight for p in projections]).T
-        weights[f"{theirs}.attn.c_attn.bias"] = torch.cat([p.bias for p in projections])
-        for name, linear in (("attn.c_proj", attention.output), ("mlp.c_fc", block.mlp.up), ("mlp.c_proj", block.mlp.down)):
-            weights[f"{theirs}.{name}.weight"], weights[f"{theirs}.{name}.bias"] = linear.weight.T, linear.bias
-        for name, norm in (("ln_1", block.attention_norm), ("ln_2", block.mlp_norm)):
-            weights[f"{theirs}.{name}.weight"], weights[f"{theirs}.{name}.bias"] = norm.weight, norm.bias
-    return weights
-
-
-def qwen3_weights(model: GPT) -> dict[str, torch.Tensor]:
-    """Our weights under the names of Qwen3ForCausalLM."""
-    names = {
-        "attention_norm": "input_layernorm", "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
-        "attention.value": "self_attn.v_proj", "attention.output": "self_attn.o_proj",
-        "attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm",
-        "mlp_norm": "post_attention_layernorm", "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj",
-    }  # fmt: skip
-    weights = {"model.embed_tokens.weight": model.embedding.weight, "model.norm.weight": model.norm.weight}
-    weights["lm_head.weight"] = model.head.weight
-    for i, block in enumerate(model.blocks):
-        for ours, theirs in names.items():
-            weights[f"model.layers.{i}.{theirs}.weight"] = block.get_submodule(ours).weight
-    return weights
-
-
 @pytest.mark.parametrize(("mlp", "activation"), [("gelu", "gelu"), ("gelu_tanh", "gelu_new")])
 def test_gpt2_shape_is_transformers_gpt2(mlp: str, activation: str) -> None:
     transformers = pytest.importorskip("transformers")
@@ -82,7 +51,7 @@ def test_gpt2_shape_is_transformers_gpt2(mlp: str, activation: str) -> None:
             vocab_size=65, n_positions=48, n_layer=3, n_head=4, n_embd=64, activation_function=activation
         )
     ).eval()
-    missing, unexpected = theirs.load_state_dict(gpt2_weights(model), strict=False)
+    missing, unexpected = theirs.load_state_dict(to_theirs(model.state_dict(), places(config, "huggingface")), strict=False)
     assert set(missing) <= {"lm_head.weight"} and not unexpected
     theirs.tie_weights()
     ids = random_ids(config)
@@ -101,7 +70,7 @@ def test_default_shape_is_transformers_qwen3() -> None:
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, tie_word_embeddings=False, attention_bias=False,
         )
     ).eval()  # fmt: skip
-    assert theirs.load_state_dict(qwen3_weights(model)).missing_keys == []
+    assert theirs.load_state_dict(to_theirs(model.state_dict(), places(config, "huggingface"))).missing_keys == []
     ids = random_ids(config)
     with torch.no_grad():
         torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-4, rtol=0)

@@ -13,10 +13,12 @@ from kqv.arguments import read_arguments
 from kqv.settings import (
     CompareSettings,
     ExplainSettings,
+    ExportSettings,
     SampleSettings,
     TrainSettings,
     check_comparing,
     check_explaining,
+    check_exporting,
     check_sampling,
     check_training,
 )
@@ -24,12 +26,13 @@ from kqv.settings import (
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 STORY = (PROJECT / "docs" / "attention.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"python ((?:train|sample|explain|compare|bench)\.py[^`#\n|]*)", README + STORY)
+COMMANDS = re.findall(r"python ((?:train|sample|explain|export|compare|bench)\.py[^`#\n|]*)", README + STORY)
 KINDS = {
     "train.py": (TrainSettings, check_training),
     "sample.py": (SampleSettings, check_sampling),
     "explain.py": (ExplainSettings, check_explaining),
     "compare.py": (CompareSettings, check_comparing),
+    "export.py": (ExportSettings, check_exporting),
     "bench.py": (BenchSettings, vars),
 }
 

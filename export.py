@@ -1,0 +1,51 @@
+"""Hand a trained model to others.
+
+    python export.py                                    out/huggingface, which transformers loads
+    python export.py --format=gguf --dtype=q8_0         out/model.gguf, which llama.cpp runs
+    python export.py --format=nanogpt --to=there        there/ckpt.pt and there/meta.pkl, as nanoGPT writes them
+    python export.py --format=onnx                      out/model.onnx
+    python export.py --format=safetensors               out/model.safetensors: weights and settings alone
+"""
+
+from pathlib import Path
+
+from kqv.arguments import read_arguments
+from kqv.errors import UserError, run_script
+from kqv.settings import SUFFIXES, ExportSettings, check_exporting
+
+
+def main(arguments: list[str]) -> int:
+    """Read the options and the checkpoint, write what is asked for. Returns the exit status."""
+    given, words = read_arguments(ExportSettings, arguments, "[CONFIG.py ...]")
+    if words:
+        raise UserError(f"{words[0]!r} is neither an option nor a config file: a checkpoint is named by --out_dir={words[0]}")
+    settings = ExportSettings(**given)
+    check_exporting(settings)
+
+    # torch takes a second to import, so this waits until the options are known to be good.
+    from kqv import exporting
+    from kqv.checkpoint import load_model
+    from kqv.gguf_file import to_gguf
+
+    model, tokenizer, checkpoint, path = load_model(settings.out_dir)
+    name = f"model{SUFFIXES[settings.format]}" if settings.format in SUFFIXES else settings.format
+    to = Path(settings.to) if settings.to else path.parent / name
+    if settings.format == "huggingface":
+        exporting.to_huggingface(model, tokenizer, checkpoint, to)
+    elif settings.format == "nanogpt":
+        exporting.to_nanogpt(model, tokenizer, checkpoint, to)
+        if (to / "meta.pkl").exists():
+            print(f"nanoGPT looks for the characters in its data/{exporting.nanogpt_dataset(checkpoint)}: put meta.pkl there")
+    elif settings.format == "gguf":
+        if narrow := to_gguf(model, tokenizer, settings.dtype, to):
+            print(f"in f16, because q8_0 takes rows of 32 numbers: {len(narrow)} matrices, such as {narrow[0]}")
+    elif settings.format == "onnx":
+        exporting.to_onnx(model, tokenizer, checkpoint, to)
+    else:
+        exporting.to_safetensors(model, tokenizer, checkpoint, to)
+    print(to)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

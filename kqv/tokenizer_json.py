@@ -1,0 +1,128 @@
+"""Vocabularies as the tokenizer.json that the library `tokenizers` reads, and back: plain data, nothing of it is run.
+
+Characters are a WordLevel model with a cut at every character: an unknown one raises, for no token of the vocabulary stands
+for it. Bytes and byte pairs are a ByteLevel BPE model, whose merges are found again from the order of the tokens.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+from kqv.errors import UserError
+from kqv.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+
+EVERY_CHARACTER = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+
+
+def byte_letters() -> list[str]:
+    """The letter that stands for each byte in a ByteLevel vocabulary: itself if it can be seen, else the next from U+0100 on
+    (Radford et al. 2019).
+
+    >>> letters = byte_letters()
+    >>> letters[ord("a")], letters[ord(" ")]
+    ('a', 'Ġ')
+    """
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in seen]
+    return [chr(byte) if byte in seen else chr(256 + hidden.index(byte)) for byte in range(256)]
+
+
+def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """The pair that each token of two bytes or more is made of: what is left of it before the merge of its own rank.
+
+    >>> merges([b"a", b"b", b"c", b"ab", b"abc"])
+    [(b'a', b'b'), (b'ab', b'c')]
+    """
+    ranks = {token: rank for rank, token in enumerate(tokens) if token}
+    found = []
+    for token, own in ranks.items():
+        parts = [bytes([byte]) for byte in token]
+        while len(parts) > 2:
+            rank, place = min((ranks.get(a + b, own), i) for i, (a, b) in enumerate(pairwise(parts)))
+            if rank >= own:
+                raise UserError("its tokens are not made by merging pairs")
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        if len(parts) == 2:
+            found.append((parts[0], parts[1]))
+    return found
+
+
+def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `tokenizers` reads. Raises UserError for a vocabulary that it cannot have."""
+    special: dict[str, int] = {}
+    if isinstance(tokenizer, CharTokenizer):
+        ids = {character: i for i, character in enumerate(tokenizer.characters)}
+        model: dict[str, Any] = {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"}
+        splitter: dict[str, Any] = EVERY_CHARACTER
+        joiner: dict[str, Any] = {"type": "Fuse"}
+    else:
+        letters = byte_letters()
+
+        def name(token: bytes) -> str:
+            return "".join(letters[byte] for byte in token)
+
+        tokens, pattern, special = _byte_pairs(tokenizer)
+        ids = {name(token): i for i, token in enumerate(tokens) if token} | special
+        pairs = [[name(left), name(right)] for left, right in merges(tokens)]
+        model = {
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+            "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": ids, "merges": pairs,
+        }  # fmt: skip
+        splitter = {**BYTE_LEVEL, "use_regex": False}
+        if pattern == "gpt2":
+            splitter["use_regex"] = True
+        elif pattern:
+            raise UserError(f"the vocabulary {tokenizer.name} splits texts by a pattern that only tiktoken has")
+        joiner = {**BYTE_LEVEL, "use_regex": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = [{"id": number, "content": text, **flags} for text, number in special.items()]
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+        "pre_tokenizer": splitter, "post_processor": None, "decoder": joiner, "model": model,
+    }  # fmt: skip
+
+
+def _byte_pairs(tokenizer: Tokenizer) -> tuple[list[bytes], str, dict[str, int]]:
+    """The tokens of a vocabulary of bytes or byte pairs, the name of the pattern that splits texts, its special tokens."""
+    if isinstance(tokenizer, ByteTokenizer):
+        return [bytes([byte]) for byte in range(256)], "", {}
+    from kqv.bpe import PATTERNS, BpeTokenizer
+
+    if not isinstance(tokenizer, BpeTokenizer):
+        raise UserError(f"the vocabulary {tokenizer.name} is of a kind that others do not know")
+    pattern = next(name for name, pattern in PATTERNS.items() if pattern == tokenizer.pattern)
+    return tokenizer.tokens, pattern, tokenizer.special
+
+
+def from_tokenizer_json(data: dict[str, Any]) -> Tokenizer:
+    """The vocabulary of a tokenizer.json. Raises UserError if it is of a kind that ours cannot be."""
+    unknown = UserError("its tokenizer.json is of a kind that kqv does not know, which takes characters and GPT-2's byte pairs")
+    match data:
+        case {"model": {"type": "WordLevel", "vocab": dict(ids)}, "normalizer": None, "added_tokens": [], "pre_tokenizer": cut}:
+            whole = sorted(ids.values()) == list(range(len(ids))) and all(len(character) == 1 for character in ids)
+            if cut == EVERY_CHARACTER and whole:
+                return CharTokenizer("".join(sorted(ids, key=ids.__getitem__)))
+        case {
+            "model": {"type": "BPE", "vocab": dict(ids), "merges": list(pairs)}, "normalizer": None,
+            "added_tokens": list(added), "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, **more},
+        }:  # fmt: skip
+            special = {str(token["content"]): int(token["id"]) for token in added}
+            letters = byte_letters()
+            byte_of = {letter: byte for byte, letter in enumerate(letters)}
+            ordinary = {text: number for text, number in ids.items() if text not in special}
+            if sorted({*ordinary.values(), *special.values()}) != list(range(len(ordinary) + len(special))):
+                raise unknown
+            tokens = [b""] * (max(ordinary.values()) + 1)
+            for text, number in ordinary.items():
+                tokens[number] = bytes(byte_of[letter] for letter in text)
+            if not pairs and not special and tokens == [bytes([byte]) for byte in range(256)]:
+                return ByteTokenizer()
+            theirs = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in pairs]
+            ours = [tuple("".join(letters[byte] for byte in part) for part in pair) for pair in merges(tokens)]
+            if more.get("use_regex", True) and theirs == ours:
+                from kqv.bpe import OWN_PATTERN, BpeTokenizer
+
+                count = len(ordinary) + len(special)
+                named = "gpt2" if (count, special) == (50257, {"<|endoftext|>": 50256}) else f"bpe:{count}"
+                return BpeTokenizer(named, OWN_PATTERN, tokens, special)
+    raise unknown

@@ -1,0 +1,314 @@
+"""What a user can rely on of an export: the other side computes what ours does, reads and writes the same texts, and a model
+that it cannot express is refused before anything is written."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_model import random_ids, randomised
+
+import export
+from kqv.checkpoint import load_model, model_state, save_checkpoint
+from kqv.decoding import generate_text
+from kqv.errors import MachineError, UserError
+from kqv.exporting import to_huggingface, to_nanogpt, to_onnx, to_safetensors
+from kqv.gguf_file import to_gguf
+from kqv.settings import SampleSettings
+from kqv.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from kqv.tokenizer_json import from_tokenizer_json, merges, to_tokenizer_json
+from model import GPT, GPT2, GPTConfig
+
+CHARACTERS = "\n\t !\"'\\,-.:ABHTabcdefghilmnorstuwxyz|é山😀"
+SHAPES: dict[str, dict[str, Any]] = {
+    "gpt2": {**GPT2, "bias": True}, "gpt2 without biases": GPT2, "gpt2 tanh": {**GPT2, "mlp": "gelu_tanh", "bias": True},
+    "gpt2 untied": {**GPT2, "tie_weights": False}, "qwen3": {}, "qwen3 tied": {"tie_weights": True},
+    "qwen3 of other widths": {"mlp_width": 48, "rope_base": 1e6}, "gpt2 of another width": {**GPT2, "mlp_width": 48},
+}  # fmt: skip
+PROMPT = "Hats a  é\nis 😀\n\n"
+TEXTS = ["", "a", " ", "   a  b", "\n\n \n", "é山😀", "He said: \"no\", 'no' \\ |\n\ttab", "Hat " * 5, "<unk>"]
+RECIPE = {"dataset": "cache/animals-1", "learning_rate": 0.02}
+CHECKPOINT = {"config": RECIPE, "iter_num": 20, "best_val_loss": 2.5, "text": "ab12"}
+
+
+def shaped(shape: str, tokenizer: Tokenizer | None = None) -> tuple[GPT, Tokenizer]:
+    tokenizer = tokenizer or CharTokenizer(CHARACTERS)
+    sizes = {"vocab_size": tokenizer.vocab_size, "block_size": 96, "n_layer": 2, "n_head": 2, "n_embd": 32}
+    return randomised(GPTConfig(**sizes, **SHAPES[shape])), tokenizer
+
+
+def greedy(model: GPT, tokenizer: Tokenizer, prompt: str = PROMPT) -> str:
+    return generate_text(model, tokenizer, prompt, SampleSettings(temperature=0, max_new_tokens=60))
+
+
+# --- Hugging Face -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_transformers_computes_the_same_and_writes_the_same_text(shape: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model, tokenizer = shaped(shape)
+    to_huggingface(model, tokenizer, CHECKPOINT, tmp_path / "there")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "there", local_files_only=True)
+    reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "there", local_files_only=True)
+    ids = random_ids(model.config)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-4, rtol=0)
+    prompt = reader(PROMPT, return_tensors="pt")
+    assert prompt["input_ids"].tolist() == [tokenizer.encode(PROMPT)]
+    assert reader.decode(theirs.generate(**prompt, max_new_tokens=60, do_sample=False)[0]) == PROMPT + greedy(model, tokenizer)
+
+    back, its_tokenizer, *_ = load_model(str(tmp_path / "there"))
+    assert its_tokenizer == tokenizer
+    with torch.no_grad():
+        torch.testing.assert_close(back.eval()(ids), model(ids), atol=1e-6, rtol=0)
+
+
+VOCABULARIES: dict[str, Callable[[], Tokenizer]] = {
+    "characters": lambda: CharTokenizer(CHARACTERS + "<k>"), "bytes": ByteTokenizer,
+    "byte pairs": lambda: from_tokenizer_json(learnt_pairs()),
+}  # fmt: skip
+
+
+def learnt_pairs() -> dict[str, Any]:
+    """The tokenizer.json of byte pairs as the library of Hugging Face learns and writes them."""
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=sorted(alphabet), show_progress=False)
+    theirs.train_from_iterator(["the cat sat on the mat, the hat of the bat é é é\n\n" * 3], trainer)
+    theirs.add_special_tokens(["<|endoftext|>"])
+    return json.loads(theirs.to_str())
+
+
+@pytest.mark.parametrize("kind", VOCABULARIES)
+def test_the_library_of_hugging_face_reads_and_writes_texts_as_ours(kind: str) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    ours = VOCABULARIES[kind]()
+    data = to_tokenizer_json(ours)
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(data))
+    for text in [*TEXTS, "the cat's hat  sat\n\n on 12 mats é"]:
+        if not ours.knows(text):
+            continue
+        assert theirs.encode(text).ids == ours.encode(text)
+        assert theirs.decode(ours.encode(text), skip_special_tokens=False) == text
+    assert from_tokenizer_json(data) == ours
+    assert from_tokenizer_json(json.loads(theirs.to_str())) == ours
+
+
+def test_an_unknown_character_raises_and_never_vanishes() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(to_tokenizer_json(CharTokenizer(CHARACTERS))))
+    with pytest.raises(Exception, match="Missing"):
+        theirs.encode("aQa")
+
+
+def test_merges_are_found_again_from_the_order_of_the_tokens() -> None:
+    data = learnt_pairs()
+    ours = to_tokenizer_json(from_tokenizer_json(data))["model"]["merges"]
+    assert [tuple(pair) for pair in ours] == [tuple(pair) for pair in data["model"]["merges"]]
+    with pytest.raises(UserError):
+        merges([b"a", b"b", b"c", b"abc"])
+
+
+def test_the_card_tells_the_recipe_the_text_and_the_loss(tmp_path: Path) -> None:
+    to_huggingface(*shaped("qwen3"), CHECKPOINT, tmp_path / "there")
+    card = (tmp_path / "there" / "README.md").read_text()
+    for part in ("2.5000 nats", "ab12", "learning_rate = 0.02", "Qwen3", "2 layers of 32"):
+        assert part in card
+
+
+# --- llama.cpp ----------------------------------------------------------------------------------------------------
+
+
+class Llama:
+    """llama.cpp with a model, keys and values in float32."""
+
+    def __init__(self, path: Path) -> None:
+        x = pytest.importorskip("xllamacpp")
+        params = x.CommonParams()
+        params.model.path, params.n_ctx, params.n_parallel, params.warmup = str(path), 96, 1, False
+        params.cache_type_k = params.cache_type_v = x.ggml_type.GGML_TYPE_F32
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+        self.server = x.Server(params)
+
+    def complete(self, prompt: str | list[int], length: int, **more: Any) -> dict[str, Any]:
+        request = {"prompt": prompt, "n_predict": length, "temperature": 0, "top_k": 1, **more}
+        answer = self.server.handle_completions(request)
+        return json.loads(answer) if isinstance(answer, str) else answer
+
+    def loss(self, ids: list[int], vocab_size: int) -> float:
+        """Mean nats per token of a text."""
+        total = 0.0
+        for place in range(1, len(ids)):
+            answer = self.complete(ids[:place], 1, n_probs=vocab_size)
+            (token,) = answer["choices"][0]["logprobs"]["content"]
+            chances = {top["id"]: top["logprob"] for top in token["top_logprobs"]}
+            total -= chances[ids[place]]
+        return total / (len(ids) - 1)
+
+
+@torch.no_grad()
+def our_loss(model: GPT, ids: list[int]) -> float:
+    logits = model(torch.tensor([ids[:-1]]))
+    return float(torch.nn.functional.cross_entropy(logits[0], torch.tensor(ids[1:])))
+
+
+@torch.no_grad()
+def lead(model: GPT, ids: list[int]) -> float:
+    """By how much the likeliest next token is likelier than the second, in nats. llama.cpp looks GELU up in a table of
+    16 bits, so that near-ties may come out the other way."""
+    first, second = model(torch.tensor([ids]))[0, -1].topk(2).values.tolist()
+    return first - second
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
+def test_llama_cpp_has_our_loss_and_writes_our_text(shape: str, dtype: str, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    model, tokenizer = shaped(shape)
+    assert to_gguf(model, tokenizer, dtype, tmp_path / "model.gguf") == [] or shape.endswith("width") or shape.endswith("widths")
+    llama = Llama(tmp_path / "model.gguf")
+    ids = tokenizer.encode("The hat is on the mat, and\nthe é is 😀 " * 2)[:24]
+    far = {"f32": 0.002, "f16": 0.01, "q8_0": 0.05}[dtype]
+    assert llama.loss(ids, tokenizer.vocab_size) == pytest.approx(our_loss(model, ids), abs=far)
+    if dtype == "f32":
+        theirs, ours = llama.complete(PROMPT, 60)["choices"][0]["text"], greedy(model, tokenizer)
+        same = next((i for i in range(60) if theirs[i] != ours[i]), 60)
+        assert same >= 20 and (same == 60 or lead(model, tokenizer.encode(PROMPT + ours[:same])) < 0.01)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "byte pairs"])
+def test_llama_cpp_reads_other_vocabularies(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    model, tokenizer = shaped("gpt2", VOCABULARIES[kind]())
+    to_gguf(model, tokenizer, "f32", tmp_path / "model.gguf")
+    for prompt in ("the cat's hat  sat\n\n on é", " the mat", "12 bats"):
+        ids = tokenizer.encode(prompt)
+        answer = Llama(tmp_path / "model.gguf").complete(prompt, 1, n_probs=1)
+        assert answer["usage"]["prompt_tokens"] == len(ids)
+        with torch.no_grad():
+            (token,) = answer["choices"][0]["logprobs"]["content"]
+            assert token["id"] == int(model(torch.tensor([ids]))[0, -1].argmax())
+
+
+def test_llama_cpp_refuses_an_unknown_character(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    to_gguf(*shaped("gpt2"), "f32", tmp_path / "model.gguf")
+    assert "invalid tokens" in Llama(tmp_path / "model.gguf").complete("HQ", 1)["error"]["message"]
+
+
+# --- nanoGPT, ONNX, safetensors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "gpt2 without biases"])
+def test_what_nanogpt_gets_is_its_layout_and_comes_back(shape: str, tmp_path: Path) -> None:
+    model, tokenizer = shaped(shape)
+    to_nanogpt(model, tokenizer, CHECKPOINT, tmp_path / "there")
+    state = torch.load(tmp_path / "there" / "ckpt.pt", weights_only=True)
+    biased = shape == "gpt2"
+    assert state["model_args"] == {
+        "n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 96, "bias": biased, "vocab_size": len(CHARACTERS), "dropout": 0.0
+    }  # fmt: skip
+    assert len(state["model"]) == 3 + 2 * (12 if biased else 6) + (2 if biased else 1)
+    assert state["model"]["transformer.h.1.attn.c_attn.weight"].shape == (96, 32)
+    assert state["config"]["dataset"] == "animals-1"
+    meta = pickle.loads((tmp_path / "there" / "meta.pkl").read_bytes())
+    assert meta["vocab_size"] == len(CHARACTERS)
+    assert "".join(meta["itos"][meta["stoi"][character]] for character in PROMPT) == PROMPT
+    back, its_tokenizer, checkpoint, _ = load_model(str(tmp_path / "there"))
+    assert its_tokenizer == tokenizer and checkpoint["iter_num"] == 20
+    assert all(torch.equal(weight, back.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "qwen3 tied"])
+def test_a_safetensors_file_has_weights_and_settings(shape: str, tmp_path: Path) -> None:
+    model, tokenizer = shaped(shape)
+    to_safetensors(model, tokenizer, CHECKPOINT, tmp_path / "model.safetensors")
+    back, its_tokenizer, *_ = load_model(str(tmp_path / "model.safetensors"))
+    assert back.config == model.config and its_tokenizer == tokenizer
+    assert all(torch.equal(weight, back.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "qwen3"])
+def test_onnxruntime_computes_the_same_for_any_batch_and_length(shape: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model, tokenizer = shaped(shape)
+    to_onnx(model, tokenizer, CHECKPOINT, tmp_path / "model.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    for batch, time in ((1, 1), (3, 40), (1, 96)):
+        ids = random_ids(model.config, batch, time)
+        (logits,) = session.run(["logits"], {"ids": ids.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(logits), model(ids), atol=1e-4, rtol=0)
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Path]:
+    """`run(shape, options...)`: export.py on a checkpoint of this shape. Returns the folder of the checkpoint."""
+
+    def do(options: dict[str, Any], *words: str) -> Path:
+        tokenizer = CharTokenizer(CHARACTERS)
+        config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=8, n_layer=1, n_head=2, n_embd=16, **options)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        save_checkpoint(tmp_path / "run" / "ckpt.pt", model_state(randomised(config), tokenizer) | CHECKPOINT)
+        export.main([f"--out_dir={tmp_path / 'run'}", *words])
+        return tmp_path / "run"
+
+    return do
+
+
+@pytest.mark.parametrize("form", ["huggingface", "gguf", "nanogpt"])
+@pytest.mark.parametrize("option", [{"mask": "future"}, {"window": 3}, {"attention_scale": "dim"}, {"attention_score": "linear"}])
+def test_a_model_that_a_format_cannot_express_leaves_nothing(
+    form: str, option: dict[str, Any], run: Callable, tmp_path: Path, refused: Callable
+) -> None:
+    (name, value), *_ = option.items()
+    with refused(f"{name}={value}"):
+        run(option, f"--format={form}")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["ckpt.pt"]
+
+
+def test_nanogpt_takes_its_own_shape_only(run: Callable, tmp_path: Path, refused: Callable) -> None:
+    with refused("position=rope", "nanoGPT"):
+        run({}, "--format=nanogpt")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["ckpt.pt"]
+
+
+def test_an_export_replaces_one_of_ours_and_nothing_else(run: Callable, tmp_path: Path, refused: Callable) -> None:
+    folder = run({}, "--format=huggingface")
+    assert (run({}, "--format=huggingface") / "huggingface" / "config.json").exists()
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    run({}, f"--to={precious}")  # empty, so nothing is lost
+    (tmp_path / "precious" / "notes.txt").write_text("added by hand")
+    before = sorted(precious.iterdir())
+    for target in (precious, folder, folder / "ckpt.pt"):
+        with refused(str(target), "another folder"):
+            run({}, f"--to={target}")
+    assert sorted(precious.iterdir()) == before
+    with refused("end in .gguf"):
+        run({}, "--format=gguf", f"--to={folder / 'ckpt.pt'}")
+    with refused("dtype=f16"):
+        run({}, "--dtype=f16")
+    assert {path.name for path in folder.iterdir()} == {"ckpt.pt", "huggingface"}
+
+
+@pytest.mark.parametrize("form", ["huggingface", "gguf", "nanogpt", "safetensors"])
+def test_a_full_disk_leaves_nothing_half_written(form: str, run: Callable, tmp_path: Path, small_disk: Callable) -> None:
+    run(SHAPES["gpt2"], f"--format={form}")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    small_disk(1000)
+    with pytest.raises((MachineError, OSError)):
+        export.main([f"--out_dir={tmp_path / 'run'}", f"--format={form}"])
+    small_disk(1 << 30)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
