@@ -8,6 +8,7 @@
 
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 
 from kqv.arguments import check_types, read_arguments, shell_command
 from kqv.errors import MachineError, UserError, run_script
-from kqv.files import BEST, CURVE, EARLIER, LATEST
+from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT
 from kqv.folder import make_room, occupy
 from kqv.settings import SampleSettings, TrainSettings, check_training
 from kqv.vocabularies import check_name
@@ -123,12 +124,16 @@ def main(arguments: list[str]) -> int:
         restore_optimizers(optimizers, checkpoint["optimizer"])
         if checkpoint["scaler"]:  # there is none in a run that was not in float16 before
             scaler.load_state_dict(checkpoint["scaler"])
+    from_nanogpt = bool(checkpoint and checkpoint.get("nanogpt"))
     del checkpoint
 
     # The folder of the run, ours alone while `lock` lives, and what a checkpoint in it holds.
     out_dir = Path(settings.out_dir)
     lock = lock or occupy(out_dir)
     make_room(out_dir, model.parameter_count(), path if resuming else None)
+    if resuming and from_nanogpt:
+        shutil.copy2(path, out_dir / NANOGPT)
+        print(f"{path} is nanoGPT's and will give way to ours: {out_dir / NANOGPT} is a copy", file=sys.stderr)
 
     def save(name: str, keep: Path | None = None) -> None:
         state = model_state(model, tokenizer)

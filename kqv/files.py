@@ -14,6 +14,7 @@ from kqv.errors import UserError
 # Checkpoints: of the lowest validation loss so far, the newest, and the one that was the newest before it.
 BEST, LATEST, EARLIER = "ckpt.pt", "last.pt", "earlier.pt"
 DAMAGED = "damaged.pt"  # a last.pt that could not be read
+NANOGPT = "nanogpt.pt"  # nanoGPT's ckpt.pt, in whose place a run of it that goes on here puts its own
 METRICS, CURVE = "metrics.jsonl", "loss.png"
 TENSORBOARD = "tensorboard"  # a folder
 

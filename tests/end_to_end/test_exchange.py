@@ -110,9 +110,11 @@ def test_a_run_of_nanogpt_is_gone_on_with(shell, tmp_path):
     state["model"]["lm_head.weight"] = state["model"]["transformer.wte.weight"]
     state |= {"optimizer": optimizer.state_dict(), "iter_num": 10, "best_val_loss": torch.tensor(9.0), "config": config}
     torch.save(state, out / "ckpt.pt")
+    theirs = (out / "ckpt.pt").read_bytes()
 
     done = shell.run("train.py", "--init_from=resume", f"--out_dir={out}", "--sample_chars=0", "--device=cpu")
     assert done.status == 0, done.stderr
+    assert (out / "nanogpt.pt").read_bytes() == theirs and str(out / "nanogpt.pt") in done.stderr
     lines = metrics(out)
     assert [line["step"] for line in lines] == [20, 30, 40, 50, 60]
     cosine = math.cos(math.pi * 19 / 60)  # as nanoGPT computes it
