@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from shell import TINY, easy_text, metrics
+from shell import TINY, copy_project, easy_text, metrics
 
 from kqv.checkpoint import load_checkpoint
 from kqv.tokenizer import tokenizer_from_dict
@@ -140,3 +140,16 @@ def test_a_config_may_import_and_numbers_may_be_whole(shell, text, tmp_path):
 def test_a_prompt_is_text_whatever_it_looks_like(shell, run):
     done = shell.run("sample.py", f"--out_dir={run[1]}", "--start=42=--start=7", "--max_new_tokens=0")
     assert (done.status, done.stdout) == (0, "42=--start=7\n"), done.stderr
+
+
+def test_shakespeare_in_pieces_of_words_says_which_file_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
+    shell = copy_project(tmp_path / "kqv")
+    characters = shell.folder / "data" / "shakespeare_char"
+    for name, content in {"input.txt": b"a" * 99, "train.bin": b"\0" * 99, "val.bin": b"\0" * 9}.items():
+        (characters / name).write_bytes(content)
+    (characters / "tokenizer.json").write_text('{"kind": "char", "characters": "a"}')
+    done = shell.run("data/shakespeare/prepare.py")
+    assert done.status == 2 and "Traceback" not in done.stderr
+    assert str(tmp_path / "cache") in done.stderr.splitlines()[-1]
+    assert [path.name for path in (shell.folder / "data" / "shakespeare").iterdir()] == ["prepare.py"]
