@@ -61,15 +61,16 @@ def main(arguments: list[str]) -> int:
         if names.count(each.name) > 1:  # in two folders
             each.name = path
 
-    # The texts, prepared once for all.
+    # The texts, prepared once for each tokenizer.
     from kqv.corpus import open_dataset, open_texts
 
-    if words:
-        over["dataset"] = open_texts(words, settings.encoding).name
+    prepared: dict[str, str] = {}
     for each in configurations:
-        each.settings = replace(each.settings, dataset=over.get("dataset", each.settings.dataset))
-    for name in dict.fromkeys(each.settings.dataset for each in configurations):
-        open_dataset(name)
+        tokenizer = str(each.changes.get("tokenizer", over.get("tokenizer", "")))
+        if words and tokenizer not in prepared:
+            prepared[tokenizer] = open_texts(words, settings.encoding, tokenizer or "char").name
+        name = prepared[tokenizer] if words else open_dataset(each.settings.dataset, tokenizer).name
+        each.settings = replace(each.settings, dataset=name)
 
     out_dir = Path(settings.out_dir)
     lock = occupy(out_dir)
@@ -78,9 +79,11 @@ def main(arguments: list[str]) -> int:
     with stop_signals() as stop:
         failures = train_all(configurations, stop)
     if stop:
-        options = [f"--{name}={value}" for name, value in {**given, **over}.items()]
+        texts = words if "-" not in words else []  # standard input is gone, but not what was made of it
+        again = {"dataset": next(iter(prepared.values()))} if "-" in words else {}
+        options = [f"--{name}={value}" for name, value in {**given, **again}.items()]
         print("stopped; what is done is kept; to go on:")
-        print(f"  {shell_command('compare.py', *paths, *options)}")
+        print(f"  {shell_command('compare.py', *paths, *texts, *options)}")
         return 128 + stop[0]
     laid_over = " ".join(f"--{name}={value}" for name, value in over.items())
     print(*write_report(configurations, out_dir, laid_over), sep="\n")

@@ -45,8 +45,15 @@ class Run:
 
     @property
     def loss(self) -> float | None:
-        """The loss over the whole validation split after the last step; None if it did not get there."""
-        return self.lines[-1].get("val_loss_full") if self.lines and self.facts else None
+        """The loss per character over the whole validation split after the last step; None if it did not get there."""
+        loss = self.lines[-1].get("val_loss_full") if self.lines and self.facts else None
+        return loss and loss / self.characters_per_token
+
+    @property
+    def characters_per_token(self) -> float:
+        """What losses per token are divided by, so that those of different tokens can be compared."""
+        last = self.lines[-1] if self.lines else {}
+        return last["val_loss_full"] / last["val_loss_per_character"] if last.get("val_loss_per_character") else 1.0
 
     def seconds(self, steps: Sequence[int]) -> list[float]:
         """The time spent in training up to each of these steps.
@@ -105,6 +112,8 @@ class Configuration:
                 if layer is not None and value is not None:
                     value = value[layer] if layer < len(value) else None
                 if value is not None:
+                    if key == "val_loss":
+                        value /= run.characters_per_token
                     found.setdefault(line["step"], []).append(value)
         return dict(sorted(found.items()))
 

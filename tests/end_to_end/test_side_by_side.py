@@ -154,7 +154,7 @@ def test_ctrl_c_and_sigterm_keep_the_run_and_say_the_command_that_goes_on(stoppe
     for done in (interrupted, terminated):
         command = shlex.split(done.stdout.splitlines()[-1])
         assert str(folder / "long_run.py") in command and f"--out_dir={folder / 'out'}" in command
-        assert any(word.startswith(f"--dataset=cache/{text.stem}-") for word in command)
+        assert str(text) in command
         assert "Traceback" not in done.stderr
 
 
@@ -237,3 +237,14 @@ def test_a_text_can_come_from_standard_input(shell, tmp_path):
     done = shell.run("compare.py", "-", config, f"--out_dir={tmp_path / 'out'}", input=easy_text())
     assert done.status == 0, done.stderr
     assert "cache/stdin-" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_different_tokens_are_compared_by_their_loss_per_character(shell, text, tmp_path):
+    configs = [write_config(tmp_path, f"tokens_{name}", f'tokenizer = "{name}"') for name in ("char", "bytes")]
+    (tmp_path / "text.txt").write_text(text.read_text().replace("e", "é"))  # two bytes
+    done = shell.run("compare.py", *configs, tmp_path / "text.txt", f"--out_dir={tmp_path}")
+    assert done.status == 0, done.stderr
+    last = metrics(folder_of(tmp_path, "tokenizer = 'bytes'"))[-1]
+    assert last["val_loss_per_character"] > 1.05 * last["val_loss_full"]
+    (row,) = (line for line in done.stdout.splitlines() if line.startswith("tokens_bytes "))
+    assert f"{last['val_loss_per_character']:.4f}" in row
