@@ -4,6 +4,7 @@ Each function writes one form, whole or not at all; a model that a form cannot e
 """
 
 import json
+import logging
 import math
 import pickle
 import warnings
@@ -154,6 +155,7 @@ def to_onnx(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], path: 
     model = _exportable(model)
     ids = torch.zeros(2, min(3, model.config.block_size), dtype=torch.int64)
     shapes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time", min=1, max=model.config.block_size)}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names each package that it could use and does not find
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
         program = torch.onnx.export(
