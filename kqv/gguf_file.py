@@ -6,8 +6,8 @@ tanh formula; 1/√d_k is built in. Its tokenizers:
 - characters and bytes: the one made for RWKV takes the longest token that fits at each place, which for single characters
   is that character. It has no default for the ids that begin and end a text, so that none of ours is taken for one; its
   tokens need no merges, and a character that has none raises.
-- byte pairs: GPT-2's, with their merges. There <|endoftext|> ends a text; a vocabulary without it is refused, because
-  llama.cpp would stop at whatever token has the id 11.
+- byte pairs: GPT-2's, with their merges. There <|endoftext|> ends a text or, in a vocabulary that is learnt from one text
+  and has no such token, the byte 0xFF, which no text has; else llama.cpp would stop at whatever token has the id 11.
 """
 
 from pathlib import Path
@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from kqv.errors import UserError
 from kqv.families import TITLES, family, places, to_theirs
 from kqv.files import replacing
 from kqv.tokenizer import Tokenizer
-from kqv.tokenizer_json import to_tokenizer_json
+from kqv.tokenizer_json import byte_letters, to_tokenizer_json
 from model import GPT, RMSNORM_EPSILON
 
 NORMAL, CONTROL = 1, 3  # llama.cpp's kinds of tokens
@@ -78,10 +77,7 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
         return
     data = to_tokenizer_json(tokenizer)
     special = {token["content"]: token["id"] for token in data["added_tokens"]}
-    if END not in special:
-        raise UserError(
-            f"the vocabulary {tokenizer.name} has no {END}, and llama.cpp would stop at token 11: take --format=huggingface"
-        )
+    end = special.get(END, data["model"]["vocab"][byte_letters()[0xFF]])
     names = [f"[unused {token}]" for token in range(vocab_size)]  # a model may have more rows than there are tokens
     for text, token in data["model"]["vocab"].items():
         names[token] = text
@@ -90,8 +86,8 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
     writer.add_token_list(names)
     writer.add_token_types([CONTROL if name in special or name.startswith("[unused ") else NORMAL for name in names])
     writer.add_token_merges([" ".join(pair) for pair in data["model"]["merges"]])
-    writer.add_bos_token_id(special[END])
-    writer.add_eos_token_id(special[END])
+    writer.add_bos_token_id(end)
+    writer.add_eos_token_id(end)
 
 
 def _escaped(token: bytes) -> str:

@@ -70,10 +70,11 @@ def test_transformers_computes_the_same_and_writes_the_same_text(shape: str, tmp
 VOCABULARIES: dict[str, Callable[[], Tokenizer]] = {
     "characters": lambda: CharTokenizer(CHARACTERS + "<k>"), "bytes": ByteTokenizer,
     "byte pairs": lambda: from_tokenizer_json(learnt_pairs()),
+    "byte pairs without an end": lambda: from_tokenizer_json(learnt_pairs(end=False)),
 }  # fmt: skip
 
 
-def learnt_pairs() -> dict[str, Any]:
+def learnt_pairs(end: bool = True) -> dict[str, Any]:
     """The tokenizer.json of byte pairs as the library of Hugging Face learns and writes them."""
     tokenizers = pytest.importorskip("tokenizers")
     theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -82,7 +83,8 @@ def learnt_pairs() -> dict[str, Any]:
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=sorted(alphabet), show_progress=False)
     theirs.train_from_iterator(["the cat sat on the mat, the hat of the bat é é é\n\n" * 3], trainer)
-    theirs.add_special_tokens(["<|endoftext|>"])
+    if end:
+        theirs.add_special_tokens(["<|endoftext|>"])
     return json.loads(theirs.to_str())
 
 
@@ -183,10 +185,13 @@ def test_llama_cpp_has_our_loss_and_writes_our_text(shape: str, dtype: str, tmp_
         assert same >= 20 and (same == 60 or lead(model, tokenizer.encode(PROMPT + ours[:same])) < 0.01)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "byte pairs"])
+@pytest.mark.parametrize("kind", ["bytes", "byte pairs", "byte pairs without an end"])
 def test_llama_cpp_reads_other_vocabularies(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     model, tokenizer = shaped("gpt2", VOCABULARIES[kind]())
+    # llama.cpp tells nothing of a token that is half a character, and 0xFF is the end where there is no other
+    halves = [token for token in range(tokenizer.vocab_size) if "\ufffd" in tokenizer.decode([token])]
+    model.embedding.weight.data[halves] = 0
     to_gguf(model, tokenizer, "f32", tmp_path / "model.gguf")
     for prompt in ("the cat's hat  sat\n\n on é", " the mat", "12 bats"):
         ids = tokenizer.encode(prompt)
@@ -195,6 +200,10 @@ def test_llama_cpp_reads_other_vocabularies(kind: str, tmp_path: Path) -> None:
         with torch.no_grad():
             (token,) = answer["choices"][0]["logprobs"]["content"]
             assert token["id"] == int(model(torch.tensor([ids]))[0, -1].argmax())
+    # none of our tokens ends a text: not 11, which llama.cpp takes if it is not told, nor another
+    everywhere = [[token, 5.0] for token in range(20)]
+    answer = Llama(tmp_path / "model.gguf").complete("the mat", 60, logit_bias=everywhere)
+    assert answer["usage"]["completion_tokens"] == 60
 
 
 def test_llama_cpp_refuses_an_unknown_character(tmp_path: Path) -> None:
