@@ -1,8 +1,9 @@
-"""The page that explain.py writes, in a real browser: Chromium, which is taken if it is installed.
+"""The pages that explain.py and compare.py write, in a real browser: Chromium, which is taken if it is installed.
 
 The numbers are read from what the page shows, and compared with the model's.
 """
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from kqv.checkpoint import model_state, save_checkpoint
 from kqv.explaining import read
+from kqv.report import Picture, Sample, Table, Text, as_html
 from kqv.tokenizer import CharTokenizer
 from model import GPT, Attention, GPTConfig
 
@@ -287,3 +289,19 @@ def test_it_fits_a_phone_and_follows_light_and_dark(explained, open_page) -> Non
             choose(window, stage)
             assert window.evaluate("document.documentElement.scrollWidth") <= 360
     assert len(colours) == 2
+
+
+def test_the_report_of_compare_fits_a_phone_and_no_text_in_it_does_anything(tmp_path, open_page) -> None:
+    from matplotlib.figure import Figure
+
+    picture = io.BytesIO()
+    Figure(figsize=(11, 3)).savefig(picture, format="png")
+    table = Table(["configuration", "validation loss"], [[ODD, "1.2345 ± 0.0067"]])
+    parts = [Text(ODD), table, Picture("loss.png", ODD, picture.getvalue()), Sample(ODD, ODD)]
+    (tmp_path / "report.html").write_text(as_html([Text(ODD)], {ODD: parts}))
+    window = open_page(tmp_path / "report.html")
+    assert window.locator("script").count() == 0 and window.locator("img").count() == 1
+    assert window.locator("img").evaluate("image => image.naturalWidth") > 1000
+    assert "alert(1)" in window.text_content("td") and "1.2345 ± 0.0067" in window.text_content("table")
+    window.set_viewport_size({"width": 360, "height": 700})
+    assert window.evaluate("document.documentElement.scrollWidth") <= 360
