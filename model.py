@@ -64,8 +64,8 @@ class GPTConfig:
             raise ValueError("rotary positions turn pairs of numbers: d_k = n_embd / n_head must be even")
         if isinstance(self.attention_scale, float) and not math.isfinite(self.attention_scale):
             raise ValueError("attention_scale must be finite")
-        if not 1 <= self.rope_base < math.inf:
-            raise ValueError("rope_base must be 1 or more")
+        if not 1 <= self.rope_base <= LARGEST or max(self.window, self.mlp_width) > LARGEST:
+            raise ValueError(f"rope_base goes from 1 to {LARGEST:,}, window and mlp_width up to that")
 
     @property
     def d_k(self) -> int:
@@ -82,6 +82,7 @@ class GPTConfig:
 GPT2 = dict(position="learned", norm="layernorm", mlp="gelu", qk_norm=False, tie_weights=True)
 """What makes a GPTConfig a GPT-2: `GPTConfig(vocab_size=65, bias=True, **GPT2)`."""
 
+LARGEST = 2**40  # more than any window, width or base; tensors cannot count beyond 2^63
 RMSNORM_EPSILON = 1e-6  # Qwen3's; LayerNorm keeps torch's 1e-5, which is GPT-2's
 
 

@@ -13,6 +13,7 @@ import tyro
 from kqv.errors import UserError
 
 LARGEST_SEED = 2**62  # generators take 64 bits, and training adds the step
+LARGEST_SIZE = 2**40  # as in model.py
 
 
 @dataclass
@@ -248,8 +249,9 @@ def check_training(settings: TrainSettings) -> None:
     """Refuse settings that no model or run can have. Raises UserError naming the option and a value that works."""
     check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
     check_at_least(settings, 1, "eval_iters", "log_interval", "gradient_accumulation_steps")
-    check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "window", "mlp_width", "sample_chars")
-    check_at_least(settings, 1, "rope_base")
+    check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "sample_chars")
+    _check_between(settings, 0, LARGEST_SIZE, "window", "mlp_width")
+    _check_between(settings, 1, LARGEST_SIZE, "rope_base")
     _check_between(settings, 0, LARGEST_SEED, "seed")
     check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip")
     check_at_least(settings, 0, "checkpoint_minutes")

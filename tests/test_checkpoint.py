@@ -340,7 +340,7 @@ MISFITS = {
         for name, value in {
             "n_layer": 2, "n_embd": 12, "bias": True, "qk_norm": False, "vocab_size": 5, "mlp": "relu3", "norm": "batchnorm",
             "position": "alibi", "mask": "diagonal", "attention_score": "cubed", "attention_scale": "cube", "n_head": 0,
-            "block_size": None, "experts": 8,
+            "block_size": None, "experts": 8, "window": 2**70, "rope_base": 2**70, "mlp_width": 2**70,
         }.items()
     },
 }  # fmt: skip
