@@ -21,16 +21,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from kqv.arguments import read_arguments, shell_command
 from kqv.comparing import FACTS, Configuration, Run, docstring, loss_table
 from kqv.errors import MachineError, UserError, run_script
-from kqv.files import BEST, EARLIER, LATEST, replacing
+from kqv.files import TO_RESUME, replacing
 from kqv.folder import occupy
 from kqv.measure import HERE, processor
 from kqv.report import write_report
-from kqv.runlog import read_metrics
+from kqv.runlog import Bar, read_metrics
 from kqv.settings import CompareSettings, SampleSettings, TrainSettings, check_comparing, check_training
 
 LOG = "log.txt"  # what train.py said, in the folder of a run
@@ -40,7 +38,7 @@ OWN = ("out_dir", "seed", "seeds")  # options that are not laid over the configu
 # Settings that make no difference to what is trained.
 ASIDE = (
     "out_dir", "encoding", "init_from", "eval_only", "checkpoint_minutes", "on_write_error", "sample_chars", "inner_figures",
-    "wandb_log", "wandb_project", "wandb_run_name",
+    "tensorboard", "wandb_log", "wandb_project", "wandb_run_name",
 )  # fmt: skip
 
 
@@ -137,42 +135,30 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class Progress:
-    """How far all runs are: a bar in a terminal, plain lines elsewhere."""
+class Progress(Bar):
+    """How far all runs are."""
 
     def __init__(self, steps: int, done: int) -> None:
-        self.terminal = sys.stderr.isatty()
-        self.bar = tqdm(
-            total=steps, initial=done, unit="step", disable=not self.terminal, dynamic_ncols=True,
-            bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
-        )  # fmt: skip
+        super().__init__(steps, done)
         self.before = done
 
     def begin(self, what: str, steps: int, number: str) -> None:
         """The next run, of so many steps."""
         self.what, self.steps = what, steps
-        self.bar.set_postfix_str(what)
+        self.move(self.before, what)
         if not self.terminal:
             self.say(f"run {number}: {what}")
 
     def show(self, line: dict[str, Any]) -> None:
         """A line of its metrics."""
-        self.bar.n = self.before + line["step"]
-        if "train_loss" in line:
-            self.bar.set_postfix_str(f"{self.what}, loss {line['train_loss']:.3f}")
+        loss = f", loss {line['train_loss']:.3f}" if "train_loss" in line else ""
+        self.move(self.before + line["step"], self.what + loss)
         if not self.terminal and "val_loss" in line:
             self.say(f"step {line['step']}/{self.steps} of {self.what}: loss {line['val_loss']:.4f}")
 
     def end(self) -> None:
         """The run is over, finished or not."""
-        self.bar.n = self.before = self.before + self.steps
-
-    def say(self, text: str) -> None:
-        """A line, above the bar if there is one."""
-        if self.terminal:
-            self.bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        self.before += self.steps
 
 
 def train_all(configurations: Sequence[Configuration], stop: Sequence[int]) -> list[str]:
@@ -194,7 +180,7 @@ def train_all(configurations: Sequence[Configuration], stop: Sequence[int]) -> l
         if failure:
             failures.append(f"{what}: {failure}")
             progress.say(f"failed: {failures[-1]}")
-    progress.bar.close()
+    progress.close()
     return failures
 
 
@@ -203,7 +189,7 @@ def train(run: Run, stop: Sequence[int], show: Callable[[dict[str, Any]], None])
     Returns why it did not get there, or nothing."""
     run.folder.mkdir(parents=True, exist_ok=True)
     shown = -1
-    if any((run.folder / name).exists() for name in (LATEST, EARLIER, BEST)):
+    if any((run.folder / name).exists() for name in TO_RESUME):
         words = ["--init_from=resume"]
         shown = max((line["step"] for line in read_metrics(run.folder)), default=-1)
     else:

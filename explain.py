@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kqv.arguments import read_arguments
+from kqv.arguments import read_settings
 from kqv.errors import UserError, run_script
 from kqv.files import replacing, text_of
 from kqv.settings import ExplainSettings, check_explaining
@@ -29,10 +29,7 @@ SHADES = " ·░▒▓█"  # of a weight: from nothing to all
 
 def main(arguments: list[str]) -> int:
     """Read the options and the checkpoint, let the model read the text, show it. Returns the exit status."""
-    given, words = read_arguments(ExplainSettings, arguments, "[CONFIG.py ...]")
-    if words:
-        raise UserError(f"{words[0]!r} is neither an option nor a config file: a text is given as --text={words[0]!r}")
-    settings = ExplainSettings(**given)
+    settings, given = read_settings(ExplainSettings, arguments, "a text is given as --text={!r}")
     check_explaining(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.
@@ -53,7 +50,7 @@ def main(arguments: list[str]) -> int:
         if settings.against:
             other, its_tokenizer, _, its_path = load_model(settings.against)
             views.append(look(other, its_tokenizer, text, str(its_path)))
-            if names_of(its_tokenizer, views[1].reading.ids) != names_of(tokenizer, view.reading.ids):
+            if names_of(its_tokenizer, views[1].reading.ids) != names:
                 raise UserError(f"{path} and {its_path} cut the text into different tokens: one page cannot show both")
         write(folder / "explain.html", page(text, views, {"layer": layer, "head": head}).encode())
     elif settings.format == "json":

@@ -9,17 +9,14 @@
 
 from pathlib import Path
 
-from kqv.arguments import read_arguments
-from kqv.errors import UserError, run_script
+from kqv.arguments import read_settings
+from kqv.errors import run_script
 from kqv.settings import SUFFIXES, ExportSettings, check_exporting
 
 
 def main(arguments: list[str]) -> int:
     """Read the options and the checkpoint, write what is asked for. Returns the exit status."""
-    given, words = read_arguments(ExportSettings, arguments, "[CONFIG.py ...]")
-    if words:
-        raise UserError(f"{words[0]!r} is neither an option nor a config file: a checkpoint is named by --out_dir={words[0]}")
-    settings = ExportSettings(**given)
+    settings, _ = read_settings(ExportSettings, arguments, "a checkpoint is named by --out_dir={}")
     check_exporting(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.
@@ -40,7 +37,7 @@ def main(arguments: list[str]) -> int:
         if narrow := to_gguf(model, tokenizer, settings.dtype, to):
             print(f"in f16, because q8_0 takes rows of 32 numbers: {len(narrow)} matrices, such as {narrow[0]}")
     elif settings.format == "onnx":
-        exporting.to_onnx(model, tokenizer, checkpoint, to)
+        exporting.to_onnx(model, tokenizer, to)
     else:
         exporting.to_safetensors(model, tokenizer, checkpoint, to)
     print(to)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kqv.arguments import read_arguments
+from kqv.arguments import read_settings
 from kqv.errors import UserError, run_script
 from kqv.files import text_of
 from kqv.settings import SampleSettings, check_sampling
@@ -31,10 +31,7 @@ def main(arguments: list[str]) -> int:
     # There is nothing to save: Ctrl-C ends it at once. A KeyboardInterrupt can get lost while torch is imported.
     if __name__ == "__main__":
         signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
-    given, words = read_arguments(SampleSettings, arguments, "[CONFIG.py ...]")
-    if words:
-        raise UserError(f"{words[0]!r} is neither an option nor a config file: a prompt is given as --start={words[0]!r}")
-    settings = SampleSettings(**given)
+    settings, given = read_settings(SampleSettings, arguments, "a prompt is given as --start={!r}")
     check_sampling(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.

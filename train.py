@@ -19,7 +19,7 @@ from typing import Any
 
 from kqv.arguments import check_types, read_arguments, shell_command
 from kqv.errors import MachineError, UserError, run_script
-from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT
+from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
 from kqv.folder import make_room, occupy
 from kqv.settings import SampleSettings, TrainSettings, check_training
 from kqv.vocabularies import check_name
@@ -44,7 +44,6 @@ def main(arguments: list[str]) -> int:
 
     from kqv.batches import fingerprint, open_tokens, spaced_windows, training_batch
     from kqv.checkpoint import (
-        TO_RESUME,
         find_checkpoint,
         load_any,
         load_checkpoint,

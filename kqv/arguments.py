@@ -63,6 +63,18 @@ def read_arguments(settings_class: type, arguments: Sequence[str], positional: s
     return given, words
 
 
+def read_settings(settings_class: type, arguments: Sequence[str], instead: str) -> tuple[Any, dict[str, Any]]:
+    """The settings of a script that takes options and config files only, and those of them that were given. `instead` says
+    how to write what a word alone could mean, with {} for the word.
+
+    Raises UserError as `read_arguments` does, and for a word that is neither.
+    """
+    given, words = read_arguments(settings_class, arguments, "[CONFIG.py ...]")
+    if words:
+        raise UserError(f"{words[0]!r} is neither an option nor a config file: {instead.format(words[0])}")
+    return settings_class(**given), given
+
+
 def check_types(settings_class: type, options: dict[str, Any], path: Path) -> None:
     """Raises UserError naming the checkpoint at `path` that the options come from if one of them is of the wrong type."""
     for name, hint in get_type_hints(settings_class).items():

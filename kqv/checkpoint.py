@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 import torch
 
 from kqv.errors import MachineError, UserError
-from kqv.files import BEST, EARLIER, LATEST, replacing
+from kqv.files import TO_RESUME, TO_USE, replacing
 from kqv.importing import from_huggingface, from_safetensors
 from kqv.nanogpt import from_nanogpt
 from kqv.tokenizer import Tokenizer, tokenizer_from_dict
@@ -40,8 +40,6 @@ from model import GPT, GPTConfig
 VERSION = 1
 FORMAT = f"kqv {VERSION}"
 SEAL = b"sha256:"
-TO_USE = (BEST, LATEST, EARLIER)  # which checkpoint of a folder is taken, the first that is there
-TO_RESUME = (LATEST, EARLIER, BEST)
 LONGEST_BLOCK = 2**17  # tables of positions are as long as a block, and no weight in the file says how long that is
 
 # What there is in a checkpoint, and the kind of it. Sampling needs the first three.

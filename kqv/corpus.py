@@ -71,10 +71,12 @@ def open_dataset(name: str, tokenizer: Tokenizer | str = "") -> Dataset:
         print(f"preparing {name} with {script}", file=sys.stderr)
         if status := subprocess.run([sys.executable, str(script)]).returncode:
             raise UserError(f"{script} ended with status {status}: see its message above")
+    if not tokenizer:
+        return _existing(folder)
     if not isinstance(tokenizer, str):
         return _existing(folder, tokenizer)
     there = load_tokenizer(folder).name if _has_vocabulary(folder) else "gpt2"
-    if tokenizer in ("", there):
+    if tokenizer == there:
         return _existing(folder)
     if not (folder / "input.txt").exists():
         raise UserError(f"{folder} has tokens of {there} and no input.txt: for --tokenizer= name a text file")

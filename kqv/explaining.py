@@ -6,7 +6,6 @@ The model itself computes queries, keys and values and shows them to a `LayerVie
 computed here with the pieces of model.py, and agree with the fused attention to 1e-5 (tests/test_explaining.py).
 """
 
-import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from kqv.decoding import default_prompt, generate
 from kqv.settings import SampleSettings
 from kqv.tokenizer import Tokenizer
-from model import GPT, SCORES, Attention
+from model import GPT, SCORES, Attention, attend
 
 SATURATED = 0.9  # a row with this much weight on one character has made up its mind
 LONG = 256  # characters that tell what a head is for
@@ -43,10 +42,10 @@ class LayerView:
     def see(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Take what the layer computed for one text, and compute the stages that follow."""
         self.query, self.key, self.value = (each[0].float().cpu() for each in (query, key, value))
-        self.raw = SCORES[self.attention.config.attention_score](self.query, self.key, 1.0)
-        self.scaled = self.raw * self.attention.scale
-        self.weights = torch.softmax(self.scaled.masked_fill(~self.allowed, -math.inf), dim=-1)
-        self.output = self.weights @ self.value
+        score, scale = self.attention.config.attention_score, self.attention.scale
+        self.raw = SCORES[score](self.query, self.key, 1.0)
+        self.scaled = self.raw * scale
+        self.output, self.weights = attend(self.query, self.key, self.value, self.allowed, scale, score)
 
 
 @dataclass

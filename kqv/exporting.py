@@ -1,4 +1,4 @@
-"""A checkpoint in the forms that others read: Hugging Face, nanoGPT, ONNX, safetensors. (kqv/gguf.py has llama.cpp's.)
+"""A checkpoint in the forms that others read: Hugging Face, nanoGPT, ONNX, safetensors. (kqv/gguf_file.py has llama.cpp's.)
 
 Each function writes one form, whole or not at all; a model that a form cannot express is refused before anything is written.
 """
@@ -20,7 +20,7 @@ from kqv.families import family, nanogpt_only, places, to_theirs
 from kqv.files import replacing, replacing_folder
 from kqv.tokenizer import CharTokenizer, Tokenizer
 from kqv.tokenizer_json import to_tokenizer_json
-from model import GPT, GPTConfig
+from model import GPT, RMSNORM_EPSILON, GPTConfig, RMSNorm
 
 LARGEST_ONNX = 2**31  # bytes; a larger model would need files beside it
 KNOWN_TO_NANOGPT = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
@@ -64,7 +64,7 @@ def huggingface_config(config: GPTConfig) -> dict[str, Any]:
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **shared,
         "max_position_embeddings": config.block_size, "hidden_size": config.n_embd, "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head, "num_key_value_heads": config.n_head, "head_dim": config.d_k,
-        "intermediate_size": config.hidden, "hidden_act": "silu", "rms_norm_eps": 1e-6, "attention_bias": False,
+        "intermediate_size": config.hidden, "hidden_act": "silu", "rms_norm_eps": RMSNORM_EPSILON, "attention_bias": False,
         "attention_dropout": config.dropout, "use_sliding_window": False, "rope_theta": config.rope_base,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
     }  # fmt: skip
@@ -146,14 +146,14 @@ def to_safetensors(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any],
         file.write(content)
 
 
-def to_onnx(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], path: Path) -> None:
+def to_onnx(model: GPT, tokenizer: Tokenizer, path: Path) -> None:
     """ids (batch, time) int64 to logits (batch, time, vocab_size), for any batch and any time up to block_size."""
     if (size := 4 * model.parameter_count()) > LARGEST_ONNX:
         raise UserError(f"an ONNX file holds 2 GB, and the model has {size / 1e9:.1f}: take another format")
     if model.config.block_size < 3:
         raise UserError(f"block_size={model.config.block_size} leaves no length to vary: ONNX needs 3 or more")
     model = _exportable(model)
-    ids = torch.zeros(2, min(3, model.config.block_size), dtype=torch.int64)
+    ids = torch.zeros(2, 3, dtype=torch.int64)
     shapes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time", min=1, max=model.config.block_size)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names each package that it could use and does not find
     with warnings.catch_warnings():
@@ -173,9 +173,9 @@ def _exportable(model: GPT) -> GPT:
     copy = GPT(model.config)
     copy.load_state_dict(model.state_dict())
     for name, module in list(copy.named_modules()):
-        if type(module).__name__ == "RMSNorm":
+        if isinstance(module, RMSNorm):
             parent, _, child = name.rpartition(".")
-            plain = nn.RMSNorm(len(module.weight), eps=1e-6)
+            plain = nn.RMSNorm(len(module.weight), eps=RMSNORM_EPSILON)
             plain.weight = module.weight
             setattr(copy.get_submodule(parent), child, plain)
     return copy.eval()

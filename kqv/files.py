@@ -13,6 +13,8 @@ from kqv.errors import UserError
 
 # Checkpoints: of the lowest validation loss so far, the newest, and the one that was the newest before it.
 BEST, LATEST, EARLIER = "ckpt.pt", "last.pt", "earlier.pt"
+TO_USE = (BEST, LATEST, EARLIER)  # which of a folder is taken: the first that is there
+TO_RESUME = (LATEST, EARLIER, BEST)
 DAMAGED = "damaged.pt"  # a last.pt that could not be read
 NANOGPT = "nanogpt.pt"  # nanoGPT's ckpt.pt, in whose place a run of it that goes on here puts its own
 METRICS, CURVE = "metrics.jsonl", "loss.png"

@@ -18,7 +18,7 @@ from kqv.families import to_ours
 from kqv.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_dict
 from kqv.tokenizer_json import from_tokenizer_json
 from kqv.vocabularies import named_encoding
-from model import GPT2, GPTConfig
+from model import GPT2, RMSNORM_EPSILON, GPTConfig
 
 NAMED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -122,7 +122,8 @@ def _config(options: dict[str, Any]) -> GPTConfig:
             flat,
             {
                 "num_key_value_heads": (None, config.n_head), "head_dim": (None, config.d_k), "hidden_act": ("silu",),
-                "rms_norm_eps": (1e-6,), "rope_type": ("default",), "attention_bias": (False,), "use_sliding_window": (False,),
+                "rms_norm_eps": (RMSNORM_EPSILON,), "rope_type": ("default",), "attention_bias": (False,),
+                "use_sliding_window": (False,),
             },
         )  # fmt: skip
         if other := {*(options.get("layer_types") or ())} - {"full_attention"}:

@@ -33,6 +33,38 @@ MEASURES = (
 )  # fmt: skip
 
 
+class Bar:
+    """How far a run is, a bar in a terminal; and lines for people, above it or, elsewhere, alone."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=steps, initial=done, unit="step", disable=not self.terminal, dynamic_ncols=True,
+            bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
+        )  # fmt: skip
+
+    def move(self, step: int, text: str) -> None:
+        """To `step`, with a text beside it."""
+        self.bar.n = step
+        self.bar.set_postfix_str(text)
+
+    def say(self, text: str) -> None:
+        """A line. A full disk under a redirected stderr is no reason to end a run."""
+        try:
+            if self.terminal:
+                self.bar.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self.bar.close()
+
+
 class RunLog:
     """The progress bar and the metrics file of one training run; use it as a context."""
 
@@ -47,11 +79,8 @@ class RunLog:
         self.unfinished = {key: value for key, value in there.items() if key in MEASURES}
         """What was measured at `first_step` itself; the caller adds to it and writes that line again."""
         self.reports = reports_of(settings, first_step)
-        self.terminal = sys.stderr.isatty()
-        self.bar = tqdm(
-            total=self.steps, initial=first_step, unit="step", disable=not self.terminal, dynamic_ncols=True,
-            bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
-        )  # fmt: skip
+        self.bar = Bar(self.steps, first_step)
+        self.say = self.bar.say
 
     def _begin(self) -> None:
         """Write the lines of earlier steps anew, whole or not at all, and open the file to add to it."""
@@ -71,8 +100,7 @@ class RunLog:
 
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Move the bar to `step`."""
-        self.bar.n = step
-        self.bar.set_postfix_str(f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
+        self.bar.move(step, f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
 
     def write(self, step: int, **metrics: Any) -> None:
         """Append the line of `step`, numbers and lists of them, to metrics.jsonl, and show it where there is no bar.
@@ -110,24 +138,12 @@ class RunLog:
         self.unwritten = b""
 
     def _show(self, step: int, metrics: dict[str, Any]) -> None:
-        if not self.terminal and "train_loss" in metrics and step > self.first_step:
+        if not self.bar.terminal and "train_loss" in metrics and step > self.first_step:
             left = (time.perf_counter() - self.began) / (step - self.first_step) * (self.steps - step)
             self.say(
                 f"step {step}/{self.steps}: loss {metrics['train_loss']:.4f}, "
                 f"{metrics['tokens_per_second']:,.0f} tokens/s, {tqdm.format_interval(left)} left"
             )
-
-    def say(self, text: str) -> None:
-        """A line for people, above the bar. A full disk under a redirected stderr is no reason to end a run."""
-        try:
-            if self.terminal:
-                self.bar.write(text, file=sys.stderr)
-            else:
-                print(text, file=sys.stderr, flush=True)
-        except BrokenPipeError:
-            raise
-        except OSError:
-            pass
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -105,12 +105,12 @@ class Shell:
                 watchdog.cancel()
                 process.kill()
 
-    def signal_at(self, line: str, number: int, *words: object, pause: float = 0) -> Done:
-        """Run train.py, send it a signal when it has printed a line that begins with `line`, wait for its end.
+    def signal_at(self, line: str, number: int, *words: object, pause: float = 0, script: str = "train.py") -> Done:
+        """Run a script, send it a signal when it has printed a line that begins with `line`, wait for its end.
 
         After a `pause` of a second the run stands still at a full pipe: the signal comes while it reports.
         """
-        with self.start("train.py", *words) as process:
+        with self.start(script, *words) as process:
             said = b""
             while not (latest := process.stderr.readline()).startswith(line.encode()):
                 said += latest

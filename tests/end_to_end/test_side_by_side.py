@@ -120,18 +120,6 @@ def test_what_is_finished_is_not_trained_again_and_what_has_changed_is(shell, co
 LONG = ("max_iters = 1500", "eval_interval = 100", "eval_iters = 2", "log_interval = 20")
 
 
-def stop_at(shell, line, number, *words):
-    """Run compare.py, send it a signal when it has said a line that begins with `line`, wait for its end."""
-    with shell.start("compare.py", *words) as process:
-        said = b""
-        while not (latest := process.stderr.readline()).startswith(line.encode()):
-            said += latest
-            assert latest, f"it ended before {line!r}:\n{said.decode()}"
-        process.send_signal(number)
-        stdout, stderr = process.communicate()
-        return Done(process.returncode, stdout.decode(), (said + latest + stderr).decode())
-
-
 @pytest.fixture(scope="module")
 def stopped(shell, text, tmp_path_factory):
     """A comparison that is stopped by Ctrl-C, by SIGTERM when the same command goes on, and finished by the command it says."""
@@ -139,10 +127,10 @@ def stopped(shell, text, tmp_path_factory):
     folder.mkdir()
     config = write_config(folder, "long_run", *LONG)
     words = (config, text, f"--out_dir={folder / 'out'}")
-    interrupted = stop_at(shell, "step 100/", signal.SIGINT, *words)
+    interrupted = shell.signal_at("step 100/", signal.SIGINT, *words, script="compare.py")
     (run,) = (folder / "out" / "runs").iterdir()
     steps = [metrics(run)[-1]["step"]]
-    terminated = stop_at(shell, f"step {steps[0] // 100 * 100 + 200}/", signal.SIGTERM, *words)
+    terminated = shell.signal_at(f"step {steps[0] // 100 * 100 + 200}/", signal.SIGTERM, *words, script="compare.py")
     steps.append(metrics(run)[-1]["step"])
     return folder, run, interrupted, terminated, steps, shell.run_printed(terminated, "  ")
 
