@@ -4,25 +4,30 @@
     python train.py novel.txt                           a text of your own
     python train.py novel.txt config/x.py --n_layer=8   options, later ones win
     python train.py --init_from=resume                  go on after a stop
+    torchrun --standalone --nproc_per_node=4 train.py   four processes that share the work, the result is the same
 """
 
 import math
-import os
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kqv.arguments import check_types, read_arguments, shell_command
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
 from kqv.folder import make_room, occupy
+from kqv.processes import Processes
 from kqv.settings import SampleSettings, TrainSettings, check_training
 from kqv.vocabularies import check_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
 WATCHED = 4  # windows of the validation split that the figures of the layers are means over
@@ -30,14 +35,20 @@ PATIENCE = 10  # steps in a row whose numbers are not finite; then the run ends
 
 
 def main(arguments: list[str]) -> int:
+    """Train as one process, or as one of several that torchrun started. Returns the exit status."""
+    with Processes() as processes:
+        return train(arguments, processes)
+
+
+def train(arguments: list[str], processes: Processes) -> int:
     """From text to checkpoint. Returns the exit status."""
     given, words = read_arguments(TrainSettings, arguments, "[TEXT ...] [CONFIG.py ...]")
     settings = TrainSettings(**given)
     check_training(settings)
     if settings.init_from == "scratch":  # a checkpoint brings its own
         check_name(settings.tokenizer)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("training is in one process so far: start it without torchrun")
+    if processes.count > 1 and "-" in words:
+        raise UserError("standard input can be read by one process only: write the text to a file, and name that")
 
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
@@ -46,21 +57,25 @@ def main(arguments: list[str]) -> int:
     from kqv.checkpoint import (
         find_checkpoint,
         load_any,
-        load_checkpoint,
         load_latest,
+        load_resumable,
+        load_share,
         model_state,
         restore_model,
         save_checkpoint,
     )
-    from kqv.corpus import open_dataset, open_texts
+    from kqv.corpus import Dataset, open_dataset, open_texts
     from kqv.decoding import default_prompt, generate_text
     from kqv.evaluation import characters_per_token, describe_loss, estimated_loss, whole_loss
     from kqv.explaining import layer_figures
     from kqv.hardware import check_memory, choose_machine
     from kqv.importing import located
     from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
-    from kqv.runlog import RunLog, draw_curve
+    from kqv.runlog import RunLog, SilentLog, draw_curve
+    from kqv.sharded import holds_shapes, restore_shards, restore_weights, save_sharded
     from model import GPT, GPTConfig, cross_entropy
+
+    processes.join(settings.backend)
 
     # The defaults are a recipe for a CPU: a GPU has its own, unless one is named.
     recipe_named = any(word.endswith(".py") for word in arguments)
@@ -69,13 +84,21 @@ def main(arguments: list[str]) -> int:
         settings = TrainSettings(**given)
         check_training(settings)
 
-    # What to start from: nothing, the run in out_dir, or the weights of another checkpoint.
+    # What to start from: nothing, the run in out_dir, or the weights of another checkpoint. When a process has died torchrun
+    # starts all anew: they go on with the run that they had begun.
+    read = partial(load_share, fsdp=given.get("fsdp"))
+    if processes.restarts and processes.share(was_launched(processes.launch, settings.out_dir)):
+        settings.init_from = given["init_from"] = "resume"
     resuming = settings.init_from == "resume"
     model = tokenizer = checkpoint = lock = None
+    path = Path(settings.out_dir)
     if resuming:
-        find_checkpoint(settings.out_dir, TO_RESUME)  # a mistake makes no folder
-        lock = None if settings.eval_only else occupy(Path(settings.out_dir))
-        checkpoint, path = load_latest(settings.out_dir)
+        if processes.first:
+            find_checkpoint(settings.out_dir, TO_RESUME)  # a mistake makes no folder
+            lock = None if settings.eval_only else occupy(path)
+            checkpoint, path = load_latest(settings.out_dir, read)
+        path = processes.share(path)
+        checkpoint = checkpoint or load_resumable(path, read)
     elif settings.init_from != "scratch":
         checkpoint, path = load_any(located(settings.init_from))
     if checkpoint:
@@ -86,10 +109,12 @@ def main(arguments: list[str]) -> int:
         model.config.dropout = settings.dropout
 
     # The text, as token ids.
-    if words:
-        dataset = open_texts(words, settings.encoding, tokenizer or settings.tokenizer)
-    else:
-        dataset = open_dataset(settings.dataset, tokenizer or given.get("tokenizer", ""))
+    def open_text() -> Dataset:
+        if words:
+            return open_texts(words, settings.encoding, tokenizer or settings.tokenizer)
+        return open_dataset(settings.dataset, tokenizer or given.get("tokenizer", ""))
+
+    dataset = processes.one_first(open_text)
     if tokenizer and tokenizer != dataset.tokenizer:
         things = "characters" if tokenizer.kind == dataset.tokenizer.kind == "char" else "tokens"
         raise UserError(f"{path} was trained on other {things} than dataset {settings.dataset} has: name a text file instead")
@@ -105,48 +130,68 @@ def main(arguments: list[str]) -> int:
         )
 
     # The machine, the model and its optimizers.
-    machine = choose_machine(settings)
+    machine = choose_machine(settings, processes.local_rank if processes.count > 1 else None)
+    windows = settings.batch_size * settings.gradient_accumulation_steps  # of a step, which all processes share
+    own_parts = processes.parts(windows, settings.batch_size)
     check_memory(settings, tokenizer.vocab_size, machine)
     torch.manual_seed(settings.seed)
     if model is None:
         options = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
         model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **options))
+    if settings.fsdp:
+        processes.shard(model, machine)
     forward = machine.prepare(model)
-    if settings.eval_only:
-        print("validation loss", describe_loss(whole_loss(model, val_tokens, settings, machine), characters))
-        return 0
-    optimizers = make_optimizers(model, settings, torch.bfloat16 if machine.fast_bfloat16 else torch.float32)
+    # Where float32 is asked for results agree to 1e-6, however many processes share the work: Muon's products too are exact.
+    muon_dtype = torch.bfloat16 if machine.fast_bfloat16 and machine.dtype != torch.float32 else torch.float32
+    optimizers = make_optimizers(model, settings, muon_dtype, processes.rank, processes.count)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
     step, best_val_loss, skipped, skipped_in_a_row = 0, math.inf, 0, 0
+    if resuming and holds_shapes(checkpoint):
+        restore_shards(path, model, [] if settings.eval_only else optimizers)
+    if settings.eval_only:
+        measured = whole_loss(model, val_tokens, settings, machine, processes)
+        if processes.first:
+            print("validation loss", describe_loss(measured, characters))
+        return 0
     if checkpoint and resuming:
         step, best_val_loss = checkpoint["iter_num"], checkpoint["best_val_loss"]
         skipped, skipped_in_a_row = checkpoint.get("skipped", 0), checkpoint.get("skipped_in_a_row", 0)
-        restore_optimizers(optimizers, checkpoint["optimizer"])
+        if not holds_shapes(checkpoint):
+            restore_optimizers(optimizers, checkpoint["optimizer"])
         if checkpoint["scaler"]:  # there is none in a run that was not in float16 before
             scaler.load_state_dict(checkpoint["scaler"])
+    if not settings.fsdp:
+        forward = processes.average(forward, machine)
     from_nanogpt = bool(checkpoint and checkpoint.get("nanogpt"))
     del checkpoint
 
     # The folder of the run, ours alone while `lock` lives, and what a checkpoint in it holds.
     out_dir = Path(settings.out_dir)
-    lock = lock or occupy(out_dir)
-    make_room(out_dir, model.parameter_count(), path if resuming else None)
-    if resuming and from_nanogpt:
-        shutil.copy2(path, out_dir / NANOGPT)
-        print(f"{path} is nanoGPT's and will give way to ours: {out_dir / NANOGPT} is a copy", file=sys.stderr)
+    processes.share(None)  # when all have read their checkpoint it may be moved
+    if processes.first:
+        lock = lock or occupy(out_dir)
+        make_room(out_dir, model.parameter_count(), path if resuming else None)
+        if resuming and from_nanogpt:
+            shutil.copy2(path, out_dir / NANOGPT)
+            print(f"{path} is nanoGPT's and will give way to ours: {out_dir / NANOGPT} is a copy", file=sys.stderr)
+    go_on = processes.command("train.py", "--init_from=resume", f"--out_dir={out_dir}")
+    processes.kept = f"what was saved in {out_dir} is whole: go on with {go_on}"
 
     def save(name: str, keep: Path | None = None) -> None:
         state = model_state(model, tokenizer)
         state |= {"optimizer": [optimizer.state_dict() for optimizer in optimizers], "scaler": scaler.state_dict()}
         state |= {"iter_num": step, "best_val_loss": best_val_loss, "config": asdict(settings), "text": text}
-        state |= {"skipped": skipped, "skipped_in_a_row": skipped_in_a_row}
-        save_checkpoint(out_dir / name, state, keep)
+        state |= {"skipped": skipped, "skipped_in_a_row": skipped_in_a_row, "launch": processes.launch}
+        if settings.fsdp:
+            save_sharded(out_dir / name, state, processes, keep)
+        elif processes.first:
+            save_checkpoint(out_dir / name, state, keep)
 
     def save_latest() -> None:
         save(LATEST, keep=out_dir / EARLIER)
 
-    stop = catch_stop_signals()
-    with RunLog(settings, step) as log:
+    signals = catch_stop_signals()
+    with RunLog(settings, step) if processes.first else SilentLog() as log:
 
         def written(write: Callable[..., object], *what: Any, **more: Any) -> bool:
             """Whether writing succeeds. If it does not, the run ends, or says so and goes on, as --on_write_error has it."""
@@ -161,28 +206,29 @@ def main(arguments: list[str]) -> int:
 
         log.say(
             f"{model.parameter_count():,} parameters; {len(train_tokens):,} tokens of {dataset.name}, "
-            f"{tokenizer.vocab_size} different; {machine}"
+            f"{tokenizer.vocab_size} different; {processes}{machine}"
         )
-        metrics = log.unfinished
-        tokens_per_step = settings.batch_size * settings.block_size * settings.gradient_accumulation_steps
+        metrics = processes.share(log.unfinished)
         steps, seconds = 0, 0.0  # since the last report
-        saved_at = time.perf_counter()
+        saved_at, overdue, stop = time.perf_counter(), False, False
 
         while True:
             # Evaluate and show; when asked to stop, only keep.
             last = step >= settings.max_iters
             evaluate = (step % settings.eval_interval == 0 or last) and "val_loss" not in metrics and not stop
             if evaluate:
-                metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine)
+                metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine, processes)
                 log.say(f"step {step}: validation loss {metrics['val_loss']:.4f} (estimate)")
                 if settings.inner_figures:
-                    windows, _ = next(spaced_windows(val_tokens, WATCHED, settings.block_size, 1))
-                    metrics |= layer_figures(model, windows)
+                    watched, _ = next(spaced_windows(val_tokens, WATCHED, settings.block_size, 1))
+                    metrics |= layer_figures(model, watched)
                 if settings.sample_chars and math.isfinite(metrics["val_loss"]):
                     sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
-                    log.sample(step, generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling))
+                    whole = processes.gathered(model) if settings.fsdp else model
+                    if processes.first:
+                        log.sample(step, generate_text(whole.eval(), tokenizer, default_prompt(tokenizer), sampling))
             if last and not stop:
-                metrics["val_loss_full"] = whole_loss(model, val_tokens, settings, machine)
+                metrics["val_loss_full"] = whole_loss(model, val_tokens, settings, machine, processes)
                 if tokenizer.kind != "char":
                     metrics["val_loss_per_character"] = metrics["val_loss_full"] / max(characters, 1e-9)
 
@@ -194,7 +240,6 @@ def main(arguments: list[str]) -> int:
                 untrained = step == 0 and settings.init_from == "scratch"  # nobody wants to sample from that
                 if not untrained and not written(save, BEST):
                     best_val_loss = before
-            overdue = settings.checkpoint_minutes and time.perf_counter() - saved_at > 60 * settings.checkpoint_minutes
             good = not skipped_in_a_row and math.isfinite(metrics.get("val_loss", 0.0))
             if stop or (last and good):
                 save_latest()  # there is no later try: that it cannot be written is the end, whatever --on_write_error says
@@ -202,7 +247,8 @@ def main(arguments: list[str]) -> int:
                 written(save_latest)
                 saved_at = time.perf_counter()
             if stop or last:
-                written(draw_curve, out_dir)
+                if processes.first:
+                    written(draw_curve, out_dir)
                 break
             metrics = {}
 
@@ -210,24 +256,29 @@ def main(arguments: list[str]) -> int:
             began = time.perf_counter()
             model.train()
             if settings.dropout:
-                torch.manual_seed(settings.seed + step)  # dropout, like the batch, depends on seed and step alone
+                # dropout, like the batch, depends on seed and step alone, and on the part of the batch that is this process's
+                torch.manual_seed(settings.seed + step + (processes.rank << 40))
             factor = rate_factor(settings, step)
             set_rates(optimizers, factor)
             loss = torch.zeros((), device=machine.device)
-            parts = settings.gradient_accumulation_steps
-            for part in range(parts):
-                x, y = training_batch(train_tokens, settings.seed, step, settings.batch_size, settings.block_size, part, parts)
-                with machine.autocast():
-                    part_loss = cross_entropy(forward(x.to(machine.device)), y.to(machine.device)) / parts
-                scaler.scale(part_loss).backward()
+            for part in range(own_parts):
+                place, places = processes.rank * own_parts + part, processes.count * own_parts
+                x, y = training_batch(train_tokens, settings.seed, step, windows, settings.block_size, place, places)
+                with processes.adding_up(forward, last=part == own_parts - 1):
+                    with machine.autocast():
+                        part_loss = cross_entropy(forward(x.to(machine.device)), y.to(machine.device)) * (len(x) / windows)
+                    scaler.scale(part_loss * processes.count).backward()  # gradients are averaged, and losses are shares
                 loss += part_loss.detach()
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)  # type: ignore[arg-type]  # needs param_groups and step only
             if settings.inner_figures and ((step + 1) % settings.eval_interval == 0 or step + 1 >= settings.max_iters):
                 gradients = ([w.grad for w in block.parameters() if w.grad is not None] for block in model.blocks)
-                metrics["grad_norm_layers"] = [float(torch.nn.utils.get_total_norm(of_block)) for of_block in gradients]
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
-            finite = math.isfinite(float(loss) + float(grad_norm))
+                metrics["grad_norm_layers"] = [number(torch.nn.utils.get_total_norm(of_block)) for of_block in gradients]
+            grad_norm = number(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf))
+            overdue = bool(settings.checkpoint_minutes) and time.perf_counter() - saved_at > 60 * settings.checkpoint_minutes
+            train_loss, signalled, late = processes.sum(float(loss), len(signals), processes.first and overdue)
+            stop, overdue = signalled > 0, late > 0
+            finite = math.isfinite(train_loss + grad_norm)
             for optimizer in optimizers:
                 if finite:
                     scaler.step(optimizer)  # type: ignore[arg-type]
@@ -236,7 +287,8 @@ def main(arguments: list[str]) -> int:
             step += 1
             skipped, skipped_in_a_row = skipped + (not finite), 0 if finite else skipped_in_a_row + 1
             if not finite:
-                log.say(f"step {step}: the {'gradient' if math.isfinite(loss) else 'loss'} is not finite, so nothing was learnt")
+                what = "gradient" if math.isfinite(train_loss) else "loss"
+                log.say(f"step {step}: the {what} is not finite, so nothing was learnt")
             if skipped_in_a_row >= PATIENCE and scaler.get_scale() <= 1:  # in float16 the scale of the gradients falls first
                 written(log.write, step, skipped=skipped)
                 raise MachineError(
@@ -248,33 +300,51 @@ def main(arguments: list[str]) -> int:
 
             # Report.
             if step % settings.log_interval == 0 or step == settings.max_iters:
-                metrics["train_loss"] = float(loss)
+                metrics["train_loss"] = train_loss
                 metrics["learning_rate"] = factor * settings.learning_rate
-                metrics["grad_norm"] = float(grad_norm)
+                metrics["grad_norm"] = grad_norm
                 if skipped:
                     metrics["skipped"] = skipped
-                metrics["tokens_per_second"] = round(steps * tokens_per_step / seconds)
+                metrics["tokens_per_second"] = round(steps * windows * settings.block_size / seconds)
                 log.progress(step, metrics["train_loss"], metrics["tokens_per_second"])
                 steps, seconds = 0, 0.0
 
     if stop:
-        print(f"stopped after step {step} of {settings.max_iters}, kept in {out_dir / LATEST}; to go on:")
-        print(f"  {shell_command('train.py', '--init_from=resume', f'--out_dir={out_dir}')}")
-        return 128 + stop[0]
+        if processes.first:
+            print(f"stopped after step {step} of {settings.max_iters}, kept in {out_dir / LATEST}; to go on:\n  {go_on}")
+        return 128 + (signals or [signal.SIGTERM])[0]
 
     # The checkpoint that sampling takes is the best by the estimate: measure it too, if it is not the last one.
     final_loss = metrics["val_loss_full"]
+    processes.share(None)  # until now the first process may be writing
     path = find_checkpoint(settings.out_dir)
-    best = load_checkpoint(path)
+    best = read(path, fsdp=settings.fsdp)
     if best["iter_num"] != step:
-        print(f"last step        {describe_loss(final_loss, characters)}")
-        model.load_state_dict(best["model"])
-        final_loss = whole_loss(model, val_tokens, settings, machine)
-    print(f"validation loss  {describe_loss(final_loss, characters)}, over the whole validation split")
-    print(f"checkpoint       {path} (step {best['iter_num']})")
-    print(f"curve            {out_dir / CURVE}")
-    print(f"to sample        {shell_command('sample.py', f'--out_dir={out_dir}')}")
+        if processes.first:
+            print(f"last step        {describe_loss(final_loss, characters)}")
+        restore_weights(best, path, model)
+        final_loss = whole_loss(model, val_tokens, settings, machine, processes)
+    if processes.first:
+        print(f"validation loss  {describe_loss(final_loss, characters)}, over the whole validation split")
+        print(f"checkpoint       {path} (step {best['iter_num']})")
+        print(f"curve            {out_dir / CURVE}")
+        print(f"to sample        {shell_command('sample.py', f'--out_dir={out_dir}')}")
     return 0
+
+
+def was_launched(launch: str, out_dir: str) -> bool:
+    """Whether the run in out_dir was begun by the torchrun that has now started its processes anew."""
+    from kqv.checkpoint import load_latest, load_share
+
+    try:
+        return load_latest(out_dir, partial(load_share, fsdp=True))[0].get("launch") == launch
+    except UserError:
+        return False
+
+
+def number(tensor: "Tensor") -> float:
+    """What a tensor of one number holds, which may be spread over the processes."""
+    return float(getattr(tensor, "full_tensor", lambda: tensor)())
 
 
 def follow_checkpoint(

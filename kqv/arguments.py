@@ -82,11 +82,13 @@ def check_types(settings_class: type, options: dict[str, Any], path: Path) -> No
             raise UserError(f"{path} has {name}={str(options[name])[:50]}, and {name} takes {_describe(hint)}")
 
 
-def shell_command(script: str, *options: str) -> str:
-    """A command line that works where this one did: the same Python, the same folder."""
+def shell_command(script: str, *options: str, launcher: Sequence[str] = ()) -> str:
+    """A command line that works where this one did: the same Python, the same folder. Python starts the `launcher` if there is
+    one, and that the script."""
     python = "python" if shutil.which("python") == sys.executable else sys.executable
     here = os.getcwd() + os.sep
-    return shlex.join([python.removeprefix(here), str(Path(__file__).parent.parent / script).removeprefix(here), *options])
+    path = str(Path(__file__).parent.parent / script).removeprefix(here)
+    return shlex.join([python.removeprefix(here), *launcher, path, *options])
 
 
 def _is_a(kind: Any, value: Any) -> bool:

@@ -46,19 +46,19 @@ def fingerprint(tokens: np.ndarray) -> str:
 
 
 def training_batch(
-    tokens: np.ndarray, seed: int, step: int, batch_size: int, block_size: int, part: int = 0, parts: int = 1
+    tokens: np.ndarray, seed: int, step: int, windows: int, block_size: int, part: int = 0, parts: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Random windows for training step `step`, and the same windows one token later.
 
-    A step's global batch has `parts * batch_size` windows; this is part number `part` of it (a micro-batch
-    of gradient accumulation, or of another process).
+    A step's global batch has `windows` windows; this is part number `part` of `parts` nearly equal ones (micro-batches
+    of gradient accumulation, of all processes).
 
-    Returns x and y of shape (batch_size, block_size), int64.
+    Returns x and y of shape (windows of this part, block_size), int64.
     """
     # Philox is a counter-based generator: any (seed, step) is reached at once (Salmon et al. 2011).
     random = np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
-    starts = random.integers(len(tokens) - block_size, size=parts * batch_size)
-    return _windows(tokens, starts[part * batch_size : (part + 1) * batch_size], block_size)
+    starts = random.integers(len(tokens) - block_size, size=windows)
+    return _windows(tokens, starts[part * windows // parts : (part + 1) * windows // parts], block_size)
 
 
 def spaced_windows(

@@ -12,18 +12,20 @@ A checkpoint is what `torch.save` makes of this dictionary (the names that nanoG
 
 followed by a seal, the SHA-256 of the bytes before it, which torch.load does not mind.
 
+A sharded run writes a folder of the same name (kqv/sharded.py), which is read as if it were such a file.
 A file without a seal can be nanoGPT's: it is read as strictly, and then as if it were ours (kqv/nanogpt.py).
 """
 
 import hashlib
 import itertools
+import math
 import os
 import pickle
 import pickletools
 import re
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,14 +33,13 @@ from typing import Any, BinaryIO
 import torch
 
 from kqv.errors import MachineError, UserError
-from kqv.files import TO_RESUME, TO_USE, replacing
+from kqv.files import FORMAT, TO_RESUME, TO_USE, VERSION, replacing
 from kqv.importing import from_huggingface, from_safetensors
 from kqv.nanogpt import from_nanogpt
+from kqv.sharded import holds_shapes, is_sharded, load_whole, open_sharded
 from kqv.tokenizer import Tokenizer, tokenizer_from_dict
 from model import GPT, GPTConfig
 
-VERSION = 1
-FORMAT = f"kqv {VERSION}"
 SEAL = b"sha256:"
 LONGEST_BLOCK = 2**17  # tables of positions are as long as a block, and no weight in the file says how long that is
 
@@ -81,6 +82,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     sealed = True
     try:
+        if is_sharded(path):
+            return _checked(load_whole(path), path)
         with path.open("rb") as file:
             sealed = _is_sealed(file, path)
             _check_content(file, path, sealed)
@@ -102,6 +105,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict) or "model_args" not in state or "format" in state:  # ours has lost its end then
             raise UserError(_NO_CHECKPOINT.format(path))
         return from_nanogpt(state, path)
+    return _checked(state, path)
+
+
+def _checked(state: Any, path: Path) -> dict[str, Any]:
+    """What was read, if it is a checkpoint of ours. Raises UserError if it is not."""
     version = re.fullmatch(r"kqv (\d{1,9})", str(state.get("format"))) if isinstance(state, dict) else None
     if not version:
         raise UserError(f"{path} is no checkpoint of kqv (format {FORMAT!r}): it cannot be used here")
@@ -154,7 +162,7 @@ def _check_content(file: BinaryIO, path: Path, sealed: bool) -> None:
             raise UserError(f"{path} is damaged: it is not what was saved; use another copy")
 
 
-def load_latest(out_dir: str) -> tuple[dict[str, Any], Path]:
+def load_latest(out_dir: str, read: Callable[[Path], dict[str, Any]] = load_checkpoint) -> tuple[dict[str, Any], Path]:
     """The checkpoint from which the run in out_dir goes on, and where it is: last.pt or, if that is damaged, the one before
     it. What is passed over is said on stderr.
 
@@ -165,15 +173,27 @@ def load_latest(out_dir: str) -> tuple[dict[str, Any], Path]:
     found = [newest, *(path for path in older if path.exists())]
     for path, one_before in itertools.pairwise(found):
         try:
-            return _load_resumable(path), path
+            return load_resumable(path, read), path
         except UserError as error:
             print(f"{error}; going on from the one before it, {one_before}", file=sys.stderr)
-    return _load_resumable(found[-1]), found[-1]
+    return load_resumable(found[-1], read), found[-1]
 
 
-def _load_resumable(path: Path) -> dict[str, Any]:
+def load_share(path: Path, fsdp: bool | None) -> dict[str, Any]:
+    """As load_checkpoint; of a sharded checkpoint that a sharded run goes on with, shapes stand in place of the weights, and
+    each process reads its own later. `fsdp` says whether it will be sharded, None that it will be as it was.
+
+    Raises UserError as load_checkpoint does.
+    """
+    if not is_sharded(path):
+        return load_checkpoint(path)
+    state = open_sharded(path)
+    return state if fsdp or (fsdp is None and state["config"]["fsdp"]) else load_checkpoint(path)
+
+
+def load_resumable(path: Path, read: Callable[[Path], dict[str, Any]] = load_checkpoint) -> dict[str, Any]:
     """A checkpoint with all that a resume needs. Raises UserError if a part is not there."""
-    state = load_checkpoint(path)
+    state = read(path)
     newer = ("skipped", "skipped_in_a_row", "text")  # not in the first checkpoints of this format
     if missing := [name for name in PARTS if name not in state and name not in newer]:
         raise UserError(f"{path} has no {missing[0]}, which a resume needs: start a new run from it with --init_from={path}")
@@ -188,7 +208,7 @@ def find_checkpoint(where: str, names: Sequence[str] = TO_USE) -> Path:
     Raises UserError if there is none.
     """
     path = Path(where)
-    if not path.is_dir():
+    if not path.is_dir() or is_sharded(path):
         return path
     for name in names:
         if (path / name).exists():
@@ -220,7 +240,8 @@ def load_any(where: str) -> tuple[dict[str, Any], Path]:
 
 
 def restore_model(state: dict[str, Any], path: Path, block_size: int | None = None) -> tuple[GPT, Tokenizer]:
-    """The model and the tokenizer of a checkpoint; a smaller `block_size` cuts off the positions beyond it.
+    """The model and the tokenizer of a checkpoint; a smaller `block_size` cuts off the positions beyond it. (Of one that
+    open_sharded read the weights are yet to come.)
 
     Raises UserError if its parts do not fit together.
     """
@@ -236,19 +257,23 @@ def restore_model(state: dict[str, Any], path: Path, block_size: int | None = No
             if config.position == "learned":
                 weights = {**weights, "positions.weight": weights["positions.weight"][:block_size]}
         model = GPT(config)
-        model.load_state_dict(weights)
+        if not holds_shapes(state):
+            model.load_state_dict(weights)
     except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
     return model, tokenizer
 
 
-def _check_size(config: GPTConfig, weights: dict[str, torch.Tensor]) -> None:
+def _check_size(config: GPTConfig, weights: dict[str, Any]) -> None:
     """Raises UserError if a model of this shape has more weights than there are: a file can claim any size, and making the
     model takes the memory. (Shapes could be had from the device "meta", whose import takes half a second.)"""
-    if not all(isinstance(weight, torch.Tensor) and weight.is_floating_point() for weight in weights.values()):
+    if holds_shapes({"model": weights}):
+        there = sum(map(math.prod, weights.values()))
+    elif all(isinstance(weight, torch.Tensor) and weight.is_floating_point() for weight in weights.values()):
+        storages = {weight.untyped_storage().data_ptr(): weight for weight in weights.values()}  # each once
+        there = sum(weight.untyped_storage().nbytes() // weight.element_size() for weight in storages.values())
+    else:
         raise UserError("its weights are no tensors of real numbers")
-    storages = {weight.untyped_storage().data_ptr(): weight for weight in weights.values()}  # each once
-    there = sum(weight.untyped_storage().nbytes() // weight.element_size() for weight in storages.values())
     positions = config.block_size if config.position == "learned" else 0
     matrices = 3 if config.mlp == "swiglu" else 2
     block = (4 * config.n_embd + matrices * config.hidden) * config.n_embd

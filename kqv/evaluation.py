@@ -6,6 +6,7 @@ every token predicted once. As an estimate: over a few fixed, evenly spaced wind
 
 import math
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,31 +14,42 @@ from torch import Tensor
 
 from kqv.batches import all_windows, spaced_windows
 from kqv.hardware import Machine
+from kqv.processes import Processes
 from kqv.settings import TrainSettings
 from kqv.tokenizer import Tokenizer
 from model import GPT, cross_entropy
 
 
-def estimated_loss(model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine) -> float:
-    """Mean loss over eval_iters batches spread evenly over the split."""
+def estimated_loss(
+    model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine, processes: Processes | None = None
+) -> float:
+    """Mean loss over eval_iters batches spread evenly over the split, which the processes of a run share."""
     windows = spaced_windows(tokens, settings.batch_size, model.config.block_size, settings.eval_iters)
-    return _mean_loss(model, windows, machine)
+    return _mean_loss(model, windows, machine, processes or Processes())
 
 
-def whole_loss(model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine) -> float:
+def whole_loss(
+    model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine, processes: Processes | None = None
+) -> float:
     """Mean loss over every token of the split but the first, which nothing comes before."""
-    return _mean_loss(model, all_windows(tokens, settings.batch_size, model.config.block_size), machine)
+    windows = all_windows(tokens, settings.batch_size, model.config.block_size)
+    return _mean_loss(model, windows, machine, processes or Processes())
 
 
 @torch.no_grad()
-def _mean_loss(model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Machine) -> float:
+def _mean_loss(model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Machine, processes: Processes) -> float:
     model.eval()
-    total, count = 0.0, 0
-    for x, y in windows:
+    total, count, remaining = 0.0, 0.0, iter(windows)
+    # Each process takes one batch of a round. In the last round some have none: they compute one that does not count, for
+    # sharded weights are gathered by all together.
+    while batches := list(islice(remaining, processes.count)):
+        x, y = batches[min(processes.rank, len(batches) - 1)]
         with machine.autocast():
             logits = model(x.to(machine.device))
-        total += float(cross_entropy(logits, y.to(machine.device), reduction="sum"))
-        count += y.numel()
+        if processes.rank < len(batches):
+            total += float(cross_entropy(logits, y.to(machine.device), reduction="sum"))
+            count += y.numel()
+    total, count = processes.sum(total, count)
     return total / count
 
 

@@ -15,6 +15,8 @@ from kqv.errors import UserError
 BEST, LATEST, EARLIER = "ckpt.pt", "last.pt", "earlier.pt"
 TO_USE = (BEST, LATEST, EARLIER)  # which of a folder is taken: the first that is there
 TO_RESUME = (LATEST, EARLIER, BEST)
+VERSION = 1
+FORMAT = f"kqv {VERSION}"  # what a checkpoint says of itself
 DAMAGED = "damaged.pt"  # a last.pt that could not be read
 NANOGPT = "nanogpt.pt"  # nanoGPT's ckpt.pt, in whose place a run of it that goes on here puts its own
 METRICS, CURVE = "metrics.jsonl", "loss.png"
@@ -35,13 +37,28 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[io.BufferedRando
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if keep and path.exists():
-            os.replace(path, keep)
-        os.replace(temporary, path)
+        take_place(temporary, path, keep)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+
+
+def take_place(fresh: Path, path: Path, keep: Path | None = None) -> None:
+    """Rename `fresh` to `path`, and what was there to `keep`, or to nothing. Each can be a file or a folder."""
+    if keep and path.exists():
+        take_place(path, keep)
+    if path.is_dir() or fresh.is_dir():  # a file takes the place of a file in one step, nothing else does
+        remove(path)
+    os.replace(fresh, path)
+    flush_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 MARK = ".kqv"  # stands in each folder that `replacing_folder` wrote, and names the files that it wrote there
@@ -73,11 +90,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself durable. Windows has no such call and needs none."""
+def flush_folder(folder: Path) -> None:
+    """Make renames in it durable. Windows has no such call and needs none."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout  # the system's own locks, which end with their process; torch requires it too
 
 from kqv.errors import UserError
-from kqv.files import BEST, CURVE, DAMAGED, EARLIER, LATEST, METRICS, TENSORBOARD
+from kqv.files import BEST, CURVE, DAMAGED, EARLIER, LATEST, METRICS, TENSORBOARD, remove, take_place
 
 LOCK = ".lock"
 
@@ -40,16 +40,14 @@ def make_room(out_dir: Path, parameters: int, resumed_from: Path | None) -> None
     try:
         for file in files:
             for unfinished in out_dir.glob(f".{file.name}.*.tmp"):  # what a killed process was writing
-                unfinished.unlink()
+                remove(unfinished)
         if resumed_from and resumed_from.name != LATEST and (out_dir / LATEST).exists():
-            (out_dir / LATEST).replace(out_dir / DAMAGED)
+            take_place(out_dir / LATEST, out_dir / DAMAGED)
             print(f"what is left of {out_dir / LATEST} is in {out_dir / DAMAGED} now", file=sys.stderr)
         if any(file.exists() for file in files[:3]) and not resumed_from:
             previous.mkdir(exist_ok=True)
             for file in files:
-                if (previous / file.name).is_dir():
-                    shutil.rmtree(previous / file.name)
-                (previous / file.name).unlink(missing_ok=True)
+                remove(previous / file.name)
                 if file.exists():
                     file.rename(previous / file.name)
             print(f"{out_dir} held a run: it is in {previous} now", file=sys.stderr)

@@ -49,8 +49,9 @@ class Machine:
         return f"{name}{threads}, {str(self.dtype).removeprefix('torch.')}{', compiled' if self.compile else ''}"
 
 
-def choose_machine(settings: MachineSettings) -> Machine:
-    """The machine that the settings ask for, with `auto` resolved. Raises UserError for a device that is not there.
+def choose_machine(settings: MachineSettings, number: int | None = None) -> Machine:
+    """The machine that the settings ask for, with `auto` resolved; of several GPUs the one with this `number`, for each process
+    takes its own. Raises UserError for a device that is not there.
 
     A GPU is taken if there is one. Precision: bfloat16 where its products are fast, float16 on GPUs that know nothing
     else that is short.
@@ -58,12 +59,15 @@ def choose_machine(settings: MachineSettings) -> Machine:
     name = settings.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and number is not None:
+        name = f"cuda:{number}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
         torch.autocast(device.type, torch.bfloat16)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device={name} cannot be used on this machine: take --device=cpu, or leave it out") from None
+        hint = f"start fewer processes than {number + 1}" if number else "take --device=cpu, or leave it out"
+        raise UserError(f"device={name} cannot be used on this machine: {hint}") from None
     if settings.dtype == "int8" and device.type != "cpu":
         raise UserError(f"dtype=int8 is for a CPU: take --dtype=bfloat16 on {name}, or --device=cpu")
     fast_bfloat16 = _has_fast_bfloat16(device)

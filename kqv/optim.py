@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
@@ -39,6 +41,46 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tens
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)
+
+
+def orthogonalize_divided(matrices: Tensor, dtype: torch.dtype, rank: int, count: int) -> Tensor:
+    """`orthogonalize` of matrices that all of `count` processes have, each of which does its share. (Results that come out in
+    `dtype` travel in it, which loses nothing.)"""
+    each = math.ceil(len(matrices) / count)
+    padded = F.pad(matrices, (0, 0, 0, 0, 0, each * count - len(matrices))).to(dtype)
+    results = torch.empty_like(padded)
+    dist.all_gather(list(results.chunk(count)), orthogonalize(padded[rank * each :][:each], dtype))
+    return results[: len(matrices)].to(matrices.dtype)
+
+
+def orthogonalize_sharded(parts: Tensor, dtype: torch.dtype, count: int, rows: int) -> Tensor:
+    """`orthogonalize` of matrices of so many rows of which each process has some, parts (matrices, own rows, columns): each
+    receives all rows of its share of the matrices, and sends back what comes of them. Returns the same shape."""
+    matrices, own, columns = parts.shape
+    each, most = math.ceil(matrices / count), math.ceil(rows / count)  # FSDP2 cuts as torch.chunk does: the last have fewer rows
+    outgoing = F.pad(parts, (0, 0, 0, most - own, 0, each * count - matrices)).to(dtype)
+    incoming = torch.empty_like(outgoing)
+    dist.all_to_all_single(incoming, outgoing)
+    mine = incoming.view(count, each, most, columns).transpose(0, 1).reshape(each, count * most, columns)[:, :rows]
+    mine = F.pad(orthogonalize(mine, dtype), (0, 0, 0, count * most - rows))
+    outgoing = mine.view(each, count, most, columns).transpose(0, 1).reshape(outgoing.shape)
+    dist.all_to_all_single(incoming, outgoing.contiguous())
+    return incoming[:matrices, :own].to(parts.dtype)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds; of one that is not sharded, all of it."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _laid_out(moment: Tensor, weights: Tensor) -> Tensor:
+    """A whole moment, or this process's shard of it if the weights are sharded."""
+    if not hasattr(weights, "to_local"):
+        return moment
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(weights, DTensor)
+    return distribute_tensor(moment, weights.device_mesh, weights.placements)
 
 
 class Optimizer:
@@ -80,10 +122,11 @@ class Optimizer:
                 if moment.shape != (() if name == "step" else weights.shape) or moment.dtype != weights.dtype:
                     raise ValueError("its shapes are not the model's")
             # contiguous, as the weights are: the kernel goes through both as they lie in memory
-            self.state[weights] = {
+            own = {
                 name: moment.to(weights.device, copy=True, memory_format=torch.contiguous_format)
                 for name, moment in moments.items()
             }
+            self.state[weights] = {name: moment if name == "step" else _laid_out(moment, weights) for name, moment in own.items()}
         if len(state["state"]) != len(self.parameters()):
             raise ValueError("it has the moments of other weights")
 
@@ -104,10 +147,10 @@ class AdamW(Optimizer):
                     self.state[weights] = {"step": torch.zeros((), device=weights.device), **moments}
             states = [self.state[weights] for weights in trained]
             adamw(
-                trained,
-                [weights.grad for weights in trained if weights.grad is not None],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
+                [local(weights) for weights in trained],
+                [local(weights.grad) for weights in trained if weights.grad is not None],
+                [local(state["exp_avg"]) for state in states],
+                [local(state["exp_avg_sq"]) for state in states],
                 [],
                 [state["step"] for state in states],
                 fused=True,
@@ -123,7 +166,8 @@ class AdamW(Optimizer):
 
 class Muon(Optimizer):
     """Momentum, orthogonalised. All matrices of one shape are taken through the iteration as one batch: for the
-    many small matrices of a small model that takes half the time of torch.optim.Muon or less."""
+    many small matrices of a small model that takes half the time of torch.optim.Muon or less. Where several processes train
+    one model each orthogonalises its share of the matrices, and always whole ones."""
 
     moments = ("momentum",)
 
@@ -134,9 +178,11 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.bfloat16,
+        rank: int = 0,
+        count: int = 1,
     ) -> None:
-        """`dtype` is that of the matrix products of `orthogonalize`."""
-        self.dtype = dtype
+        """`dtype` is that of the matrix products of `orthogonalize`; this is process number `rank` of `count`."""
+        self.dtype, self.rank, self.count = dtype, rank, count
         super().__init__([dict(params=matrices, lr=lr, momentum=momentum, weight_decay=weight_decay)])
 
     @torch.no_grad()
@@ -148,21 +194,30 @@ class Muon(Optimizer):
                 if matrix.grad is not None:
                     by_shape[matrix.shape].append(matrix)
             for (rows, columns), matrices in by_shape.items():
-                gradients = torch.stack([matrix.grad for matrix in matrices if matrix.grad is not None])
+                gradients = torch.stack([local(matrix.grad) for matrix in matrices if matrix.grad is not None])
                 for matrix in matrices:
                     if not self.state[matrix]:
                         self.state[matrix]["momentum"] = torch.zeros_like(matrix)
-                momenta = [self.state[matrix]["momentum"] for matrix in matrices]
+                momenta = [local(self.state[matrix]["momentum"]) for matrix in matrices]
                 torch._foreach_lerp_(momenta, list(gradients), 1 - group["momentum"])
                 # Nesterov: look one step ahead along the momentum
-                updates = orthogonalize(gradients.lerp(torch.stack(momenta), group["momentum"]), self.dtype)
+                looks = gradients.lerp(torch.stack(momenta), group["momentum"])
+                if self.count == 1:
+                    updates = orthogonalize(looks, self.dtype)
+                elif hasattr(matrices[0], "to_local"):
+                    updates = orthogonalize_sharded(looks, self.dtype, self.count, rows)
+                else:
+                    updates = orthogonalize_divided(looks, self.dtype, self.rank, self.count)
+                parts = [local(matrix) for matrix in matrices]
                 if group["weight_decay"]:
-                    torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(matrices, list(updates), alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
+                    torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parts, list(updates), alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
 
 
-def make_optimizers(model: nn.Module, settings: TrainSettings, muon_dtype: torch.dtype = torch.bfloat16) -> list[Optimizer]:
-    """The optimizers of a model: AdamW and Muon, or AdamW alone with --optimizer=adamw.
+def make_optimizers(
+    model: nn.Module, settings: TrainSettings, muon_dtype: torch.dtype = torch.bfloat16, rank: int = 0, count: int = 1
+) -> list[Optimizer]:
+    """The optimizers of a model: AdamW and Muon, or AdamW alone with --optimizer=adamw; for process `rank` of `count`.
 
     Weight decay pulls on matrices only, as in nanoGPT.
     """
@@ -179,7 +234,7 @@ def make_optimizers(model: nn.Module, settings: TrainSettings, muon_dtype: torch
     optimizers: list[Optimizer] = [AdamW(group for group in groups if group["params"])]
     if matrices:
         options = dict(lr=settings.muon_learning_rate, momentum=settings.muon_momentum, weight_decay=settings.weight_decay)
-        optimizers.append(Muon(matrices, dtype=muon_dtype, **options))
+        optimizers.append(Muon(matrices, dtype=muon_dtype, rank=rank, count=count, **options))
     return optimizers
 
 

@@ -146,6 +146,30 @@ class RunLog:
             )
 
 
+class SilentLog:
+    """What stands in place of a RunLog in a process that neither writes nor prints."""
+
+    unfinished: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+
+    def __enter__(self) -> "SilentLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def sample(self, step: int, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Nothing."""
+
+    def write(self, step: int, **metrics: Any) -> None:
+        """Nothing."""
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; none if there is no such file. Half a line that a crash left is left out."""
     try:

@@ -74,7 +74,7 @@ class TrainSettings(MachineSettings):
     block_size: int = 64
     """tokens (characters) in a window: how far back the model can look"""
     gradient_accumulation_steps: int = 1
-    """micro-batches that make one step"""
+    """micro-batches that make one step, whatever the number of processes, which share them"""
 
     # the model, see GPTConfig in model.py
     n_layer: int = 3
@@ -109,6 +109,12 @@ class TrainSettings(MachineSettings):
     """how many characters back attention reaches, itself included; 0 for all"""
     tie_weights: bool = False
     """one matrix for the embedding and the output head"""
+
+    # several processes, started with torchrun
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """how processes reach each other: nccl for GPUs, gloo for CPUs"""
+    fsdp: bool = False
+    """shard weights, gradients and moments over the processes (FSDP2), for a model that is too large for one"""
 
     # the optimizer
     optimizer: Literal["muon", "adamw"] = "muon"

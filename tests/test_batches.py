@@ -16,30 +16,31 @@ TOKENS = np.arange(1000, dtype=np.uint16)  # a token's id is its place
 
 @given(st.integers(0, 2**63), st.integers(0, 10**12))
 def test_a_batch_depends_on_seed_and_step_alone(seed: int, step: int) -> None:
-    x, _ = training_batch(TOKENS, seed, step, batch_size=8, block_size=10)
-    training_batch(TOKENS, seed + 1, step + 5, batch_size=3, block_size=7)  # what is asked in between does not matter
-    again, _ = training_batch(TOKENS, seed, step, batch_size=8, block_size=10)
+    x, _ = training_batch(TOKENS, seed, step, windows=8, block_size=10)
+    training_batch(TOKENS, seed + 1, step + 5, windows=3, block_size=7)  # what is asked in between does not matter
+    again, _ = training_batch(TOKENS, seed, step, windows=8, block_size=10)
     assert torch.equal(x, again)
     for other in ((seed + 1, step), (seed, step + 1), (step, seed) if seed != step else (seed + 2, step)):
-        assert not torch.equal(x, training_batch(TOKENS, *other, batch_size=8, block_size=10)[0])
+        assert not torch.equal(x, training_batch(TOKENS, *other, windows=8, block_size=10)[0])
 
 
 def test_targets_are_the_characters_that_follow() -> None:
-    x, y = training_batch(TOKENS, seed=1, step=0, batch_size=8, block_size=10)
+    x, y = training_batch(TOKENS, seed=1, step=0, windows=8, block_size=10)
     assert x.shape == y.shape == (8, 10) and x.dtype == y.dtype == torch.int64
     assert torch.equal(x, x[:, :1] + torch.arange(10)) and torch.equal(y, x + 1)
 
 
 def test_windows_begin_everywhere_and_nowhere_too_late() -> None:
-    starts = [training_batch(TOKENS[:20], 1, step, batch_size=8, block_size=5)[0][:, 0] for step in range(50)]
+    starts = [training_batch(TOKENS[:20], 1, step, windows=8, block_size=5)[0][:, 0] for step in range(50)]
     assert sorted(set(torch.cat(starts).tolist())) == list(range(15))
-    assert training_batch(TOKENS[:6], 1, 0, batch_size=2, block_size=5)[1][:, -1].tolist() == [5, 5]
+    assert training_batch(TOKENS[:6], 1, 0, windows=2, block_size=5)[1][:, -1].tolist() == [5, 5]
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 10**12))
-def test_parts_are_cut_from_one_global_batch(parts: int, batch_size: int, step: int) -> None:
-    whole, _ = training_batch(TOKENS, 3, step, parts * batch_size, block_size=10)
-    cut = [training_batch(TOKENS, 3, step, batch_size, 10, part, parts)[0] for part in range(parts)]
+def test_parts_are_cut_from_one_global_batch(parts: int, more: int, step: int) -> None:
+    whole, _ = training_batch(TOKENS, 3, step, parts + more, block_size=10)
+    cut = [training_batch(TOKENS, 3, step, parts + more, 10, part, parts)[0] for part in range(parts)]
+    assert max(map(len, cut)) - min(map(len, cut)) <= 1
     assert torch.equal(torch.cat(cut), whole)
 
 

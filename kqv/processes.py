@@ -1,0 +1,200 @@
+"""The processes that train one model together, as torchrun starts them, and what they say to each other.
+
+    torchrun --standalone --nproc_per_node=4 train.py
+
+Each process, a rank, runs the whole program on its share of every batch. Data parallelism (Li et al. 2020): all have all
+weights, and average their gradients. Sharded (ZeRO-3, Rajbhandari et al. 2020; here PyTorch's FSDP2): each keeps its share of
+weights, gradients and moments, and they are gathered for one block at a time.
+
+The first rank writes and prints. What ends a run is said once, by whichever rank meets it first.
+"""
+
+import math
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kqv.arguments import shell_command
+from kqv.errors import MachineError, UserError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+    from kqv.hardware import Machine
+    from model import GPT
+
+T = TypeVar("T")
+PREPARING = timedelta(days=7)  # the longest that a process waits for another's preparation of the text
+
+
+class Processes:
+    """This process among those of the run; alone if torchrun did not start it. Use it as a context."""
+
+    def __init__(self) -> None:
+        """Reads what torchrun left in the environment. Imports nothing."""
+        self.rank, self.local_rank, self.node, self.count, self.restarts = (
+            int(os.environ.get(name, default))
+            for name, default in {
+                "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RESTART_COUNT": "0"
+            }.items()
+        )  # fmt: skip
+        run = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        self.launch = run if run != "none" else str(os.getppid())
+        """what the processes that one torchrun starts, again and again, have in common, and others have not"""
+        self.store: Store | None = None
+        self.kept = ""
+        """what there is to go on from if the run ends now"""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def join(self, backend: str) -> None:
+        """Meet the others. Raises UserError for a `backend` that is not there, MachineError if the others do not come."""
+        if self.count == 1:
+            return
+        import torch
+        import torch.distributed as dist
+
+        gpus = torch.cuda.is_available() and dist.is_nccl_available()
+        if backend == "nccl" and not gpus:
+            raise UserError("backend=nccl connects GPUs, and there are none: take --backend=gloo, or leave it out")
+        if gpus and backend != "gloo":
+            torch.cuda.set_device(self.local_rank)
+            backend = "cpu:gloo,cuda:nccl"  # small numbers need not go through the GPU
+        try:
+            self.store = next(dist.rendezvous("env://"))[0]
+            dist.init_process_group(backend.replace("auto", "gloo"), store=self.store, rank=self.rank, world_size=self.count)
+        except (RuntimeError, ValueError) as error:
+            raise MachineError(f"rank {self.rank} of {self.count} does not reach the others: {error}") from None
+
+    def parts(self, windows: int, most: int) -> int:
+        """In how many parts each process computes its share of a step of so many windows, at `most` so many at a time.
+
+        Raises UserError if there are too few to share.
+        """
+        each = math.ceil(windows / (self.count * most))
+        if windows < each * self.count:
+            raise UserError(
+                f"a step of {windows} windows (batch_size × gradient_accumulation_steps) cannot be shared by {self.count} "
+                f"processes: take --batch_size={most + 1}"
+            )
+        return each
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Of each number the sum over all processes, the same in each."""
+        if self.store is None:
+            return list(numbers)
+        import torch
+        import torch.distributed as dist
+
+        total = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def share(self, value: T) -> T:
+        """The value that the first process has."""
+        if self.store is None:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        values = [value]
+        dist.broadcast_object_list(values, device=torch.device("cpu"))
+        return values[0]
+
+    def one_first(self, action: Callable[[], T]) -> T:
+        """What an action gives that one process of each machine does before its others do, such as preparing a text."""
+        if self.store is None:
+            return action()
+        place = f"one first {self.node}"
+        if self.local_rank:
+            self.store.wait([place], PREPARING)
+            return action()
+        result = action()
+        self.store.set(place, "done")
+        return result
+
+    def shard(self, model: "GPT", machine: "Machine") -> None:
+        """Leave to this process its share of a model's weights, and gather the others' of one block while it computes."""
+        import torch
+        import torch.distributed as dist
+        from torch.distributed.fsdp import fully_shard
+
+        if machine.dtype == torch.float16:
+            raise UserError("fsdp does not scale gradients, which float16 needs: take --dtype=bfloat16 or --dtype=float32")
+        if self.store is None:  # a sharded run can go on in one process
+            self.store = dist.HashStore()
+            backend = "gloo" if machine.device.type == "cpu" else "cpu:gloo,cuda:nccl"
+            dist.init_process_group(backend, store=self.store, rank=0, world_size=1)
+        mesh = dist.init_device_mesh(machine.device.type, (self.count,))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+
+    def average(self, forward: Callable[..., Any], machine: "Machine") -> Callable[..., Any]:
+        """A model whose gradients are averaged over the processes as they are computed."""
+        if self.count == 1:
+            return forward
+        from torch.nn.parallel import DistributedDataParallel
+
+        device_ids = [machine.device] if machine.device.type == "cuda" else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # from torch 2.13 on broadcast_buffers is to get another name
+            return DistributedDataParallel(forward, device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def adding_up(self, forward: Callable[..., Any], last: bool) -> AbstractContextManager[Any]:
+        """A context for one part of a batch: gradients are averaged with the last, and until then added up by each process.
+        (Sharded ones are averaged each time, for to keep them whole is what their process has no room for.)"""
+        return nullcontext() if last or not hasattr(forward, "no_sync") else forward.no_sync()
+
+    def gathered(self, model: "GPT") -> "GPT":
+        """A copy of a sharded model with all its weights, on the CPU of the first process; elsewhere the model itself."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        from model import GPT
+
+        weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if not self.first:
+            return model
+        copy = GPT(model.config)
+        copy.load_state_dict(weights)
+        return copy
+
+    def command(self, script: str, *options: str) -> str:
+        """A command line that starts a script in as many processes as there are, on one machine."""
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.count}"]
+        return shell_command(script, *options, launcher=torchrun if self.count > 1 else [])
+
+    def __str__(self) -> str:
+        return f"{self.count} processes on " if self.count > 1 else ""
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """A run of several processes ends as one. That another has gone is told in a line, and nothing is told twice."""
+        if self.count == 1 or error is None or isinstance(error, SystemExit):
+            return
+        if _is_lost_connection(error):
+            error = MachineError(f"another process of this run has ended, and the run with it; {self.kept or 'start it again'}")
+        if not self._speaks():
+            raise SystemExit(2 if isinstance(error, UserError) else 1)
+        raise error
+
+    def _speaks(self) -> bool:
+        """Whether no other process has spoken. Before they have met, one a machine does: all would say the same."""
+        if self.store is None:
+            return self.local_rank == 0
+        try:
+            return self.store.add("spoken", 1) == 1
+        except RuntimeError:  # the store has gone with the process that kept it
+            return True
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo/transport", "NCCL", "by peer"))

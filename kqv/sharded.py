@@ -1,0 +1,208 @@
+"""Checkpoints of sharded runs: a folder in which each process writes its share, through torch.distributed.checkpoint.
+
+    last.pt/shard-00001-model-00001-of-00001.safetensors      the shares, one file a process
+    last.pt/state.json                                        all that is no tensor, the SHA-256 of each file, and its own
+
+The files are safetensors: torch's own form of them would be read by running it. A folder of this name is whole, for it was
+written under another, and renamed. Any number of processes can read it, and one can too, as an ordinary checkpoint.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kqv.errors import MachineError, UserError
+from kqv.files import FORMAT, flush_folder, remove, take_place
+
+if TYPE_CHECKING:
+    from kqv.optim import Optimizer
+    from kqv.processes import Processes
+    from model import GPT
+
+STATE = "state.json"
+LARGEST_STATE = 1 << 28  # bytes of state.json: a vocabulary and the settings
+
+
+def save_sharded(path: Path, state: dict[str, Any], processes: "Processes", keep: Path | None = None) -> None:
+    """Write `state` as save_checkpoint does, its tensors sharded; all processes of the run call this together.
+
+    Raises MachineError in each process if one of them cannot write; what was at `path` is still there then.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    fresh = path.with_name(f".{path.name}.shards.tmp")
+    tensors = flat(state["model"], state["optimizer"])
+    rest = {name: value for name, value in state.items() if name not in ("model", "optimizer")}
+    rest["weights"] = [len(optimizer["state"]) for optimizer in state["optimizer"]]
+
+    def begin() -> None:
+        remove(fresh)
+        fresh.mkdir()
+
+    def write() -> None:
+        with _quiet():
+            dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(fresh), save_distributed=True))
+
+    def finish() -> None:
+        text = json.dumps({"format": FORMAT, "files": _digests(fresh), **rest})
+        with (fresh / STATE).open("w") as file:
+            json.dump({"sha256": hashlib.sha256(text.encode()).hexdigest(), "state": text}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        flush_folder(fresh)
+        take_place(fresh, path, keep)
+
+    for part, mine in ((begin, processes.first), (write, True), (finish, processes.first)):
+        trouble = ""
+        try:
+            if mine:
+                part()
+        except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+            trouble = getattr(error, "strerror", None) or "the disk may be full"
+        if any(processes.sum(bool(trouble))):
+            raise MachineError(
+                f"{path} could not be written ({trouble or 'by another process'}); what was there before is kept: free some "
+                f"space, then go on with --init_from=resume"
+            )
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether there is a sharded checkpoint."""
+    return path.is_dir() and (path / STATE).is_file()
+
+
+def open_sharded(path: Path) -> dict[str, Any]:
+    """A sharded checkpoint with the shapes of its weights in their place, and without moments. Each file is read once, to
+    compare it with what was saved.
+
+    Raises UserError naming the folder if it is damaged.
+    """
+    try:
+        if (path / STATE).stat().st_size > LARGEST_STATE:
+            raise ValueError
+        sealed = json.loads((path / STATE).read_bytes())
+        if hashlib.sha256(sealed["state"].encode()).hexdigest() != sealed["sha256"]:
+            raise ValueError
+        state = json.loads(sealed["state"])
+        if state["files"] != _digests(path):
+            raise ValueError
+        shapes = {name.partition("."): shape for name, shape in _shapes(path).items()}
+        state["model"] = {name: shape for (kind, _, name), shape in shapes.items() if kind == "model"}
+        state["optimizer"] = [{} for _ in state["weights"]]
+    except Exception:  # what a file made to look like one can raise has no end
+        raise UserError(f"{path} is damaged: it is not what was saved; use another copy or train again") from None
+    return state
+
+
+def holds_shapes(state: dict[str, Any] | None) -> bool:
+    """Whether a checkpoint was read by `open_sharded`, and its tensors are yet to come."""
+    return state is not None and all(isinstance(weights, torch.Size) for weights in state["model"].values())
+
+
+def load_whole(path: Path) -> dict[str, Any]:
+    """A sharded checkpoint as if it were none: with all weights and moments, whole.
+
+    Raises UserError naming the folder if it is damaged.
+    """
+    state = open_sharded(path)
+    tensors = {name: torch.empty(shape) for name, shape in _shapes(path).items()}
+    load_shards(path, tensors)
+    state["model"] = {name: tensors[f"model.{name}"] for name in state["model"]}
+    state["optimizer"] = [{"state": {number: {} for number in range(count)}} for count in state["weights"]]
+    for name, tensor in tensors.items():
+        match name.split("."):
+            case "optimizer", optimizer, number, moment:
+                state["optimizer"][int(optimizer)]["state"][int(number)][moment] = tensor
+    return state
+
+
+def restore_shards(path: Path, model: "GPT", optimizers: Sequence["Optimizer"]) -> None:
+    """Fill a sharded model and the moments of its optimizers from a checkpoint that any number of processes wrote.
+
+    Raises UserError if the checkpoint was written by other optimizers.
+    """
+    names = _shapes(path)
+    for place, optimizer in enumerate(optimizers):
+        for number, weights in enumerate(optimizer.parameters()):
+            there = [moment for moment in optimizer.moments if f"optimizer.{place}.{number}.{moment}" in names]
+            optimizer.state[weights] = {
+                moment: torch.zeros((), device=weights.device) if moment == "step" else torch.zeros_like(weights)
+                for moment in there
+            }
+    tensors = flat(model.state_dict(), [optimizer.state_dict() for optimizer in optimizers])
+    if optimizers and {name: tensor.shape for name, tensor in tensors.items() if name.startswith("optimizer.")} != {
+        name: shape for name, shape in names.items() if name.startswith("optimizer.")
+    }:
+        raise UserError("the checkpoint's optimizer state does not fit: keep its --optimizer")
+    load_shards(path, tensors)
+
+
+def restore_weights(state: dict[str, Any], path: Path, model: "GPT") -> None:
+    """Give a model, sharded or not, the weights of a checkpoint that is, or is not."""
+    if holds_shapes(state):
+        restore_shards(path, model, [])
+    elif not any(hasattr(weights, "to_local") for weights in model.parameters()):
+        model.load_state_dict(state["model"])
+    else:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        set_model_state_dict(model, state["model"], options=StateDictOptions(full_state_dict=True))
+
+
+def load_shards(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fill tensors, as `flat` names them, with what a checkpoint has for them: whole ones, or each process's shard."""
+    import torch.distributed.checkpoint as dcp
+
+    with _quiet():
+        reader = dcp.HuggingFaceStorageReader(str(path))
+        dcp.load(dict(tensors), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
+
+
+def _shapes(path: Path) -> dict[str, torch.Size]:
+    """The shapes of all tensors of a checkpoint, unsharded, by their names. Raises ValueError if they take more than its files
+    hold."""
+    from torch.distributed.checkpoint import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    shapes = {name: tensor.size for name, tensor in found.items() if isinstance(tensor, TensorStorageMetadata)}
+    if 4 * sum(map(math.prod, shapes.values())) > sum(file.stat().st_size for file in path.iterdir()):
+        raise ValueError
+    return shapes
+
+
+def flat(model: Mapping[str, Tensor], optimizers: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by one name each: model.NAME, optimizer.NUMBER.WEIGHT.MOMENT."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.items()}
+    for number, optimizer in enumerate(optimizers):
+        for weight, moments in optimizer["state"].items():
+            tensors |= {f"optimizer.{number}.{weight}.{moment}": tensor for moment, tensor in moments.items()}
+    return tensors
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of shards."""
+    digests = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library speaks of its own parts, and logs before it raises what is answered here."""
+    logging.getLogger("torch.distributed.checkpoint").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
