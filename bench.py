@@ -6,6 +6,7 @@
     python bench.py prepare --nanogpt=DIR         text to token ids
     python bench.py attention                     tokens/s as the block grows, softmax and linear attention
     python bench.py start                         from the shell to the first step and the first character
+    python bench.py scale                         tokens/s of one and of two processes, and what they send each other
     python bench.py safety                        what a checkpoint costs; memory and open files over a long run
 
 DIR is a checkout of nanoGPT in which data/shakespeare_char is prepared. The other peers are taken if they are installed:
@@ -39,7 +40,7 @@ GPT2_CONFIG = str(HERE / "config" / "train_shakespeare_char.py")  # nanoGPT's mo
 
 @dataclass
 class BenchSettings:
-    """Measure kqv beside its peers. WHAT is train, time-to-loss, sample, prepare, attention, start or safety."""
+    """Measure kqv beside its peers. WHAT is train, time-to-loss, sample, prepare, attention, start, scale or safety."""
 
     nanogpt: str = ""
     """folder of a nanoGPT checkout, its data/shakespeare_char prepared"""
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--nanogpt={settings.nanogpt} is no nanoGPT checkout: it has no train.py")
     if settings.nanogpt and not (Path(settings.nanogpt) / "data/shakespeare_char/train.bin").exists():
         raise UserError(f"prepare nanoGPT's data first: python {settings.nanogpt}/data/shakespeare_char/prepare.py")
-    if not settings.nanogpt and words[0] not in ("attention", "start", "safety"):
+    if not settings.nanogpt and words[0] not in ("attention", "start", "scale", "safety"):
         say("nanoGPT is left out: name a checkout with --nanogpt=DIR")
     with tempfile.TemporaryDirectory() as scratch:
         rows = BENCHES[words[0]](settings, Path(scratch))
@@ -287,6 +288,56 @@ def bench_start(settings: BenchSettings, scratch: Path) -> list[Row]:
     return [Row(what, "s", False, "bench.py start", {"kqv": times}) for what, times in measured.items()]
 
 
+def bench_scale(settings: BenchSettings, scratch: Path) -> list[Row]:
+    """The same training, each process on one thread: tokens/s of two beside one, and the bytes that each sends a step, counted
+    on the loopback device, beside what the arithmetic of kqv/scaling.py says."""
+    from kqv.scaling import Sizes, sent_bytes
+    from model import GPT, GPTConfig
+
+    rows = []
+    text = some_text(scratch)
+    shapes = [dict(n_layer=3, n_head=4, n_embd=128, batch_size=32, block_size=64)]
+    shapes += [dict(n_layer=6, n_head=6, n_embd=384, batch_size=16, block_size=256)]
+    for shape, steps in zip(shapes, (100, 10), strict=True):
+        run = dict(shape, log_interval=1, eval_interval=10**6, eval_iters=1, sample_chars=0, device="cpu", dtype="float32")
+        run["out_dir"] = scratch / "run"
+
+        def speed(processes: int, threads: int, run: dict = run, steps: int = steps, **more: Any) -> float:
+            process(several(processes, text, options(run | more, max_iters=steps)), threads=threads)
+            return median_speed(scratch / "run")
+
+        def sent(run: dict = run, steps: int = steps, **more: Any) -> float:
+            counted = []
+            for iters in (steps, 2 * steps):  # what is sent before and after the steps is the same
+                before = loopback_bytes()
+                process(several(2, text, options(run | more, max_iters=iters)), threads=1)
+                counted.append(loopback_bytes() - before)
+            return (counted[1] - counted[0]) / steps / 2 / 1e6
+
+        what = "training, {n_layer} × {n_embd}, {batch_size} × {block_size} a step".format(**shape)
+        sides: dict[str, Callable[[], float] | None] = {
+            "kqv": partial(speed, 2, 1), "one process": partial(speed, 1, 1), "one process, 2 threads": partial(speed, 1, 2),
+            "sharded": partial(speed, 2, 1, fsdp=True),
+        }  # fmt: skip
+        command = shown_command(several(2, text, options(run, max_iters=steps)))
+        rows.append(Row(what, "tokens/s", True, command, alternate(sides, settings.rounds)))
+        config: dict[str, Any] = {name: shape[name] for name in ("n_layer", "n_head", "n_embd", "block_size")}
+        sizes = Sizes.of(GPT(GPTConfig(vocab_size=65, **config)))
+        for name, fsdp in (("", False), (", sharded", True)):
+            say(f"what a process sends{name}")
+            counts = {"kqv": [sent(fsdp=fsdp)], "by arithmetic": [sent_bytes(sizes, 2, fsdp, muon_bytes=4) / 1e6]}
+            rows.append(Row(f"  sent by a process a step{name}", "MB", False, command, counts))
+    return rows
+
+
+def loopback_bytes() -> int:
+    """What went through the loopback device since the system started."""
+    try:
+        return int(re.search(r"^\s*lo:\s*(\d+)", Path("/proc/net/dev").read_text(), re.MULTILINE)[1])  # type: ignore[index]
+    except OSError:
+        raise UserError("bench.py scale counts bytes in /proc/net/dev, which this system does not have") from None
+
+
 def bench_safety(settings: BenchSettings, scratch: Path) -> list[Row]:
     """Seconds to save a checkpoint; memory and open files, looked at twice a second, after the first fifth of a long run."""
     if not Path("/proc/self/statm").exists():
@@ -378,6 +429,7 @@ BENCHES = {
     "prepare": bench_prepare,
     "attention": bench_attention,
     "start": bench_start,
+    "scale": bench_scale,
     "safety": bench_safety,
 }
 
@@ -393,6 +445,12 @@ def seconds(command: list[str], cwd: str = "") -> float:
 def python(script: str) -> list[str]:
     """The command of one of our scripts."""
     return [sys.executable, str(HERE / script)]
+
+
+def several(processes: int, text: str, words: list[str]) -> list[str]:
+    """The command of a training run in one process or more."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return [sys.executable, *launcher, str(HERE / "train.py"), text, *words]
 
 
 def options(settings: dict | None = None, **more: object) -> list[str]:

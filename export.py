@@ -5,6 +5,7 @@
     python export.py --format=nanogpt --to=there        there/ckpt.pt and there/meta.pkl, as nanoGPT writes them
     python export.py --format=onnx                      out/model.onnx
     python export.py --format=safetensors               out/model.safetensors: weights and settings alone
+    python export.py --format=checkpoint                out/model.pt: a sharded checkpoint as one file
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> int:
 
     # torch takes a second to import, so this waits until the options are known to be good.
     from kqv import exporting
-    from kqv.checkpoint import load_model
+    from kqv.checkpoint import load_model, save_checkpoint
     from kqv.gguf_file import to_gguf
 
     model, tokenizer, checkpoint, path = load_model(settings.out_dir)
@@ -38,6 +39,9 @@ def main(arguments: list[str]) -> int:
             print(f"in f16, because q8_0 takes rows of 32 numbers: {len(narrow)} matrices, such as {narrow[0]}")
     elif settings.format == "onnx":
         exporting.to_onnx(model, tokenizer, to)
+    elif settings.format == "checkpoint":
+        to.parent.mkdir(parents=True, exist_ok=True)  # such as a folder to go on in
+        save_checkpoint(to, checkpoint)
     else:
         exporting.to_safetensors(model, tokenizer, checkpoint, to)
     print(to)

@@ -208,7 +208,7 @@ def find_checkpoint(where: str, names: Sequence[str] = TO_USE) -> Path:
     Raises UserError if there is none.
     """
     path = Path(where)
-    if not path.is_dir() or is_sharded(path):
+    if is_sharded(path) or not (path.is_dir() or names == TO_RESUME):
         return path
     for name in names:
         if (path / name).exists():

@@ -60,11 +60,14 @@ def alternate(sides: dict[Any, Callable[[], Any] | None], rounds: int) -> dict[A
     return measured
 
 
-def process(command: Sequence[str], cwd: str = "") -> Finished:
-    """Run a command to its end. Raises UserError with the end of its output if it fails."""
+def process(command: Sequence[str], cwd: str = "", threads: int = 0) -> Finished:
+    """Run a command to its end, on so many threads if that is given. Raises UserError with the end of its output if it fails."""
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
-        child = subprocess.Popen(command, cwd=cwd or HERE, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            command, cwd=cwd or HERE, env=environment, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
         _, status, usage = os.wait4(child.pid, 0)  # of this child alone
         seconds = time.perf_counter() - began
         child.returncode = os.waitstatus_to_exitcode(status)

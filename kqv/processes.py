@@ -11,6 +11,7 @@ The first rank writes and prints. What ends a run is said once, by whichever ran
 
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from model import GPT
 
 T = TypeVar("T")
+HASTE = 3.0  # seconds
 PREPARING = timedelta(days=7)  # the longest that a process waits for another's preparation of the text
 
 
@@ -67,7 +69,8 @@ class Processes:
             torch.cuda.set_device(self.local_rank)
             backend = "cpu:gloo,cuda:nccl"  # small numbers need not go through the GPU
         try:
-            self.store = next(dist.rendezvous("env://"))[0]
+            # What the processes before a restart have left in the store must not be found.
+            self.store = dist.PrefixStore(f"restart {self.restarts}", next(dist.rendezvous("env://"))[0])
             dist.init_process_group(backend.replace("auto", "gloo"), store=self.store, rank=self.rank, world_size=self.count)
         except (RuntimeError, ValueError) as error:
             raise MachineError(f"rank {self.rank} of {self.count} does not reach the others: {error}") from None
@@ -183,6 +186,8 @@ class Processes:
         if _is_lost_connection(error):
             error = MachineError(f"another process of this run has ended, and the run with it; {self.kept or 'start it again'}")
         if not self._speaks():
+            if self.store is None:
+                time.sleep(HASTE)  # torchrun ends all as soon as one has ended: first let the other speak
             raise SystemExit(2 if isinstance(error, UserError) else 1)
         raise error
 

@@ -237,16 +237,16 @@ class ExplainSettings:
 
 @dataclass
 class ExportSettings:
-    """Hand a trained model to others: Hugging Face, llama.cpp, nanoGPT, ONNX."""
+    """Hand a trained model to others: Hugging Face, llama.cpp, nanoGPT, ONNX; or make one file of a sharded checkpoint."""
 
     out_dir: str = "out"
     """folder of the checkpoint (its ckpt.pt), or a checkpoint file"""
-    format: Literal["huggingface", "gguf", "nanogpt", "onnx", "safetensors"] = "huggingface"
+    format: Literal["huggingface", "gguf", "nanogpt", "onnx", "safetensors", "checkpoint"] = "huggingface"
     """a folder for transformers; a file for llama.cpp; a folder with ckpt.pt and meta.pkl; a file for ONNX runtimes; weights and
-    settings in one file"""
+    settings in one file; the checkpoint itself as one file, where a run with --fsdp=True made a folder of shards"""
     to: str = ""
-    """the folder or file to write; if not given it is in out_dir: huggingface/, nanogpt/, model.gguf, model.onnx or
-    model.safetensors"""
+    """the folder or file to write; if not given it is in out_dir: huggingface/, nanogpt/, model.gguf, model.onnx,
+    model.safetensors or model.pt"""
     dtype: Literal["f32", "f16", "q8_0"] = "f32"
     """gguf: the numbers of the matrices, of 32, 16 or 8 bits"""
 
@@ -310,7 +310,7 @@ def check_explaining(settings: ExplainSettings) -> None:
     check_at_least(settings, -1, "layer", "head")
 
 
-SUFFIXES = {"gguf": ".gguf", "onnx": ".onnx", "safetensors": ".safetensors"}  # the formats that are one file
+SUFFIXES = {"gguf": ".gguf", "onnx": ".onnx", "safetensors": ".safetensors", "checkpoint": ".pt"}  # the formats that are one file
 
 
 def check_exporting(settings: ExportSettings) -> None:

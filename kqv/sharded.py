@@ -118,7 +118,8 @@ def load_whole(path: Path) -> dict[str, Any]:
     tensors = {name: torch.empty(shape) for name, shape in _shapes(path).items()}
     load_shards(path, tensors)
     state["model"] = {name: tensors[f"model.{name}"] for name in state["model"]}
-    state["optimizer"] = [{"state": {number: {} for number in range(count)}} for count in state["weights"]]
+    del state["files"]
+    state["optimizer"] = [{"state": {number: {} for number in range(count)}} for count in state.pop("weights")]
     for name, tensor in tensors.items():
         match name.split("."):
             case "optimizer", optimizer, number, moment:

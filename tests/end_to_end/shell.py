@@ -81,14 +81,16 @@ class Shell:
         return _done(f"{line} {shlex.join(words)}", cwd=self.folder, shell=True)
 
     @contextmanager
-    def start(self, script: str, *words: object, stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[bytes]]:
+    def start(
+        self, script: str, *words: object, stderr: int = subprocess.PIPE, python: tuple[str, ...] = ()
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """The same process while it runs. It is killed when the block ends.
 
         Its pipes are short, so it waits for its reader and cannot run far ahead: that makes a test of
         "in the middle of a run" independent of the machine's speed.
         """
         with subprocess.Popen(
-            self._command(script, words),
+            self._command(script, words, python),
             cwd=self.folder,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -122,6 +124,11 @@ class Shell:
 
     def _command(self, script: str, words: tuple[object, ...], python: tuple[str, ...] = ()) -> list[str]:
         return [sys.executable, *python, str(self.folder / script), *map(str, words)]
+
+
+def torchrun(processes: int, *options: str) -> tuple[str, ...]:
+    """What to hand to `python` for torchrun to start so many processes."""
+    return ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *options)
 
 
 def copy_project(folder: Path) -> Shell:

@@ -1,0 +1,68 @@
+"""What a user can rely on of processes that share the work: every part is done once, and none is done wrong."""
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kqv.optim import orthogonalize, orthogonalize_divided, orthogonalize_sharded
+from kqv.processes import Processes
+
+COUNT = 3
+# Matrices, rows and columns: fewer matrices than processes, fewer rows, tall and wide ones, what does not divide.
+SHAPES = [(1, 8, 4), (2, 4, 8), (3, 7, 5), (4, 2, 6), (5, 1, 3), (7, 9, 9)]
+
+
+def several(count: int) -> Processes:
+    processes = Processes()
+    processes.count = count
+    return processes
+
+
+@given(st.integers(1, 200), st.integers(1, 64), st.integers(1, 16))
+def test_every_process_has_as_many_parts_and_each_part_has_a_window_and_not_too_many(windows: int, most: int, count: int) -> None:
+    try:
+        each = several(count).parts(windows, most)
+    except Exception as error:
+        assert windows < count or most == 1, error
+        return
+    sizes = [(part + 1) * windows // (count * each) - part * windows // (count * each) for part in range(count * each)]
+    assert sum(sizes) == windows and min(sizes) >= 1 and max(sizes) <= most
+
+
+def test_windows_that_cannot_be_shared_are_refused_with_a_batch_size_that_can(refused: Callable) -> None:
+    with refused("3 windows", "4 processes", "--batch_size=4"):
+        several(4).parts(3, 3)
+    with refused("9 windows", "4 processes", "--batch_size=2"):
+        several(4).parts(9, 1)
+
+
+def test_one_process_is_alone_with_its_numbers() -> None:
+    processes = Processes()
+    assert processes.first and processes.sum(1.5, 2) == [1.5, 2] and processes.share("a") == "a"
+    assert processes.one_first(lambda: 7) == 7 and processes.parts(96, 12) == 8 and str(processes) == ""
+
+
+def test_matrices_that_processes_share_come_out_as_those_of_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(orthogonalize_together, (str(tmp_path / "store"),), nprocs=COUNT)
+
+
+def orthogonalize_together(rank: int, store: str) -> None:
+    """What each process does: compare the divided and the sharded way with the plain one."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(store, COUNT), rank=rank, world_size=COUNT)
+    for (matrices, rows, columns), dtype in itertools.product(SHAPES, (torch.float32, torch.bfloat16)):
+        whole = torch.randn(matrices, rows, columns, generator=torch.Generator().manual_seed(rows))
+        expected = orthogonalize(whole, dtype)
+        exact = dict(atol=1e-5, rtol=0) if dtype == torch.float32 else dict(atol=0.03, rtol=0)
+        torch.testing.assert_close(orthogonalize_divided(whole, dtype, rank, COUNT), expected, **exact)
+        most = math.ceil(rows / COUNT)
+        own = slice(rank * most, (rank + 1) * most)  # as torch.chunk cuts: the last may have few rows, or none
+        torch.testing.assert_close(orthogonalize_sharded(whole[:, own], dtype, COUNT, rows), expected[:, own], **exact)
+    dist.destroy_process_group()
