@@ -16,18 +16,15 @@ from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kqv.arguments import check_types, read_arguments, shell_command
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
 from kqv.folder import make_room, occupy
-from kqv.processes import Processes
+from kqv.processes import Processes, as_number
 from kqv.settings import SampleSettings, TrainSettings, check_training
 from kqv.vocabularies import check_name
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
 WATCHED = 4  # windows of the validation split that the figures of the layers are means over
@@ -56,9 +53,9 @@ def train(arguments: list[str], processes: Processes) -> int:
     from kqv.batches import fingerprint, open_tokens, spaced_windows, training_batch
     from kqv.checkpoint import (
         find_checkpoint,
+        is_of_launch,
         load_any,
         load_latest,
-        load_resumable,
         load_share,
         model_state,
         restore_model,
@@ -84,23 +81,21 @@ def train(arguments: list[str], processes: Processes) -> int:
         settings = TrainSettings(**given)
         check_training(settings)
 
-    # What to start from: nothing, the run in out_dir, or the weights of another checkpoint. When a process has died torchrun
-    # starts all anew: they go on with the run that they had begun.
+    # What to start from: nothing, the run in out_dir, or the weights of another checkpoint. The first process reads it for all.
+    # When a process has died torchrun starts all anew: they go on with the run that they had begun.
     read = partial(load_share, fsdp=given.get("fsdp"))
-    if processes.restarts and processes.share(was_launched(processes.launch, settings.out_dir)):
+    if processes.restarts and processes.share(processes.first and is_of_launch(processes.launch, settings.out_dir)):
         settings.init_from = given["init_from"] = "resume"
     resuming = settings.init_from == "resume"
     model = tokenizer = checkpoint = lock = None
     path = Path(settings.out_dir)
-    if resuming:
-        if processes.first:
-            find_checkpoint(settings.out_dir, TO_RESUME)  # a mistake makes no folder
-            lock = None if settings.eval_only else occupy(path)
-            checkpoint, path = load_latest(settings.out_dir, read)
-        path = processes.share(path)
-        checkpoint = checkpoint or load_resumable(path, read)
-    elif settings.init_from != "scratch":
+    if resuming and processes.first:
+        find_checkpoint(settings.out_dir, TO_RESUME)  # a mistake makes no folder
+        lock = None if settings.eval_only else occupy(path)
+        checkpoint, path = load_latest(settings.out_dir, read)
+    elif settings.init_from != "scratch" and processes.first:
         checkpoint, path = load_any(located(settings.init_from))
+    checkpoint, path = processes.share((checkpoint, path))
     if checkpoint:
         # A shorter block is the one thing that a model can change when another run begins with it.
         model, tokenizer = restore_model(checkpoint, path, None if resuming else given.get("block_size"))
@@ -167,7 +162,6 @@ def train(arguments: list[str], processes: Processes) -> int:
 
     # The folder of the run, ours alone while `lock` lives, and what a checkpoint in it holds.
     out_dir = Path(settings.out_dir)
-    processes.share(None)  # when all have read their checkpoint it may be moved
     if processes.first:
         lock = lock or occupy(out_dir)
         make_room(out_dir, model.parameter_count(), path if resuming else None)
@@ -273,8 +267,8 @@ def train(arguments: list[str], processes: Processes) -> int:
                 scaler.unscale_(optimizer)  # type: ignore[arg-type]  # needs param_groups and step only
             if settings.inner_figures and ((step + 1) % settings.eval_interval == 0 or step + 1 >= settings.max_iters):
                 gradients = ([w.grad for w in block.parameters() if w.grad is not None] for block in model.blocks)
-                metrics["grad_norm_layers"] = [number(torch.nn.utils.get_total_norm(of_block)) for of_block in gradients]
-            grad_norm = number(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf))
+                metrics["grad_norm_layers"] = [as_number(torch.nn.utils.get_total_norm(of_block)) for of_block in gradients]
+            grad_norm = as_number(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf))
             overdue = bool(settings.checkpoint_minutes) and time.perf_counter() - saved_at > 60 * settings.checkpoint_minutes
             train_loss, signalled, late = processes.sum(float(loss), len(signals), processes.first and overdue)
             stop, overdue = signalled > 0, late > 0
@@ -316,35 +310,24 @@ def train(arguments: list[str], processes: Processes) -> int:
 
     # The checkpoint that sampling takes is the best by the estimate: measure it too, if it is not the last one.
     final_loss = metrics["val_loss_full"]
-    processes.share(None)  # until now the first process may be writing
-    path = find_checkpoint(settings.out_dir)
-    best = read(path, fsdp=settings.fsdp)
-    if best["iter_num"] != step:
+    processes.share(None)  # the first has written it
+    if processes.first or settings.fsdp:
+        path = find_checkpoint(settings.out_dir)
+        best = read(path, fsdp=settings.fsdp)
+    best_step = processes.share(best["iter_num"] if processes.first else 0)
+    if best_step != step:
         if processes.first:
             print(f"last step        {describe_loss(final_loss, characters)}")
+        if not settings.fsdp:
+            best = {"model": processes.share(best["model"] if processes.first else {})}
         restore_weights(best, path, model)
         final_loss = whole_loss(model, val_tokens, settings, machine, processes)
     if processes.first:
         print(f"validation loss  {describe_loss(final_loss, characters)}, over the whole validation split")
-        print(f"checkpoint       {path} (step {best['iter_num']})")
+        print(f"checkpoint       {path} (step {best_step})")
         print(f"curve            {out_dir / CURVE}")
         print(f"to sample        {shell_command('sample.py', f'--out_dir={out_dir}')}")
     return 0
-
-
-def was_launched(launch: str, out_dir: str) -> bool:
-    """Whether the run in out_dir was begun by the torchrun that has now started its processes anew."""
-    from kqv.checkpoint import load_latest, load_share
-
-    try:
-        return load_latest(out_dir, partial(load_share, fsdp=True))[0].get("launch") == launch
-    except UserError:
-        return False
-
-
-def number(tensor: "Tensor") -> float:
-    """What a tensor of one number holds, which may be spread over the processes."""
-    return float(getattr(tensor, "full_tensor", lambda: tensor)())
 
 
 def follow_checkpoint(

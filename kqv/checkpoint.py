@@ -16,6 +16,7 @@ A sharded run writes a folder of the same name (kqv/sharded.py), which is read a
 A file without a seal can be nanoGPT's: it is read as strictly, and then as if it were ours (kqv/nanogpt.py).
 """
 
+import functools
 import hashlib
 import itertools
 import math
@@ -173,10 +174,10 @@ def load_latest(out_dir: str, read: Callable[[Path], dict[str, Any]] = load_chec
     found = [newest, *(path for path in older if path.exists())]
     for path, one_before in itertools.pairwise(found):
         try:
-            return load_resumable(path, read), path
+            return _load_resumable(path, read), path
         except UserError as error:
             print(f"{error}; going on from the one before it, {one_before}", file=sys.stderr)
-    return load_resumable(found[-1], read), found[-1]
+    return _load_resumable(found[-1], read), found[-1]
 
 
 def load_share(path: Path, fsdp: bool | None) -> dict[str, Any]:
@@ -191,7 +192,15 @@ def load_share(path: Path, fsdp: bool | None) -> dict[str, Any]:
     return state if fsdp or (fsdp is None and state["config"]["fsdp"]) else load_checkpoint(path)
 
 
-def load_resumable(path: Path, read: Callable[[Path], dict[str, Any]] = load_checkpoint) -> dict[str, Any]:
+def is_of_launch(launch: str, out_dir: str) -> bool:
+    """Whether the run in out_dir was begun by this launch of torchrun, which has started its processes anew."""
+    try:
+        return load_latest(out_dir, functools.partial(load_share, fsdp=True))[0].get("launch") == launch
+    except UserError:
+        return False
+
+
+def _load_resumable(path: Path, read: Callable[[Path], dict[str, Any]] = load_checkpoint) -> dict[str, Any]:
     """A checkpoint with all that a resume needs. Raises UserError if a part is not there."""
     state = read(path)
     newer = ("skipped", "skipped_in_a_row", "text")  # not in the first checkpoints of this format

@@ -22,6 +22,7 @@ from kqv.arguments import shell_command
 from kqv.errors import MachineError, UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed import Store
 
     from kqv.hardware import Machine
@@ -203,3 +204,8 @@ class Processes:
 
 def _is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo/transport", "NCCL", "by peer"))
+
+
+def as_number(tensor: "Tensor") -> float:
+    """What a tensor of one number holds, which may be spread over the processes."""
+    return float(getattr(tensor, "full_tensor", lambda: tensor)())

@@ -116,7 +116,7 @@ def load_whole(path: Path) -> dict[str, Any]:
     """
     state = open_sharded(path)
     tensors = {name: torch.empty(shape) for name, shape in _shapes(path).items()}
-    load_shards(path, tensors)
+    load_shards(path, tensors, alone=True)
     state["model"] = {name: tensors[f"model.{name}"] for name in state["model"]}
     del state["files"]
     state["optimizer"] = [{"state": {number: {} for number in range(count)}} for count in state.pop("weights")]
@@ -145,7 +145,7 @@ def restore_shards(path: Path, model: "GPT", optimizers: Sequence["Optimizer"]) 
         name: shape for name, shape in names.items() if name.startswith("optimizer.")
     }:
         raise UserError("the checkpoint's optimizer state does not fit: keep its --optimizer")
-    load_shards(path, tensors)
+    load_shards(path, tensors, alone=False)
 
 
 def restore_weights(state: dict[str, Any], path: Path, model: "GPT") -> None:
@@ -160,13 +160,13 @@ def restore_weights(state: dict[str, Any], path: Path, model: "GPT") -> None:
         set_model_state_dict(model, state["model"], options=StateDictOptions(full_state_dict=True))
 
 
-def load_shards(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill tensors, as `flat` names them, with what a checkpoint has for them: whole ones, or each process's shard."""
+def load_shards(path: Path, tensors: Mapping[str, Tensor], alone: bool) -> None:
+    """Fill tensors, as `flat` names them, with what a checkpoint has for them: whole ones, for this process `alone`, or the
+    shards of all processes, which call this together."""
     import torch.distributed.checkpoint as dcp
 
     with _quiet():
-        reader = dcp.HuggingFaceStorageReader(str(path))
-        dcp.load(dict(tensors), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
+        dcp.load(dict(tensors), storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=alone)
 
 
 def _shapes(path: Path) -> dict[str, torch.Size]:
