@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
-    from kqv.batches import fingerprint, open_tokens, spaced_windows, training_batch
+    from kqv.batches import spaced_windows, training_batch
     from kqv.checkpoint import (
         find_checkpoint,
         load_any,
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int:
     from kqv.importing import located
     from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
     from kqv.runlog import RunLog, draw_curve
+    from kqv.tokens import fingerprint, open_tokens
     from model import GPT, GPTConfig, cross_entropy
 
     # The defaults are a recipe for a CPU: a GPU has its own, unless one is named.
@@ -216,7 +217,8 @@ def main(arguments: list[str]) -> int:
             loss = torch.zeros((), device=machine.device)
             parts = settings.gradient_accumulation_steps
             for part in range(parts):
-                x, y = training_batch(train_tokens, settings.seed, step, settings.batch_size, settings.block_size, part, parts)
+                batch = (step, parts * settings.batch_size, settings.block_size, part, parts, settings.order)
+                x, y = training_batch(train_tokens, settings.seed, *batch)
                 with machine.autocast():
                     part_loss = cross_entropy(forward(x.to(machine.device)), y.to(machine.device)) / parts
                 scaler.scale(part_loss).backward()

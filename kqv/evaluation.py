@@ -7,7 +7,6 @@ every token predicted once. As an estimate: over a few fixed, evenly spaced wind
 import math
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,16 +14,17 @@ from kqv.batches import all_windows, spaced_windows
 from kqv.hardware import Machine
 from kqv.settings import TrainSettings
 from kqv.tokenizer import Tokenizer
+from kqv.tokens import Ids
 from model import GPT, cross_entropy
 
 
-def estimated_loss(model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine) -> float:
+def estimated_loss(model: GPT, tokens: Ids, settings: TrainSettings, machine: Machine) -> float:
     """Mean loss over eval_iters batches spread evenly over the split."""
     windows = spaced_windows(tokens, settings.batch_size, model.config.block_size, settings.eval_iters)
     return _mean_loss(model, windows, machine)
 
 
-def whole_loss(model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine) -> float:
+def whole_loss(model: GPT, tokens: Ids, settings: TrainSettings, machine: Machine) -> float:
     """Mean loss over every token of the split but the first, which nothing comes before."""
     return _mean_loss(model, all_windows(tokens, settings.batch_size, model.config.block_size), machine)
 
@@ -41,7 +41,7 @@ def _mean_loss(model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Ma
     return total / count
 
 
-def characters_per_token(tokens: np.ndarray, tokenizer: Tokenizer) -> float:
+def characters_per_token(tokens: Ids, tokenizer: Tokenizer) -> float:
     """How many characters a token stands for, mean over all of the split but the first token, which is not predicted.
 
     Losses per token of two vocabularies cannot be compared; divided by this they are losses per character, which can.

@@ -75,6 +75,8 @@ class TrainSettings(MachineSettings):
     """tokens (characters) in a window: how far back the model can look"""
     gradient_accumulation_steps: int = 1
     """micro-batches that make one step"""
+    order: Literal["random", "epoch"] = "random"
+    """windows of text at random, as nanoGPT does, or each of them once before one comes again"""
 
     # the model, see GPTConfig in model.py
     n_layer: int = 3
