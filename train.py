@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
 
     # The text, as token ids.
     if words:
-        dataset = open_texts(words, settings.encoding, tokenizer or settings.tokenizer)
+        dataset = open_texts(words, settings.encoding, tokenizer or settings.tokenizer, settings.text_field)
     else:
         dataset = open_dataset(settings.dataset, tokenizer or given.get("tokenizer", ""))
     if tokenizer and tokenizer != dataset.tokenizer:

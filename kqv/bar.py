@@ -47,12 +47,12 @@ class ReadingBar(Bar):
 
     def __init__(self, what: str, total: int) -> None:
         super().__init__(total, 0, what, unit="B", unit_scale=True, delay=PATIENCE, leave=False)
-        self.what, self.total, self.began = what, total, time.monotonic()
+        self.what, self.total, self.done, self.began = what, total, 0, time.monotonic()
         self.said = self.began + PATIENCE - BETWEEN_LINES
 
     def move(self, done: int, text: str = "") -> None:
         """To `done` bytes. It may be called for every piece: what is shown changes less often."""
-        now = time.monotonic()
+        self.done, now = done, time.monotonic()
         if self.terminal:
             self.bar.update(done - self.bar.n)
         elif now - self.said > BETWEEN_LINES:
