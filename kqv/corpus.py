@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -108,7 +108,7 @@ def open_texts(
         scratch = Path(name)
         try:
             texts = Texts([path for word in words for path in text_files(word, scratch)], encoding, text_field)
-            digest = _digest(texts, tokenizer)
+            digest = _digest(texts, tokenizer, _hash)
             folder = cache / f"{texts.paths[0].stem[:40]}-{digest}"
             if not folder.exists():
                 _prepare(texts, folder, tokenizer, digest)
@@ -130,7 +130,7 @@ def prepare_dataset(
     Raises UserError for a text that is missing, empty, not in this encoding or not in this vocabulary.
     """
     texts = Texts(paths, encoding, text_field)
-    _prepare(texts, folder, tokenizer, _digest(texts, tokenizer))
+    _prepare(texts, folder, tokenizer, _digest(texts, tokenizer, _stamp))
     return _existing(folder)
 
 
@@ -277,8 +277,8 @@ def _existing(folder: Path, given: Tokenizer | None = None) -> Dataset:
     return Dataset(folder, tokenizer, *counts)
 
 
-def _digest(texts: Texts, tokenizer: Tokenizer | str) -> str:
-    """What the ids depend on, in 16 characters: the bytes of the texts, how they are read, the tokenizer."""
+def _digest(texts: Texts, tokenizer: Tokenizer | str, of_file: Callable[[Path, ReadingBar], bytes]) -> str:
+    """What the ids depend on, in 16 characters: the texts, by a hash or a stamp, how they are read, the tokenizer."""
     key: Any = None
     if isinstance(tokenizer, CharTokenizer):
         key = tokenizer.characters
@@ -289,9 +289,16 @@ def _digest(texts: Texts, tokenizer: Tokenizer | str) -> str:
         digest.update(repr(([path.suffixes for path in texts.paths], texts.text_field)).encode())
     bar = ReadingBar("hashing", texts.bytes)
     for path in texts.paths:
-        digest.update(_hash(path, bar))
+        digest.update(of_file(path, bar))
     bar.close()
     return digest.hexdigest()[:16]
+
+
+def _stamp(path: Path, _: ReadingBar) -> bytes:
+    """What changes when a file does, where that is enough: its name, size and date."""
+    with open_bytes(path) as file:
+        state = os.fstat(file.fileno())
+    return repr((str(path.resolve()), state.st_size, state.st_mtime_ns)).encode()
 
 
 def _hash(path: Path, bar: ReadingBar) -> bytes:

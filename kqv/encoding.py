@@ -77,30 +77,39 @@ def encode(parts: Iterable[Part], tokenizer: Tokenizer, documents: bool, progres
     if progress.done:
         print(f"going on with what was prepared before: {progress.done:,} characters are done", file=sys.stderr)
     writers = {split: TokenWriter(ids / f"{split}.bin", dtype, getattr(progress, split)) for split in SPLITS}
-    ids_of, rest = _encoder(tokenizer, documents), _after(progress.done, parts)
     kept = time.monotonic()
-    for (split, text), tokens in in_order(lambda part: ids_of(part[1]), _whole_tokens(rest, tokenizer, documents)):
-        writers[split].write(tokens)
-        progress.done += len(text)
-        if time.monotonic() - kept > KEEP_EVERY:
-            for writer in writers.values():
-                writer.flush()
-            progress.train, progress.val = (writers[split].tokens for split in SPLITS)
-            progress.keep(room)
-            kept = time.monotonic()
+    # A thread writes while the next pieces are encoded: for characters writing takes most of the time.
+    with ThreadPoolExecutor(1) as writing:
+        last: Future[None] | None = None
+        for (split, text), tokens in _encoded(_after(progress.done, parts), tokenizer, documents):
+            if last:  # no more than one piece waits, and an error is met here
+                last.result()
+            last = writing.submit(writers[split].write, tokens)
+            progress.done += len(text)
+            if time.monotonic() - kept > KEEP_EVERY:
+                last.result()
+                for writer in writers.values():
+                    writer.flush()
+                progress.train, progress.val = (writers[split].tokens for split in SPLITS)
+                progress.keep(room)
+                kept = time.monotonic()
+        if last:
+            last.result()
     for writer in writers.values():
         writer.close()
 
 
-def _whole_tokens(parts: Iterable[Part], tokenizer: Tokenizer, documents: bool) -> Iterator[Part]:
-    """The parts of each split cut anew where no token is cut."""
-    for split, group in groupby(parts, key=itemgetter(0)):
-        pieces: Iterator[str] = (text for _, text in group)
-        if tokenizer.kind == "bpe":
-            from kqv.bpe import safe_pieces  # imports tiktoken
+def _encoded(parts: Iterable[Part], tokenizer: Tokenizer, documents: bool) -> Iterator[tuple[Part, np.ndarray]]:
+    """The parts, cut anew where no token is cut, each with its ids."""
+    if isinstance(tokenizer, CharTokenizer):  # looking up takes no longer than handing over to a thread
+        ids_of = _look_up(tokenizer)
+        return ((part, ids_of(part[1])) for part in parts)
+    if tokenizer.kind == "bpe":
+        from kqv.bpe import safe_pieces  # imports tiktoken
 
-            pieces = safe_pieces(pieces, documents)
-        yield from ((split, piece) for piece in pieces)
+        splits = groupby(parts, key=itemgetter(0))
+        parts = ((split, text) for split, group in splits for text in safe_pieces((text for _, text in group), documents))
+    return in_order(lambda part: tokenizer.encode_array(part[1], documents), parts)
 
 
 def _after(done: int, parts: Iterable[Part]) -> Iterator[Part]:
@@ -112,10 +121,8 @@ def _after(done: int, parts: Iterable[Part]) -> Iterator[Part]:
         at += len(text)
 
 
-def _encoder(tokenizer: Tokenizer, documents: bool) -> Callable[[str], np.ndarray]:
-    """What encodes a piece, in any thread. Characters, which are known to be in the vocabulary, by look-up."""
-    if not isinstance(tokenizer, CharTokenizer):
-        return lambda text: tokenizer.encode_array(text, documents)
+def _look_up(tokenizer: CharTokenizer) -> Callable[[str], np.ndarray]:
+    """What gives the ids of characters that are known to be in the vocabulary."""
     table = tokenizer.id_table()
     ascii_table = table[:256].astype(np.uint8).tobytes() if table[:128].max() < 256 else None  # ids that fit into a byte
 
