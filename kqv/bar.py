@@ -43,19 +43,19 @@ class Bar:
 
 
 class ReadingBar(Bar):
-    """How many bytes of large files are read: a bar, or a line now and then. Small ones are done before it says a word."""
+    """How much of something large is read: a bar, or a line now and then. What is small is done before it says a word."""
 
-    def __init__(self, what: str, total: int) -> None:
-        super().__init__(total, 0, what, unit="B", unit_scale=True, delay=PATIENCE, leave=False)
-        self.what, self.total, self.done, self.began = what, total, 0, time.monotonic()
+    def __init__(self, what: str, total: int, unit: str = "bytes") -> None:
+        super().__init__(total, 0, what, unit_scale=True, delay=PATIENCE, leave=False)
+        self.what, self.total, self.done, self.unit, self.began = what, total, 0, unit, time.monotonic()
         self.said = self.began + PATIENCE - BETWEEN_LINES
 
     def move(self, done: int, text: str = "") -> None:
-        """To `done` bytes. It may be called for every piece: what is shown changes less often."""
+        """To `done` of the total. It may be called for every piece: what is shown changes less often."""
         self.done, now = done, time.monotonic()
         if self.terminal:
             self.bar.update(done - self.bar.n)
         elif now - self.said > BETWEEN_LINES:
             self.said = now
             left = tqdm.format_interval((now - self.began) * (self.total - done) / max(done, 1))
-            self.say(f"{self.what}: {done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB, {left} left")
+            self.say(f"{self.what}: {done:,} of {self.total:,} {self.unit}, {left} left")

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -103,7 +103,7 @@ def open_texts(
     cache.mkdir(parents=True, exist_ok=True)
     for left in cache.glob("unfinished-*"):
         if time.time() - left.stat().st_mtime > ABANDONED:
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as name:
         scratch = Path(name)
         try:
@@ -230,21 +230,25 @@ def _room(folder: Path, digest: str) -> Iterator[Path]:
     """The unfinished preparation of a folder, kept from other processes meanwhile. It is removed when the block ends; a
     process that is killed, or ends when some work was kept but for a mistake of the user's, leaves it for the next."""
     room = (folder if folder.exists() else folder.parent) / f"unfinished-{digest}"
-    room.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(room / ".lock")
+    room.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{room}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         print(f"another process is preparing the same text: waiting for it ({room})", file=sys.stderr)
         lock.acquire()
-    with lock:
-        try:
-            yield room
-        except BaseException as error:
-            if isinstance(error, UserError) or not (room / PROGRESS).exists():
-                shutil.rmtree(room, ignore_errors=True)
-            raise
+    try:
+        room.mkdir(exist_ok=True)
+        yield room
         shutil.rmtree(room, ignore_errors=True)
+    except BaseException as error:
+        if isinstance(error, UserError) or not (room / PROGRESS).exists():
+            shutil.rmtree(room, ignore_errors=True)
+        raise
+    finally:
+        with suppress(OSError):  # Windows keeps a file that is open
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
 def _put(ids: Path, folder: Path) -> None:
