@@ -102,8 +102,9 @@ def open_texts(
     cache = DATA / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     for left in cache.glob("unfinished-*"):
-        if time.time() - left.stat().st_mtime > ABANDONED:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        with suppress(OSError):  # another process may have finished it meanwhile
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
     with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as name:
         scratch = Path(name)
         try:

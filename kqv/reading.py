@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,7 +42,7 @@ class Texts:
     text_field: str = "text"
     """where JSON lines and Parquet have the text of a document"""
 
-    @property
+    @cached_property
     def documents(self) -> bool:
         """Whether they come as documents: if one file does, all do."""
         return any(map(_has_documents, self.paths))
