@@ -14,6 +14,7 @@ transformers, and llama.cpp (pip install xllamacpp gguf). A peer that is missing
 The table goes to the terminal, and with all single measurements to out_dir as JSON and as a picture.
 """
 
+import importlib.util
 import json
 import re
 import shutil
@@ -209,6 +210,7 @@ def bench_sample(settings: BenchSettings, scratch: Path) -> list[Row]:
 def bench_prepare(settings: BenchSettings, scratch: Path) -> list[Row]:
     """Text to train.bin and val.bin, whole process: seconds and peak memory."""
     from kqv.corpus import open_dataset
+    from kqv.encoding import cores
 
     sample = (open_dataset("shakespeare_char").folder / "input.txt").read_bytes()
     folder = scratch / "nano"
@@ -234,12 +236,30 @@ def bench_prepare(settings: BenchSettings, scratch: Path) -> list[Row]:
     if settings.nanogpt:
         shutil.copy(Path(settings.nanogpt) / "data/shakespeare_char/prepare.py", folder)
     measured = alternate({"kqv": kqv, "nanoGPT": nanogpt if settings.nanogpt else None}, settings.rounds)
+
+    # Byte pairs take a core ten times as long as characters, so a tenth of the text will do.
+    tenth = scratch / "tenth.txt"
+    tenth.write_bytes(sample * max(1, round(settings.gigabytes * 1e8 / len(sample))))
+    code = "import sys; from pathlib import Path; from kqv import encoding; from kqv.corpus import prepare_dataset; "
+    code += "encoding.cores = lambda: int(sys.argv[3]); "
+    code += "prepare_dataset([Path(sys.argv[1])], Path(sys.argv[2]), tokenizer='bpe:1024')"
+
+    def pairs(threads: int) -> tuple[float, float]:
+        shutil.rmtree(scratch / "pairs", ignore_errors=True)
+        finished = process([sys.executable, "-c", code, str(tenth), str(scratch / "pairs"), str(threads)], cwd=str(HERE))
+        return finished.seconds, finished.megabytes
+
+    threads: dict[Any, Any] = {"one thread": partial(pairs, 1), f"{cores()} threads": partial(pairs, cores())}
+    in_pairs = alternate(threads, settings.rounds) if importlib.util.find_spec("rustbpe") else {}
     base = process([sys.executable, "-c", "import numpy"]).megabytes
     what = f"preparing {settings.gigabytes:g} GB of text"
     return [
         Row(what, "s", False, "bench.py prepare", {side: [s for s, _ in m] for side, m in measured.items()}),
         Row(f"  peak memory (an interpreter with numpy: {base:.0f})", "MB", False, "bench.py prepare",
             {side: [mb for _, mb in m] for side, m in measured.items()}),
+        *(Row(f"{what.replace('preparing', 'a tenth of')} in byte pairs, {side}, learning included", unit, False,
+              "bench.py prepare", {"kqv": [measure[i] for measure in m]})
+          for i, unit in enumerate(("s", "MB")) for side, m in in_pairs.items()),
     ]  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     for each in configurations:
         tokenizer = str(each.changes.get("tokenizer", over.get("tokenizer", "")))
         if words and tokenizer not in prepared:
-            prepared[tokenizer] = open_texts(words, settings.encoding, tokenizer or "char").name
+            prepared[tokenizer] = open_texts(words, settings.encoding, tokenizer or "char", settings.text_field).name
         name = prepared[tokenizer] if words else open_dataset(each.settings.dataset, tokenizer).name
         each.settings = replace(each.settings, dataset=name)
 

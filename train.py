@@ -50,7 +50,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
-    from kqv.batches import fingerprint, open_tokens, spaced_windows, training_batch
+    from kqv.batches import spaced_windows, training_batch
     from kqv.checkpoint import (
         find_checkpoint,
         is_of_launch,
@@ -70,6 +70,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
     from kqv.runlog import RunLog, SilentLog, draw_curve
     from kqv.sharded import holds_shapes, restore_shards, restore_weights, save_sharded
+    from kqv.tokens import fingerprint, open_tokens
     from model import GPT, GPTConfig, cross_entropy
 
     processes.join(settings.backend)
@@ -106,7 +107,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     # The text, as token ids.
     def open_text() -> Dataset:
         if words:
-            return open_texts(words, settings.encoding, tokenizer or settings.tokenizer)
+            return open_texts(words, settings.encoding, tokenizer or settings.tokenizer, settings.text_field)
         return open_dataset(settings.dataset, tokenizer or given.get("tokenizer", ""))
 
     dataset = processes.one_first(open_text)
@@ -257,7 +258,8 @@ def train(arguments: list[str], processes: Processes) -> int:
             loss = torch.zeros((), device=machine.device)
             for part in range(own_parts):
                 place, places = processes.rank * own_parts + part, processes.count * own_parts
-                x, y = training_batch(train_tokens, settings.seed, step, windows, settings.block_size, place, places)
+                batch = (step, windows, settings.block_size, place, places, settings.order)
+                x, y = training_batch(train_tokens, settings.seed, *batch)
                 with processes.adding_up(forward, last=part == own_parts - 1):
                     with machine.autocast():
                         part_loss = cross_entropy(forward(x.to(machine.device)), y.to(machine.device)) * (len(x) / windows)

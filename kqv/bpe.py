@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kqv.errors import UserError
-from kqv.tokenizer import ByteLevel
+from kqv.tokenizer import END, ByteLevel
 
 try:
     import tiktoken
@@ -35,6 +35,7 @@ PATTERNS = {
 }
 OWN_PATTERN = PATTERNS["gpt2"]  # of vocabularies that are trained here: Hugging Face and llama.cpp know it too
 
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's special token, which stands after each document
 MOST_TOKENS = 1 << 20
 LONGEST_TOKEN = 1 << 12  # bytes; the longest of o200k_base has 128
 MOST_SPECIAL = 4096
@@ -42,6 +43,7 @@ LONGEST_GAP = 1 << 17  # white space in a row: the search goes back over it, and
 
 # Where every pattern ends a token, whatever follows: after a letter or digit, before one of these.
 _SAFE = re.compile(r"(?<=[^\W_])[ \n.,;:!?。，、；：！？]")
+_SAFE_IN_DOCUMENTS = re.compile(rf"{_SAFE.pattern}|(?<={END})")  # the end of a document ends a token too
 _GAP = re.compile(rf"\s{{{LONGEST_GAP}}}")
 
 
@@ -71,19 +73,22 @@ class BpeTokenizer(ByteLevel):
         self.name, self.pattern, self.tokens, self.special = name, pattern, tokens, special
         self.vocab_size = max([len(tokens) - 1, *special.values()]) + 1
         self._name_of = {number: text for text, number in special.items()}
-        self._encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+        # The end of a document is another name of <|endoftext|>, or, where there is none, a token that nothing is merged with.
+        ends = {END: special.get(END_OF_TEXT, ranks[END.encode()])}
+        self._encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=ends | special)
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str, documents: bool) -> Any:
         text.encode()  # tiktoken would put U+FFFD for what is no character
         _check_gaps(text)
-        return self._encoding.encode_ordinary(text)
+        allowed = {END} if documents else set()
+        return self._encoding.encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
 
     def encode_prompt(self, text: str) -> list[int]:
         """As `encode`, but the name of a special token is that token."""
         if not any(name in text for name in self.special):
             return self.encode(text)
         self.encode(text)  # raises for what is no character
-        return self._encoding.encode(text, allowed_special="all")
+        return self._encoding.encode(text, allowed_special=set(self.special), disallowed_special=())
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token, the name of a special one, or nothing where there is none."""
@@ -116,32 +121,34 @@ class BpeTokenizer(ByteLevel):
         raise UserError("it holds no vocabulary of byte pairs")
 
 
-def safe_pieces(texts: Iterable[str]) -> Iterator[str]:
-    """A text that comes in pieces, cut anew where every pattern ends a token.
+def safe_pieces(texts: Iterable[str], documents: bool = False) -> Iterator[str]:
+    """A text that comes in pieces, cut anew where every pattern ends a token; with `documents`, also where one ends.
 
     >>> list(safe_pieces(["to be or n", "ot to be"]))
     ['to be or', ' not to', ' be']
     """
+    safe = _SAFE_IN_DOCUMENTS if documents else _SAFE
     waiting: list[str] = []
     before = ""  # the last character so far, so that a cut between two pieces is found too
     for text in texts:
-        cut = _last_cut(before, text)
+        cut = _last_cut(before, text, safe)
         if cut is None:
             waiting.append(text)
         else:
-            yield "".join([*waiting, text[:cut]])
+            if piece := "".join([*waiting, text[:cut]]):
+                yield piece
             waiting = [text[cut:]]
         before = text[-1:] or before
     if any(waiting):
         yield "".join(waiting)
 
 
-def _last_cut(before: str, text: str) -> int | None:
+def _last_cut(before: str, text: str, safe: re.Pattern[str]) -> int | None:
     """The last place in a text, which `before` stands before, where it may be cut."""
     joined = before + text
     for start in (max(0, len(joined) - 1000), 0):  # mostly it is near the end
-        if places := [place.start() for place in _SAFE.finditer(joined, start)]:
-            return places[-1] - len(before)
+        if places := [place.start() for place in safe.finditer(joined, start)]:
+            return max(places[-1] - len(before), 0)
     return None
 
 

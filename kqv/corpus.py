@@ -1,14 +1,13 @@
 """Text files to token files: train.bin, val.bin and tokenizer.json in one folder.
 
-    novel.txt ──read──▶ pieces of text ──look-up──▶ ids ──▶ train.bin (first 90 %), val.bin (the rest)
+    novel.txt ──kqv/reading.py──▶ pieces of text ──kqv/encoding.py──▶ train.bin (first 90 %), val.bin (the rest)
 
-Text is read in pieces, so memory stays flat whatever its size: once to hash it, once to learn which
-characters there are, once to encode them (twice if tokens are no characters, and once more to learn a vocabulary).
+Text is read in pieces, so memory stays flat whatever its size: once to hash it, once to learn which characters there are
+and how many, once to encode them (and once more to learn a vocabulary). What is unfinished stands in a folder named by the
+hash, where the next process that is asked for the same goes on.
 """
 
-import codecs
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -16,22 +15,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout  # the system's own locks, which end with their process
 
+from kqv.bar import ReadingBar
+from kqv.encoding import KEEP_EVERY, PROGRESS, Part, Progress, encode
 from kqv.errors import UserError
 from kqv.files import replacing
-from kqv.tokenizer import CODE_POINTS, CharTokenizer, Tokenizer, load_tokenizer, token_dtype
+from kqv.reading import PIECE, Texts, is_packed, joined, open_bytes, text_files
+from kqv.tokenizer import CODE_POINTS, END, CharTokenizer, Tokenizer, load_tokenizer
+from kqv.tokens import count_tokens, shard_files
 from kqv.vocabularies import make_tokenizer, named_encoding
 
 DATA = Path(__file__).resolve().parent.parent / "data"
-PIECE = 1 << 20  # bytes read at a time
 TRAIN_SHARE = 0.9  # of the characters; nanoGPT's split
+LEARN_FROM = 1 << 30  # characters that a vocabulary is learnt from: more tell nothing new, and take memory
+LARGE = 1 << 26  # bytes of a file whose hash is remembered: it takes a second or more
+ABANDONED = 7 * 24 * 3600  # seconds after which an unfinished preparation is removed
 
 
 @dataclass
@@ -83,8 +90,10 @@ def open_dataset(name: str, tokenizer: Tokenizer | str = "") -> Dataset:
     return open_texts([str(folder / "input.txt")], tokenizer=tokenizer)
 
 
-def open_texts(words: Sequence[str], encoding: str = "utf-8", tokenizer: Tokenizer | str = "char") -> Dataset:
-    """The dataset made of text files, folders of .txt files, or `-` for standard input, in this order.
+def open_texts(
+    words: Sequence[str], encoding: str = "utf-8", tokenizer: Tokenizer | str = "char", text_field: str = "text"
+) -> Dataset:
+    """The dataset made of text files, folders of them, or `-` for standard input, in this order.
 
     The `tokenizer` is given, or made for the text if only its name is. The ids are kept under data/cache/ and used again
     while the texts hash to the same value.
@@ -92,117 +101,171 @@ def open_texts(words: Sequence[str], encoding: str = "utf-8", tokenizer: Tokeniz
     """
     cache = DATA / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    for left in cache.glob("unfinished-*"):  # by a process that was killed, if it is a day old
-        if time.time() - left.stat().st_mtime > 24 * 3600:
-            shutil.rmtree(left, ignore_errors=True)
+    for left in cache.glob("unfinished-*"):
+        with suppress(OSError):  # another process may have finished it meanwhile
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
     with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as name:
         scratch = Path(name)
         try:
-            paths = [path for word in words for path in _text_files(word, scratch)]
-            folder = cache / f"{paths[0].stem[:40]}-{_digest(paths, encoding, tokenizer)}"
+            texts = Texts([path for word in words for path in text_files(word, scratch)], encoding, text_field)
+            digest = _digest(texts, tokenizer, _hash)
+            folder = cache / f"{texts.paths[0].stem[:40]}-{digest}"
             if not folder.exists():
-                # Prepared beside its place and renamed whole: a folder that exists is complete.
-                prepare_dataset(paths, scratch / "ids", encoding, tokenizer)
-                _rename_unless_there(scratch / "ids", folder)
+                _prepare(texts, folder, tokenizer, digest)
         except UserError as error:
             raise UserError(str(error).replace(str(scratch / "stdin"), "standard input")) from None
     return _existing(folder)
 
 
 def prepare_dataset(
-    paths: Sequence[Path], folder: Path, encoding: str = "utf-8", tokenizer: Tokenizer | str = "char"
+    paths: Sequence[Path],
+    folder: Path,
+    encoding: str = "utf-8",
+    tokenizer: Tokenizer | str = "char",
+    text_field: str = "text",
 ) -> Dataset:
     """Write train.bin, val.bin and tokenizer.json for these text files into `folder`.
 
     The `tokenizer` is given, or made for the text if only its name is.
     Raises UserError for a text that is missing, empty, not in this encoding or not in this vocabulary.
     """
-    length, characters = _survey(paths, encoding)
-    if not length:
-        raise UserError(f"{', '.join(map(str, paths))}: the text is empty, there is nothing to learn from")
-    cut = int(length * TRAIN_SHARE)
-    if isinstance(tokenizer, str):  # what is learnt is learnt from the part to train on
-        tokenizer = make_tokenizer(tokenizer, characters, _part(paths, encoding, 0, cut))
-    if unknown := tokenizer.encode_known(characters)[1]:
-        raise UserError(
-            f"the text has {len(unknown)} characters that the checkpoint's vocabulary has not, among them "
-            f"{' '.join(map(repr, unknown[:5]))}: take them out of the text, or train from scratch"
-        )
-
-    folder.mkdir(parents=True, exist_ok=True)
-    # val.bin, which says that all is there, comes last, and what was there before goes first: ids and vocabulary of two
-    # texts never stand together, and a train.bin and val.bin without a vocabulary are not of our making.
-    with replacing(folder / "val.bin") as val:
-        with replacing(folder / "train.bin") as train:
-            if isinstance(tokenizer, CharTokenizer):
-                _write_characters(_code_points(paths, encoding), tokenizer, cut, train, val)
-            else:
-                _write_tokens(_part(paths, encoding, 0, cut), tokenizer, train)
-                _write_tokens(_part(paths, encoding, cut, length), tokenizer, val)
-            for name in ("val.bin", "tokenizer.json"):
-                (folder / name).unlink(missing_ok=True)
-        with replacing(folder / "tokenizer.json") as file:
-            file.write(json.dumps(tokenizer.to_dict()).encode())
+    texts = Texts(paths, encoding, text_field)
+    _prepare(texts, folder, tokenizer, _digest(texts, tokenizer, _stamp))
     return _existing(folder)
 
 
-def _survey(paths: Sequence[Path], encoding: str) -> tuple[int, str]:
-    """How many characters the texts have, and the different ones in the order of code points."""
+def prepare_documents(splits: Mapping[str, Iterable[str]], folder: Path, tokenizer: Tokenizer, key: str) -> Dataset:
+    """The same for documents that are split already: `splits` has those of train, then those of val.
+
+    They come in the same order each time, and `key` tells them from others: by it an unfinished preparation is found again.
+    """
+    digest = hashlib.sha256(repr((key, tokenizer.to_dict())).encode()).hexdigest()[:16]
+    with _room(folder, digest) as room:
+        parts = ((split, piece) for split, texts in splits.items() for piece in joined(texts))
+        encode(parts, tokenizer, True, Progress.kept_in(room), room)
+        _keep_vocabulary(tokenizer, room / "ids")
+        _put(room / "ids", folder)
+    return _existing(folder)
+
+
+def _prepare(texts: Texts, folder: Path, tokenizer: Tokenizer | str, digest: str) -> None:
+    """Write the ids of texts into `folder`, which appears whole if it is new."""
+    new = not folder.exists()
+    with _room(folder, digest) as room:
+        if new and folder.exists():  # another process was first, with the same ids
+            return
+        began, progress = time.monotonic(), Progress.kept_in(room)
+        if not progress.length:
+            _survey(texts, progress)
+            if time.monotonic() - began > KEEP_EVERY:
+                progress.keep(room)
+        if not progress.length:
+            raise UserError(f"{', '.join(map(str, texts.paths))}: the text is empty, there is nothing to learn from")
+        if isinstance(tokenizer, str):
+            if (room / "ids" / "tokenizer.json").exists():
+                tokenizer = load_tokenizer(room / "ids")
+            else:  # what is learnt is learnt from the part to train on
+                learn_from = takewhile(lambda part: part[0] == "train", _split(texts, progress, "learning", LEARN_FROM))
+                tokenizer = make_tokenizer(tokenizer, progress.characters, (text for _, text in learn_from), texts.documents)
+        if unknown := tokenizer.encode_known(progress.characters)[1]:
+            raise UserError(
+                f"the text has {len(unknown)} characters that the checkpoint's vocabulary has not, among them "
+                f"{' '.join(map(repr, unknown[:5]))}: take them out of the text, or train from scratch"
+            )
+        _keep_vocabulary(tokenizer, room / "ids")
+        encode(_split(texts, progress, "encoding"), tokenizer, texts.documents, progress, room)
+        _put(room / "ids", folder)
+
+
+def _survey(texts: Texts, progress: Progress) -> None:
+    """Find out how long the texts are, which characters they have, and where the last document begins."""
     seen = np.zeros(CODE_POINTS, dtype=bool)
     ascii_seen = b""
-    length = 0
-    for points in _code_points(paths, encoding):
-        if points.dtype == np.uint8:  # ASCII: methods of bytes are several times faster than look-ups in an array
-            ascii_seen += bytes(set(points.tobytes().translate(None, delete=ascii_seen)))
+    length = last_end = 0
+    for path, text in texts.pieces("reading"):
+        if text.isascii():  # methods of bytes are several times faster than look-ups in an array
+            ascii_seen += bytes(set(text.encode().translate(None, delete=ascii_seen)))
         else:
-            seen[points] = True
-        length += len(points)
+            try:
+                seen[np.frombuffer(text.encode("utf-32-le"), dtype="<u4")] = True
+            except UnicodeEncodeError:
+                raise UserError(f"{path} has half of a surrogate pair, which is no character: mend the text") from None
+        if texts.documents and (end := text.rfind(END) + 1):
+            before = text.rfind(END, 0, end - 1) + 1
+            progress.last_document = length + before if before else last_end
+            last_end = length + end
+        length += len(text)
     seen[list(ascii_seen)] = True
-    return length, "".join(map(chr, np.flatnonzero(seen)))
+    progress.length, progress.characters = length, "".join(map(chr, np.flatnonzero(seen)))
 
 
-def _write_characters(
-    pieces: Iterable[np.ndarray], tokenizer: CharTokenizer, left: int, train: BinaryIO, val: BinaryIO
-) -> None:
-    """The ids of characters, by look-up: the first `left` to `train`, the others to `val`."""
-    table = tokenizer.id_table()
-    ascii_table = table[:256].astype(np.uint8).tobytes() if table[:128].max() < 256 else None  # ids that fit into a byte
-    # A thread writes while the next piece is looked up: on a big text writing takes most of the time.
-    with ThreadPoolExecutor(1) as writer:
-        written: list[Future[int]] = []
-        for points in pieces:
-            if points.dtype == np.uint8 and ascii_table:
-                ids = np.frombuffer(points.tobytes().translate(ascii_table), dtype=np.uint8).astype(table.dtype)
-            else:
-                ids = table[points]
-            for future in written:  # no more than one piece waits, and an error is met here
-                future.result()
-            written = [writer.submit(train.write, ids[:left].data), writer.submit(val.write, ids[left:].data)]
-            left = max(0, left - len(ids))
-        for future in written:
-            future.result()
-
-
-def _write_tokens(pieces: Iterable[str], tokenizer: Tokenizer, file: BinaryIO) -> None:
-    """The ids of a text whose tokens are no characters. It is cut where that makes no difference."""
-    if tokenizer.kind == "bpe":
-        from kqv.bpe import safe_pieces  # imports tiktoken
-
-        pieces = safe_pieces(pieces)
-    dtype = token_dtype(tokenizer.vocab_size)
-    for text in pieces:
-        file.write(np.array(tokenizer.encode(text), dtype=dtype).data)
-
-
-def _part(paths: Sequence[Path], encoding: str, start: int, end: int) -> Iterator[str]:
-    """The characters from `start` to `end` of the texts, in pieces."""
-    at = 0
-    for _, text in _texts(paths, encoding):
-        if piece := text[max(0, start - at) : max(0, end - at)]:
-            yield piece
+def _split(texts: Texts, progress: Progress, what: str, most: int = sys.maxsize) -> Iterator[Part]:
+    """The texts in pieces, those to train on first: 90 % of the characters, and on to the end of a document if there are
+    several. (If 90 % are reached in the last document, it is left to validate on.) Ends after `most` characters."""
+    cut = int(progress.length * TRAIN_SHARE)
+    at_an_end = progress.last_document > 0
+    if at_an_end:
+        cut = min(cut, progress.last_document)
+    at, split = 0, "train"
+    for _, text in texts.pieces(what):
+        if split == "train" and at + len(text) >= cut:
+            end = text.find(END, max(0, cut - at - 1)) + 1 if at_an_end else cut - at
+            if end or not at_an_end:
+                yield split, text[:end]
+                split, text, at = "val", text[end:], at + end
+        yield split, text
         at += len(text)
-        if at >= end:
+        if at >= most:
             return
+
+
+def _keep_vocabulary(tokenizer: Tokenizer, ids: Path) -> None:
+    ids.mkdir(exist_ok=True)
+    with replacing(ids / "tokenizer.json") as file:
+        file.write(json.dumps(tokenizer.to_dict()).encode())
+
+
+@contextmanager
+def _room(folder: Path, digest: str) -> Iterator[Path]:
+    """The unfinished preparation of a folder, kept from other processes meanwhile. It is removed when the block ends; a
+    process that is killed, or ends when some work was kept but for a mistake of the user's, leaves it for the next."""
+    room = (folder if folder.exists() else folder.parent) / f"unfinished-{digest}"
+    room.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{room}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process is preparing the same text: waiting for it ({room})", file=sys.stderr)
+        lock.acquire()
+    try:
+        room.mkdir(exist_ok=True)
+        yield room
+        shutil.rmtree(room, ignore_errors=True)
+    except BaseException as error:
+        if isinstance(error, UserError) or not (room / PROGRESS).exists():
+            shutil.rmtree(room, ignore_errors=True)
+        raise
+    finally:
+        with suppress(OSError):  # Windows keeps a file that is open
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+def _put(ids: Path, folder: Path) -> None:
+    """Let prepared files take their place: the whole folder at once if it is new, else one by one.
+
+    val.bin, which says that all is there, comes last, and what was there before goes first: ids and vocabulary of two texts
+    never stand together, and a train.bin and val.bin without a vocabulary are not of our making.
+    """
+    if not folder.exists():
+        ids.rename(folder)
+        return
+    before = [*shard_files(folder / "val.bin"), folder / "tokenizer.json", *shard_files(folder / "train.bin")[:0:-1]]
+    for path in before:
+        path.unlink(missing_ok=True)
+    for path in sorted(ids.iterdir(), key=lambda path: (path.name == "val.bin", path.name != "train.bin", path.name)):
+        os.replace(path, folder / path.name)
 
 
 def _has_vocabulary(folder: Path) -> bool:
@@ -215,111 +278,54 @@ def _existing(folder: Path, given: Tokenizer | None = None) -> Dataset:
     else:
         print(f"{folder} has no vocabulary: its ids are taken for those of GPT-2, as nanoGPT does", file=sys.stderr)
         tokenizer = given if given and given.name == "gpt2" else named_encoding("gpt2")
-    itemsize = np.dtype(token_dtype(tokenizer.vocab_size)).itemsize
-    counts = [(folder / name).stat().st_size // itemsize for name in ("train.bin", "val.bin")]
+    counts = [count_tokens(folder / name, tokenizer.vocab_size) for name in ("train.bin", "val.bin")]
     return Dataset(folder, tokenizer, *counts)
 
 
-def _digest(paths: Sequence[Path], encoding: str, tokenizer: Tokenizer | str) -> str:
-    """What the ids depend on, in 16 characters: the bytes of the texts, their encoding, the tokenizer."""
+def _digest(texts: Texts, tokenizer: Tokenizer | str, of_file: Callable[[Path, ReadingBar], bytes]) -> str:
+    """What the ids depend on, in 16 characters: the texts, by a hash or a stamp, how they are read, the tokenizer."""
     key: Any = None
     if isinstance(tokenizer, CharTokenizer):
         key = tokenizer.characters
     elif tokenizer != "char":
         key = (tokenizer,) if isinstance(tokenizer, str) else tokenizer.to_dict()
-    digest = hashlib.sha256(repr((encoding, key)).encode())
-    for path in paths:
-        with _open(path) as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest = hashlib.sha256(repr((texts.encoding, key)).encode())
+    if texts.documents or any(map(is_packed, texts.paths)):
+        digest.update(repr(([path.suffixes for path in texts.paths], texts.text_field)).encode())
+    bar = ReadingBar("hashing", texts.bytes)
+    for path in texts.paths:
+        digest.update(of_file(path, bar))
+    bar.close()
     return digest.hexdigest()[:16]
 
 
-def _rename_unless_there(source: Path, target: Path) -> None:
-    try:
-        source.rename(target)
-    except OSError:
-        if not target.exists():  # else another process was first, with the same ids
-            raise
+def _stamp(path: Path, _: ReadingBar) -> bytes:
+    """What changes when a file does, where that is enough: its name, size and date."""
+    with open_bytes(path) as file:
+        state = os.fstat(file.fileno())
+    return repr((str(path.resolve()), state.st_size, state.st_mtime_ns)).encode()
 
 
-def _text_files(word: str, scratch: Path) -> list[Path]:
-    """The files that a word of the command line stands for. What can be read only once is copied to `scratch`."""
-    path = Path(word)
-    if word == "-" or path.is_fifo():  # a shell's <(command) is a named pipe
-        copy = scratch / "stdin"
-        with copy.open("wb") as file, (sys.stdin.buffer if word == "-" else _open(path)) as source:
-            shutil.copyfileobj(source, file)
-        return [copy]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*.txt") if file.is_file())
-        if not files:
-            raise UserError(f"{path} has no .txt files")
-        return files
-    return [path]
-
-
-def _open(path: Path) -> io.BufferedReader:
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        hint = f"; to set an option write --{str(path).lstrip('-')}" if "=" in path.name else ""
-        raise UserError(f"no such file or folder: {path}{hint}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _code_points(paths: Sequence[Path], encoding: str) -> Iterator[np.ndarray]:
-    """The characters of the texts as arrays of code points: uint8 where a piece is ASCII, else uint32."""
-    for path, text in _texts(paths, encoding):
-        if text.isascii():
-            yield np.frombuffer(text.encode(), dtype=np.uint8)
-            continue
+def _hash(path: Path, bar: ReadingBar) -> bytes:
+    """The SHA-256 of a file. That of a large one is remembered while its size and date are the same."""
+    with open_bytes(path) as file:
+        state = os.fstat(file.fileno())
+        stamp, known = [state.st_size, state.st_mtime_ns], DATA / "cache" / "hashes.json"
         try:
-            yield np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-        except UnicodeEncodeError:
-            raise UserError(f"{path} has half of a surrogate pair, which is no character: mend the text") from None
-
-
-def _texts(paths: Sequence[Path], encoding: str) -> Iterator[tuple[Path, str]]:
-    """The texts in pieces, each with the file that it is from.
-
-    A byte order mark is dropped, every line end becomes a newline, and a file that does not end with one
-    gets one if more text follows.
-    """
-    last = "\n"
-    for path in paths:
-        for i, text in enumerate(_decoded(path, encoding)):
-            joint = "\n" if i == 0 and last != "\n" else ""
-            last = text[-1]
-            yield path, joint + text
-
-
-def _decoded(path: Path, encoding: str) -> Iterator[str]:
-    """The text of one file in pieces, none of them empty."""
-    try:
-        "".encode(encoding)  # Python also has codecs that make no text, such as hex: this refuses them
-    except (LookupError, ValueError):
-        raise UserError(f"there is no encoding {encoding!r}; common ones are utf-8, utf-16, latin-1, cp1252") from None
-    newlines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
-    fed, byte_order_mark = 0, "\ufeff"
-    with _open(path) as file:
-        while True:
-            piece = file.read(PIECE)
-            fed += len(piece)
-            try:
-                text = newlines.decode(piece, final=not piece)
-            except UnicodeDecodeError as error:
-                # The decoder saw what it had kept from earlier pieces, then this one: count from the end.
-                offset = fed - len(error.object) + error.start
-                raise UserError(
-                    f"{path} is not {encoding}: byte 0x{error.object[error.start]:02X} at offset {offset}; "
-                    f"name its encoding, for example --encoding=latin-1"
-                ) from None
-            except UnicodeError as error:
-                raise UserError(f"{path} is not {encoding}: {error}; name its encoding with --encoding=") from None
-            if text:
-                text, byte_order_mark = text.removeprefix(byte_order_mark), ""  # only the first can be one
-            if text:
-                yield text
-            if not piece:
-                return
+            remembered = json.loads(known.read_bytes()) if state.st_size >= LARGE else {}
+        except (OSError, ValueError):
+            remembered = {}
+        if remembered.get(str(path.resolve()), [])[:2] == stamp:
+            return bytes.fromhex(remembered[str(path.resolve())][2])
+        digest = hashlib.sha256()
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            bar.move(bar.done + len(piece))
+        state = os.fstat(file.fileno())
+    if state.st_size >= LARGE and stamp == [state.st_size, state.st_mtime_ns]:
+        remembered = {name: value for name, value in remembered.items() if Path(name).exists()}
+        remembered[str(path.resolve())] = [*stamp, digest.hexdigest()]
+        known.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(known) as notes:
+            notes.write(json.dumps(remembered).encode())
+    return digest.digest()

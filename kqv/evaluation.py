@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable
 from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +16,12 @@ from kqv.hardware import Machine
 from kqv.processes import Processes
 from kqv.settings import TrainSettings
 from kqv.tokenizer import Tokenizer
+from kqv.tokens import Ids
 from model import GPT, cross_entropy
 
 
 def estimated_loss(
-    model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine, processes: Processes | None = None
+    model: GPT, tokens: Ids, settings: TrainSettings, machine: Machine, processes: Processes | None = None
 ) -> float:
     """Mean loss over eval_iters batches spread evenly over the split, which the processes of a run share."""
     windows = spaced_windows(tokens, settings.batch_size, model.config.block_size, settings.eval_iters)
@@ -29,7 +29,7 @@ def estimated_loss(
 
 
 def whole_loss(
-    model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine, processes: Processes | None = None
+    model: GPT, tokens: Ids, settings: TrainSettings, machine: Machine, processes: Processes | None = None
 ) -> float:
     """Mean loss over every token of the split but the first, which nothing comes before."""
     windows = all_windows(tokens, settings.batch_size, model.config.block_size)
@@ -53,7 +53,7 @@ def _mean_loss(model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Ma
     return total / count
 
 
-def characters_per_token(tokens: np.ndarray, tokenizer: Tokenizer) -> float:
+def characters_per_token(tokens: Ids, tokenizer: Tokenizer) -> float:
     """How many characters a token stands for, mean over all of the split but the first token, which is not predicted.
 
     Losses per token of two vocabularies cannot be compared; divided by this they are losses per character, which can.

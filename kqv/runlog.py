@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress bar for people, metrics.jsonl for machines, a picture of the curve, other reports.
+"""What a run says of itself: a bar for people (kqv/bar.py), metrics.jsonl for machines, a picture of the curve, other reports.
 
 metrics.jsonl has one object a line, at most one for each step, with the keys that apply: step, train_loss,
 val_loss (the estimate), val_loss_full (the whole split), val_loss_per_character (the same, where a token is something else),
@@ -13,7 +13,6 @@ Losses are nats per token. What is not finite is left out: JSON has no word for 
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from kqv import STARTED
+from kqv.bar import Bar
 from kqv.files import CURVE, METRICS, replacing
 from kqv.reports import reports_of
 from kqv.settings import TrainSettings
@@ -31,38 +31,6 @@ MEASURES = (
     "train_loss", "val_loss", "val_loss_full", "val_loss_per_character", "learning_rate", "grad_norm", "skipped",
     "tokens_per_second", *LAYER_MEASURES,
 )  # fmt: skip
-
-
-class Bar:
-    """How far a run is, a bar in a terminal; and lines for people, above it or, elsewhere, alone."""
-
-    def __init__(self, steps: int, done: int) -> None:
-        self.terminal = sys.stderr.isatty()
-        self.bar = tqdm(
-            total=steps, initial=done, unit="step", disable=not self.terminal, dynamic_ncols=True,
-            bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
-        )  # fmt: skip
-
-    def move(self, step: int, text: str) -> None:
-        """To `step`, with a text beside it."""
-        self.bar.n = step
-        self.bar.set_postfix_str(text)
-
-    def say(self, text: str) -> None:
-        """A line. A full disk under a redirected stderr is no reason to end a run."""
-        try:
-            if self.terminal:
-                self.bar.write(text, file=sys.stderr)
-            else:
-                print(text, file=sys.stderr, flush=True)
-        except BrokenPipeError:
-            raise
-        except OSError:
-            pass
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self.bar.close()
 
 
 class RunLog:

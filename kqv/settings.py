@@ -34,7 +34,8 @@ class MachineSettings:
 class TrainSettings(MachineSettings):
     """Train a character-level GPT on text. Without arguments: tiny Shakespeare, about a minute on two cores.
 
-    TEXT is a file, a folder of .txt files, or - for standard input; CONFIG.py sets options by assignment.
+    TEXT is a file (.txt, .jsonl, .parquet or any other; .gz and .zst are unpacked), a folder of such files, or - for standard
+    input; CONFIG.py sets options by assignment.
     """
 
     # what to read and write
@@ -44,6 +45,8 @@ class TrainSettings(MachineSettings):
     """folder under data/ to train on when no text file is named"""
     encoding: str = "utf-8"
     """encoding of the text files"""
+    text_field: str = "text"
+    """where the lines of .jsonl and the rows of .parquet files have their text"""
     tokenizer: str = "char"
     """what a token is: char, bytes, gpt2 (or another encoding of tiktoken's), or bpe:1024, that many learnt from the text"""
     init_from: str = "scratch"
@@ -75,6 +78,8 @@ class TrainSettings(MachineSettings):
     """tokens (characters) in a window: how far back the model can look"""
     gradient_accumulation_steps: int = 1
     """micro-batches that make one step, whatever the number of processes, which share them"""
+    order: Literal["random", "epoch"] = "random"
+    """windows of text at random, as nanoGPT does, or each of them once before one comes again"""
 
     # the model, see GPTConfig in model.py
     n_layer: int = 3
@@ -164,10 +169,10 @@ class TrainSettings(MachineSettings):
 class CompareSettings(TrainSettings):
     """Train configurations side by side, on the same batches, and draw the difference: out_dir/report.html and report.md.
 
-    Each CONFIG.py is trained from scratch with each seed, on TEXT if one is named (a file, a folder of .txt files, or - for
-    standard input). All options but out_dir, seed and seeds are those of train.py, and are laid over every configuration;
-    what a configuration itself says of out_dir, seed, sample_chars and inner_figures is not used. What was trained before
-    into the same out_dir is not trained again: after a change of the code, take another out_dir.
+    Each CONFIG.py is trained from scratch with each seed, on TEXT if one is named (a file, a folder, or - for standard
+    input). All options but out_dir, seed and seeds are those of train.py, and are laid over every configuration; what a
+    configuration itself says of out_dir, seed, sample_chars and inner_figures is not used. What was trained before into the
+    same out_dir is not trained again: after a change of the code, take another out_dir.
     """
 
     out_dir: str = "out-compare"

@@ -26,6 +26,7 @@ import numpy as np
 from kqv.errors import UserError
 
 CODE_POINTS = 0x110000  # Unicode has this many
+END = "\u0003"  # ends a document in a text that has documents; ASCII calls it the end of text
 LARGEST_FILE = 64 * CODE_POINTS  # bytes of a vocabulary of all of them, escaped
 
 
@@ -53,6 +54,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Plain data that says it all."""
+
+    def encode_array(self, text: str, documents: bool = False) -> np.ndarray:
+        """As `encode`, in an array as token files have it, shape (tokens,), uint16 or uint32. With `documents`, U+0003 ends
+        one: no token reaches over it, and its id is that of <|endoftext|> where there is such a token."""
+        return np.array(self.encode(text), dtype=token_dtype(self.vocab_size))
 
     def encode_prompt(self, text: str) -> list[int]:
         """As `encode`, but the name of a special token, such as <|endoftext|>, is that token where there are any."""
@@ -153,8 +159,12 @@ class ByteLevel(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Raises UserError for what is no character."""
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str, documents: bool = False) -> np.ndarray:
+        """As for any other; the work is here."""
         try:
-            return self._encode(text)
+            return self._encode(text, documents).astype(token_dtype(self.vocab_size))
         except UnicodeEncodeError as error:
             half = f"U+{ord(text[error.start]):04X} at position {error.start}"
             raise UserError(f"{half} is half of a surrogate pair, which is no character") from None
@@ -169,8 +179,8 @@ class ByteLevel(Tokenizer):
         return not any(map(_is_surrogate, text))
 
     @abstractmethod
-    def _encode(self, text: str) -> list[int]:
-        """The ids of a text. Raises UnicodeEncodeError for what is no character."""
+    def _encode(self, text: str, documents: bool) -> np.ndarray:
+        """The ids of a text, of any integer type. Raises UnicodeEncodeError for what is no character."""
 
 
 class ByteTokenizer(ByteLevel):
@@ -183,8 +193,8 @@ class ByteTokenizer(ByteLevel):
     kind = name = "bytes"
     vocab_size = 256
 
-    def _encode(self, text: str) -> list[int]:
-        return list(text.encode())
+    def _encode(self, text: str, documents: bool) -> np.ndarray:
+        return np.frombuffer(text.encode(), dtype=np.uint8)
 
     def token_bytes(self, token: int) -> bytes:
         """One byte."""

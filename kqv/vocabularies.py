@@ -57,8 +57,9 @@ def check_name(name: str) -> None:
             raise UserError(f"tokenizer={name} needs the package {package}: pip install {package}")
 
 
-def make_tokenizer(name: str, characters: Iterable[str], texts: Iterable[str]) -> "Tokenizer":
-    """The tokenizer of this name for a text with these `characters`, of which `texts` are the pieces to learn from.
+def make_tokenizer(name: str, characters: Iterable[str], texts: Iterable[str], documents: bool = False) -> "Tokenizer":
+    """The tokenizer of this name for a text with these `characters`, of which `texts` are the pieces to learn from; with
+    `documents`, U+0003 ends each of them.
 
     Raises UserError if there is none, or what it needs is missing.
     """
@@ -71,23 +72,29 @@ def make_tokenizer(name: str, characters: Iterable[str], texts: Iterable[str]) -
         return ByteTokenizer()
     if name in ENCODINGS:
         return named_encoding(name)
-    return learnt_encoding(name, texts)
+    return learnt_encoding(name, texts, documents)
 
 
-def learnt_encoding(name: str, texts: Iterable[str]) -> "BpeTokenizer":
-    """A vocabulary of the byte pairs that are frequent in a text. A short text gives fewer than `name` asks for."""
+def learnt_encoding(name: str, texts: Iterable[str], documents: bool = False) -> "BpeTokenizer":
+    """A vocabulary of the byte pairs that are frequent in a text, and of <|endoftext|> as the last token if it has
+    documents. A short text gives fewer than `name` asks for."""
     import rustbpe
 
-    from kqv.bpe import OWN_PATTERN, BpeTokenizer, safe_pieces
+    from kqv.bpe import END_OF_TEXT, OWN_PATTERN, BpeTokenizer, safe_pieces
+    from kqv.tokenizer import END
 
     size = int(name.removeprefix("bpe:"))
+    pieces = safe_pieces(texts, documents)
+    if documents:
+        pieces = (text for piece in pieces for text in piece.split(END))
     learner = rustbpe.Tokenizer()
     # it gathers as many pieces as buffer_size before it counts what is in them
-    learner.train_from_iterator(safe_pieces(texts), size, buffer_size=4, pattern=OWN_PATTERN)
+    learner.train_from_iterator(pieces, size - documents, buffer_size=64 if documents else 4, pattern=OWN_PATTERN)
     ranks = sorted(learner.get_mergeable_ranks(), key=lambda pair: pair[1])
-    if len(ranks) < size:
-        print(f"the text gave {len(ranks)} tokens of the {size} asked for: no pair is left to join", file=sys.stderr)
-    return BpeTokenizer(name, OWN_PATTERN, [bytes(token) for token, _ in ranks])
+    if len(ranks) < size - documents:
+        found = len(ranks) + documents
+        print(f"the text gave {found} tokens of the {size} asked for: no pair is left to join", file=sys.stderr)
+    return BpeTokenizer(name, OWN_PATTERN, [bytes(token) for token, _ in ranks], {END_OF_TEXT: len(ranks)} if documents else None)
 
 
 def named_encoding(name: str) -> "BpeTokenizer":

@@ -1,15 +1,13 @@
 """What a user can rely on of batches: each is a pure function of seed and step, and every token gets its turn."""
 
-from collections.abc import Callable
-from pathlib import Path
+import time
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kqv.batches import all_windows, fingerprint, open_tokens, spaced_windows, training_batch
+from kqv.batches import all_windows, permuted, spaced_windows, training_batch
 
 TOKENS = np.arange(1000, dtype=np.uint16)  # a token's id is its place
 
@@ -36,12 +34,63 @@ def test_windows_begin_everywhere_and_nowhere_too_late() -> None:
     assert training_batch(TOKENS[:6], 1, 0, windows=2, block_size=5)[1][:, -1].tolist() == [5, 5]
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 10**12))
-def test_parts_are_cut_from_one_global_batch(parts: int, more: int, step: int) -> None:
-    whole, _ = training_batch(TOKENS, 3, step, parts + more, block_size=10)
-    cut = [training_batch(TOKENS, 3, step, parts + more, 10, part, parts)[0] for part in range(parts)]
+@given(st.integers(1, 7), st.integers(1, 20), st.integers(0, 10**12), st.sampled_from(["random", "epoch"]))
+def test_parts_are_cut_from_one_global_batch(parts: int, windows: int, step: int, order: str) -> None:
+    whole, _ = training_batch(TOKENS, 3, step, windows, block_size=10, order=order)
+    cut = [training_batch(TOKENS, 3, step, windows, 10, part, parts, order)[0] for part in range(parts)]
+    assert torch.equal(torch.cat(cut), whole) and len(whole) == windows
     assert max(map(len, cut)) - min(map(len, cut)) <= 1
-    assert torch.equal(torch.cat(cut), whole)
+
+
+# --- --order=epoch ------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(2, 300), st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**62), st.integers(0, 10**9))
+def test_an_epoch_reads_each_window_once(length: int, block_size: int, windows: int, seed: int, epoch: int) -> None:
+    length = max(length, block_size + 1)
+    in_epoch = max(1, (length - block_size) // block_size)
+    first = epoch * in_epoch
+    steps = range(first // windows, -(-(first + in_epoch) // windows))
+    batches = [training_batch(TOKENS[:length], seed, step, windows, block_size, order="epoch") for step in steps]
+    x, y = (torch.cat(pair)[first % windows :][:in_epoch] for pair in zip(*batches, strict=True))
+    starts = sorted(x[:, 0].tolist())
+    assert torch.equal(x, x[:, :1] + torch.arange(block_size)) and torch.equal(y, x + 1)
+    assert starts == [starts[0] + i * block_size for i in range(in_epoch)]  # one after the other, none twice
+    assert starts[0] < block_size and length - 1 - (starts[-1] + block_size) < 2 * block_size  # and little left out
+
+
+def test_epochs_begin_at_different_places_and_in_different_orders() -> None:
+    epochs = [training_batch(TOKENS, 1, epoch, 99, 10, order="epoch")[0][:, 0] for epoch in range(40)]
+    assert len({min(epoch.tolist()) for epoch in epochs}) == 10
+    assert len({tuple((epoch // 10).tolist()) for epoch in epochs}) == 40
+    other = training_batch(TOKENS, 2, 0, 99, 10, order="epoch")[0][:, 0]
+    assert other.tolist() != epochs[0].tolist()
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
+def test_the_order_of_an_epoch_is_a_permutation_of_any_size(count: int, key: int) -> None:
+    keys = [np.full(count, key ^ number, dtype=np.uint64) for number in range(8)]
+    assert sorted(permuted(np.arange(count, dtype=np.uint64), count, keys).tolist()) == list(range(count))
+
+
+def test_the_order_of_an_epoch_looks_like_chance() -> None:
+    """In a table of where a number is put, and where the number after it, all fields are about as full (chi-square)."""
+    fields, count = 16, 100_000
+    starts = training_batch(np.arange(count + 1, dtype=np.uint32), 5, 0, count, 1, order="epoch")[0][:, 0].numpy()
+    for first, second in ((np.arange(count), starts), (starts[:-1], starts[1:]), (starts[:-7], starts[7:])):
+        table = np.zeros((fields, fields))
+        np.add.at(table, (first * fields // count, second * fields // count), 1)
+        expected = len(first) / fields**2
+        chi_square = ((table - expected) ** 2 / expected).sum()
+        assert 150 < chi_square < 360  # 255 degrees of freedom: 255 ± 23; a permutation has a few less
+
+
+def test_the_thousand_millionth_step_is_reached_at_once() -> None:
+    text = np.lib.stride_tricks.as_strided(TOKENS, (10**11,), (0,))  # as long as no text: the same token all over
+    for step in (0, 10**9, 10**12):
+        began = time.perf_counter()
+        training_batch(text, 1, step, 480, 1024, order="epoch")
+        assert time.perf_counter() - began < 1  # it takes some milliseconds
 
 
 @given(st.integers(2, 200), st.integers(1, 30), st.integers(1, 9))
@@ -69,50 +118,3 @@ def test_spaced_windows_are_fixed_even_and_not_too_many(length: int, block_size:
     if len(starts) > 1:
         gaps = starts.diff()
         assert y[-1, -1] == length - 1 and gaps.max() - gaps.min() <= 1 and gaps.min() >= block_size  # none overlaps
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
-def test_a_token_file_is_mapped_as_it_was_written(dtype: type, tmp_path: Path) -> None:
-    TOKENS.astype(dtype).tofile(tmp_path / "train.bin")
-    tokens = open_tokens(tmp_path / "train.bin", np.iinfo(dtype).max, block_size=999)
-    assert isinstance(tokens, np.memmap) and np.array_equal(tokens, TOKENS)
-
-
-def test_a_token_file_that_cannot_be_used_is_refused_by_name(tmp_path: Path, refused: Callable) -> None:
-    path = tmp_path / "train.bin"
-    with refused(str(path), "missing", "prepare.py"):
-        open_tokens(path, 65, 4)
-    path.write_bytes(b"")
-    with refused("too short", "train part has 0 tokens"):
-        open_tokens(path, 65, 4)
-    path.write_bytes(b"abc")
-    with refused(str(path), "damaged", "3 bytes"):
-        open_tokens(path, 65, 4)
-    TOKENS[:10].tofile(path)
-    with refused("too short", "train part has 10 tokens", "block_size + 1 = 11", "--block_size"):
-        open_tokens(path, 65, 10)
-    assert len(open_tokens(path, 65, 9)) == 10
-
-
-def test_an_id_beyond_the_vocabulary_is_found_before_the_first_step(tmp_path: Path, refused: Callable) -> None:
-    path = tmp_path / "val.bin"
-    np.array([0, 1, 64, 2, 3], dtype=np.uint16).tofile(path)
-    assert len(open_tokens(path, 65, 4)) == 5
-    with refused(str(path), "token 64", "ends at 63", "prepare it again"):
-        open_tokens(path, 64, 4)
-
-
-@given(st.lists(st.integers(0, 64), min_size=1, max_size=40), st.data())
-def test_another_text_has_another_fingerprint(tokens: list[int], data: st.DataObject) -> None:
-    text = np.array(tokens, dtype=np.uint16)
-    assert fingerprint(text) == fingerprint(text.astype(np.uint32))  # it is of the text, not of how it is kept
-    place = data.draw(st.integers(0, len(text) - 1))
-    changed = text.copy()
-    changed[place] = (changed[place] + data.draw(st.integers(1, 64))) % 65
-    for other in (changed, text[:-1], np.append(text, 0)):
-        assert fingerprint(other) != fingerprint(text)
-
-
-def test_a_long_text_is_told_by_a_part_of_it() -> None:
-    text = np.arange(5_000_000, dtype=np.uint32)
-    assert fingerprint(text) != fingerprint(text[:-1]) != fingerprint(np.roll(text, 1)[:-1])

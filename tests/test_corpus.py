@@ -17,12 +17,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from kqv import corpus
-from kqv.batches import open_tokens
+from kqv import corpus, reading
 from kqv.bpe import OWN_PATTERN, BpeTokenizer
 from kqv.corpus import Dataset, open_dataset, open_texts, prepare_dataset
 from kqv.errors import UserError
 from kqv.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer, token_dtype
+from kqv.tokens import open_tokens
 
 ALPHABETS = ["abc \n", "äöüß€ \r\n", "абв, ", "山水文字。", "😀👩‍🚀é", "a\r\n", "\ufeffa\u2028\x0b\x85"]
 ANY_TEXT = st.sampled_from(ALPHABETS).flatmap(lambda alphabet: st.text(alphabet, max_size=40)) | st.text(max_size=40)
@@ -48,7 +48,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def reading_pieces_of(size: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "PIECE", size)
+        patch.setattr(reading, "PIECE", size)
         yield
 
 
@@ -178,7 +178,7 @@ def test_ids_are_made_once_while_the_text_is_the_same(tmp_path: Path, data: Path
     assert set(before) == {"train.bin", "val.bin", "tokenizer.json"}
     os.utime(path, (0, 0))  # the text counts, not its date
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "prepare_dataset", None)
+        patch.setattr(corpus, "_prepare", None)
         assert open_texts([str(path)]).folder == first.folder
     assert stamps(first.folder) == before
     assert [folder.name for folder in (data / "cache").iterdir()] == [first.folder.name]
@@ -421,7 +421,7 @@ def test_memory_stays_flat_with_byte_pairs_too(tmp_path: Path) -> None:
 def test_more_tokens_than_uint16_can_count_take_four_bytes(tmp_path: Path) -> None:
     many = BpeTokenizer("many", OWN_PATTERN, SINGLE + [f"{number:06}".encode() for number in range(70_000)])
     dataset = prepare_dataset([written(tmp_path / "x.txt", "069999 " * 20)], tmp_path, tokenizer=many)
-    ids = open_tokens(tmp_path / "train.bin", dataset.vocab_size, 8)
+    ids = open_tokens(tmp_path / "train.bin", dataset.vocab_size, 8)[:]
     assert ids.dtype == np.uint32 and 70_255 in ids and dataset.train_tokens == len(ids)
 
 

@@ -101,7 +101,7 @@ UNTRAINABLE = {
     "TEXTS/latin.txt": ["latin.txt", "0xE9", "offset 5", "--encoding"],
     "TEXTS/latin.txt --encoding=utf-16": ["latin.txt", "utf-16"],
     "TEXTS/nowhere.txt": ["nowhere.txt", "no such file"],
-    "TEXTS/no_texts": ["no_texts", "no .txt files"],
+    "TEXTS/no_texts": ["no_texts", "no .txt, .jsonl or .parquet files"],
     "-n_layer=3": ["write --n_layer=3"],
     "--dataset=nowhere": ["nowhere", "shakespeare_char"],
     "GOOD --device=banana": ["banana", "--device=cpu"],

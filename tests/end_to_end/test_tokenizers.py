@@ -1,5 +1,6 @@
 """--tokenizer= from a text file to a page, data folders of nanoGPT, and the traps of its command line."""
 
+import gzip
 import json
 import re
 
@@ -8,7 +9,7 @@ import pytest
 from shell import TINY, copy_project, easy_text, metrics
 
 from kqv.checkpoint import load_checkpoint
-from kqv.tokenizer import tokenizer_from_dict
+from kqv.tokenizer import load_tokenizer, tokenizer_from_dict
 
 POEM = easy_text() + "Das Kätzchen schläft. 🐱\n" * 40
 
@@ -70,6 +71,26 @@ def test_a_run_goes_on_with_its_tokenizer_only(shell, run):
     assert done.status == 0, done.stderr
     done = shell.run("train.py", "-", f"--init_from={folder}", "--eval_only=True", input="Ein anderer Text. 山" * 90)
     assert done.status == 0 and "nats per token" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["char", "bpe:300"])
+def test_documents_are_trained_on_each_window_once_an_epoch(shell, tmp_path, name):
+    if name.startswith("bpe"):
+        pytest.importorskip("rustbpe")
+    documents = tmp_path / "documents.jsonl.gz"
+    lines = [json.dumps({"body": line}) for line in easy_text().splitlines()]
+    documents.write_bytes(gzip.compress("\n".join(lines).encode()))
+    words = (documents, TINY, f"--tokenizer={name}", "--text_field=body", "--order=epoch", f"--out_dir={tmp_path / 'run'}")
+    done = shell.run("train.py", *words)
+    assert done.status == 0, done.stderr
+    tokenizer = tokenizer_from_dict(load_checkpoint(tmp_path / "run" / "ckpt.pt")["tokenizer"])
+    end = tokenizer.encode("\u0003")[0] if name == "char" else tokenizer.special["<|endoftext|>"]
+    cache = shell.folder / "data" / "cache"
+    (folder,) = (path for path in cache.glob("documents.jsonl-*") if load_tokenizer(path) == tokenizer)
+    assert sum(np.fromfile(folder / f"{part}.bin", np.uint16).tolist().count(end) for part in ("train", "val")) == len(lines)
+    missing = shell.run("train.py", documents, TINY, f"--out_dir={tmp_path / 'other'}")
+    assert missing.status == 2 and len(missing.stderr.splitlines()) == 1
+    assert "line 1: there is no text under 'text'; name another field of body with --text_field=" in missing.stderr
 
 
 MISTAKES = {
