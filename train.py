@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     check_training(settings)
     if settings.init_from == "scratch":  # a checkpoint brings its own
         check_name(settings.tokenizer)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not settings.dry_run:
         raise UserError("training is in one process so far: start it without torchrun")
 
     # torch takes a second to import, so this waits until the options are known to be good.
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     from kqv.importing import located
     from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
     from kqv.runlog import RunLog, draw_curve
-    from model import GPT, GPTConfig, cross_entropy
+    from model import GPT, GPTConfig
 
     # The defaults are a recipe for a CPU: a GPU has its own, unless one is named.
     recipe_named = any(word.endswith(".py") for word in arguments)
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     model = tokenizer = checkpoint = lock = None
     if resuming:
         find_checkpoint(settings.out_dir, TO_RESUME)  # a mistake makes no folder
-        lock = None if settings.eval_only else occupy(Path(settings.out_dir))
+        lock = None if settings.eval_only or settings.dry_run else occupy(Path(settings.out_dir))
         checkpoint, path = load_latest(settings.out_dir)
     elif settings.init_from != "scratch":
         checkpoint, path = load_any(located(settings.init_from))
@@ -84,6 +84,20 @@ def main(arguments: list[str]) -> int:
         checkpoint["model_args"]["block_size"] = model.config.block_size
         settings = follow_checkpoint(settings, given, checkpoint, path, tokenizer.name)
         model.config.dropout = settings.dropout
+
+    def shape(vocab_size: int) -> GPTConfig:
+        options = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
+        return GPTConfig(vocab_size=vocab_size, **options)
+
+    if settings.dry_run:
+        from kqv.planning import print_plan, vocabulary_size
+
+        if model:
+            print_plan(settings, model.config, f"those of {path}")
+        else:
+            size, source = vocabulary_size(settings.dataset, given.get("tokenizer", ""), words)
+            print_plan(settings, shape(size), source)
+        return 0
 
     # The text, as token ids.
     if words:
@@ -106,11 +120,11 @@ def main(arguments: list[str]) -> int:
 
     # The machine, the model and its optimizers.
     machine = choose_machine(settings)
-    check_memory(settings, tokenizer.vocab_size, machine)
+    check_memory(settings, tokenizer.padded_size, machine)
     torch.manual_seed(settings.seed)
     if model is None:
-        options = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
-        model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **options))
+        model = GPT(shape(tokenizer.padded_size))
+    model.activation_checkpointing = settings.activation_checkpointing
     forward = machine.prepare(model)
     if settings.eval_only:
         print("validation loss", describe_loss(whole_loss(model, val_tokens, settings, machine), characters))
@@ -218,7 +232,7 @@ def main(arguments: list[str]) -> int:
             for part in range(parts):
                 x, y = training_batch(train_tokens, settings.seed, step, settings.batch_size, settings.block_size, part, parts)
                 with machine.autocast():
-                    part_loss = cross_entropy(forward(x.to(machine.device)), y.to(machine.device)) / parts
+                    part_loss = forward(x.to(machine.device), targets=y.to(machine.device)) / parts
                 scaler.scale(part_loss).backward()
                 loss += part_loss.detach()
             for optimizer in optimizers:

@@ -15,7 +15,7 @@ from kqv.batches import all_windows, spaced_windows
 from kqv.hardware import Machine
 from kqv.settings import TrainSettings
 from kqv.tokenizer import Tokenizer
-from model import GPT, cross_entropy
+from model import GPT
 
 
 def estimated_loss(model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine) -> float:
@@ -35,8 +35,7 @@ def _mean_loss(model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Ma
     total, count = 0.0, 0
     for x, y in windows:
         with machine.autocast():
-            logits = model(x.to(machine.device))
-        total += float(cross_entropy(logits, y.to(machine.device), reduction="sum"))
+            total += float(model(x.to(machine.device), targets=y.to(machine.device))) * y.numel()
         count += y.numel()
     return total / count
 
