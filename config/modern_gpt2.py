@@ -4,6 +4,11 @@
 
 Rotary positions, RMSNorm, normalised queries and keys, SwiGLU, one matrix for embedding and head: 123.6 million parameters,
 and the same half a million tokens a step. This recipe is unmeasured at its size.
+
+Scaled down to 4 layers of 256 and 200 steps of 16 × 256 tokens of tiny Shakespeare (bpe:4096, 20 steps of warm-up), the whole
+validation split had a loss of 4.53 nats per token; with nanoGPT's recipe, scaled in the same way, 5.23, and 5.31 with four
+times its rate. AdamW's rate made little difference, 4.55 with 1e-2. Muon's of 0.04 gave 4.47 in so few steps; a run of half
+a million takes the lower one.
 """
 
 out_dir = "out-modern-gpt2"
