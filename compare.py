@@ -38,7 +38,7 @@ OWN = ("out_dir", "seed", "seeds")  # options that are not laid over the configu
 # Settings that make no difference to what is trained.
 ASIDE = (
     "out_dir", "encoding", "init_from", "eval_only", "checkpoint_minutes", "on_write_error", "sample_chars", "inner_figures",
-    "tensorboard", "wandb_log", "wandb_project", "wandb_run_name",
+    "tensorboard", "wandb_log", "wandb_project", "wandb_run_name", "dry_run", "rate", "activation_checkpointing",
 )  # fmt: skip
 
 
@@ -105,8 +105,8 @@ def read_configuration(path: str, over: dict[str, Any]) -> Configuration:
     settings = TrainSettings(**{**own, **over})
     try:
         check_training(settings)
-        if settings.init_from != "scratch" or settings.eval_only:
-            raise UserError("what is compared is trained from scratch: leave init_from and eval_only out")
+        if settings.init_from != "scratch" or settings.eval_only or settings.dry_run:
+            raise UserError("what is compared is trained from scratch: leave init_from, eval_only and dry_run out")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     changes = {name: getattr(settings, name) for name in own if name not in (*OWN, *ASIDE)}

@@ -100,7 +100,7 @@ def look(model: "GPT", tokenizer: "Tokenizer", text: str, title: str) -> "View":
     if not 0 < len(ids) <= model.config.block_size:
         things = "characters" if tokenizer.kind == "char" else "tokens"
         raise UserError(f"the text has {len(ids)} {things}, and {title} reads 1 to {model.config.block_size} at once")
-    reading = read(model, ids)
+    reading = read(model, ids, tokenizer.vocab_size)
     if not all(layer.raw.isfinite().all() for layer in reading.layers) or not reading.predictions.isfinite().all():
         raise UserError(f"{title} computes numbers that are not finite: there is nothing to be seen in it")
     own = read(model, own_ids(model, tokenizer))

@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, get_args, get_type_hints
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass
@@ -354,6 +355,9 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        # Keep only the input of each block in training, and compute the block again in the backward pass (Chen et al. 2016,
+        # section 3): less memory, a third more work.
+        self.activation_checkpointing = False
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         if config.position == "learned":
             self.positions = nn.Embedding(config.block_size, config.n_embd)
@@ -402,8 +406,11 @@ class GPT(nn.Module):
             if isinstance(module, Attention) and self.config.attention_score == "dot":
                 module.fused = fused
 
-    def forward(self, ids: Tensor, observers: Sequence[Observer] | None = None) -> Tensor:
-        """Logits (batch, time, vocab_size) for the token after each of ids (batch, time), int64.
+    def forward(
+        self, ids: Tensor, observers: Sequence[Observer] | None = None, targets: Tensor | None = None
+    ) -> Tensor:
+        """Logits (batch, time, vocab_size) for the token after each of ids (batch, time), int64; if these tokens are known, as
+        `targets` (batch, time), the mean loss instead: a float32 scalar, in nats per token.
 
         `observers`, one a layer, see its queries, keys and values. time must not exceed block_size.
         """
@@ -419,8 +426,15 @@ class GPT(nn.Module):
         mask = self.allowed(time)
         causal = config.mask == "causal" and not config.window
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotation, mask, causal, observers[layer] if observers else None)
-        return self.head(self.norm(x))
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, rotation, mask, causal, use_reentrant=False)
+            else:
+                x = block(x, rotation, mask, causal, observers[layer] if observers else None)
+        if targets is None:
+            return self.head(self.norm(x))
+        if targets.numel() * config.vocab_size <= CHUNK:  # then it is as fast, and easier to follow
+            return cross_entropy(self.head(self.norm(x)), targets)
+        return linear_cross_entropy(self.norm(x), self.head.weight, targets)
 
     def parameter_count(self) -> int:
         """How many numbers are trained; a tied head counts once."""
@@ -433,3 +447,51 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> T
     logits (batch, time, vocab_size), targets (batch, time) int64. Returns the mean, or the sum.
     """
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
+
+
+CHUNK = 2**24  # logits that are held at once; in float32 they take 64 MB
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The loss and its gradients by the positions in chunks, so that no more than a chunk of logits exists (Hsu et al. 2024,
+    arXiv 2410.10989, section 3.2; Wijmans et al. 2024, arXiv 2411.09009). What the backward pass needs of a chunk is
+    computed at once, while its logits are there: softmax(logits) less 1 at the target."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, training: bool) -> Tensor:
+        short, chunk = weight.to(dtype), max(1, CHUNK // len(weight))
+        total = torch.zeros((), device=hidden.device)
+        by_hidden, by_weight = [], torch.zeros_like(weight, dtype=torch.float32) if training else None
+        for part, target in zip(hidden.to(dtype).split(chunk), targets.split(chunk), strict=True):
+            logarithms = F.log_softmax(part @ short.mT, dim=-1, dtype=torch.float32)
+            total += F.nll_loss(logarithms, target, reduction="sum")
+            if by_weight is not None:
+                at_target = torch.full_like(target, -1, dtype=torch.float32)[:, None]
+                slope = logarithms.exp_().scatter_add_(1, target[:, None], at_target).to(dtype)
+                by_hidden.append(slope @ short)
+                if dtype == torch.float32:
+                    by_weight.addmm_(slope.mT, part)
+                else:
+                    by_weight += slope.mT @ part
+        if by_weight is not None:
+            ctx.save_for_backward(torch.cat(by_hidden), by_weight)
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        by_hidden, by_weight = ctx.saved_tensors
+        each = gradient / len(by_hidden)  # only here, in float32: a slope over all tokens is too small for float16
+        return by_hidden * each, by_weight * each, None, None, None
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """cross_entropy(hidden @ weightᵀ, targets), the mean, in the memory of a few logits. (torch has a function of this name
+    from 2.13 on, which torch.compile cannot see into.)
+
+    hidden (batch, time, n_embd), weight (vocab_size, n_embd), both float32, targets (batch, time) int64. The products are
+    made in the precision of autocast.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    with torch.autocast(device, enabled=False):
+        return _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(), dtype, torch.is_grad_enabled())

@@ -93,7 +93,7 @@ def write_samples(
     samples = [Continuation(tokenizer, settings.stop) for _ in range(settings.num_samples)]
     if streaming:
         show(prompt)
-    for tokens, log_probabilities in generate(model, ids, settings, dtype):
+    for tokens, log_probabilities in generate(model, ids, settings, dtype, tokenizer.vocab_size):
         for sample, token, log_probability in zip(samples, tokens, log_probabilities, strict=True):
             fresh = sample.add(token, log_probability)
             if streaming and sample is samples[0]:

@@ -71,7 +71,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     from kqv.runlog import RunLog, SilentLog, draw_curve
     from kqv.sharded import holds_shapes, restore_shards, restore_weights, save_sharded
     from kqv.tokens import fingerprint, open_tokens
-    from model import GPT, GPTConfig, cross_entropy
+    from model import GPT, GPTConfig
 
     processes.join(settings.backend)
 
@@ -92,7 +92,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     path = Path(settings.out_dir)
     if resuming and processes.first:
         find_checkpoint(settings.out_dir, TO_RESUME)  # a mistake makes no folder
-        lock = None if settings.eval_only else occupy(path)
+        lock = None if settings.eval_only or settings.dry_run else occupy(path)
         checkpoint, path = load_latest(settings.out_dir, read)
     elif settings.init_from != "scratch" and processes.first:
         checkpoint, path = load_any(located(settings.init_from))
@@ -103,6 +103,20 @@ def train(arguments: list[str], processes: Processes) -> int:
         checkpoint["model_args"]["block_size"] = model.config.block_size
         settings = follow_checkpoint(settings, given, checkpoint, path, tokenizer.name)
         model.config.dropout = settings.dropout
+
+    def shape(vocab_size: int) -> GPTConfig:
+        options = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
+        return GPTConfig(vocab_size=vocab_size, **options)
+
+    if settings.dry_run:
+        from kqv.planning import print_plan, vocabulary_size
+
+        if model:
+            print_plan(settings, model.config, f"those of {path}")
+        else:
+            size, source = vocabulary_size(settings.dataset, given.get("tokenizer", ""), words)
+            print_plan(settings, shape(size), source)
+        return 0
 
     # The text, as token ids.
     def open_text() -> Dataset:
@@ -129,11 +143,11 @@ def train(arguments: list[str], processes: Processes) -> int:
     machine = choose_machine(settings, processes.local_rank if processes.count > 1 else None)
     windows = settings.batch_size * settings.gradient_accumulation_steps  # of a step, which all processes share
     own_parts = processes.parts(windows, settings.batch_size)
-    check_memory(settings, tokenizer.vocab_size, machine)
+    check_memory(settings, tokenizer.padded_size, machine)
     torch.manual_seed(settings.seed)
     if model is None:
-        options = {field.name: getattr(settings, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
-        model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **options))
+        model = GPT(shape(tokenizer.padded_size))
+    model.activation_checkpointing = settings.activation_checkpointing
     if settings.fsdp:
         processes.shard(model, machine)
     forward = machine.prepare(model)
@@ -262,7 +276,7 @@ def train(arguments: list[str], processes: Processes) -> int:
                 x, y = training_batch(train_tokens, settings.seed, *batch)
                 with processes.adding_up(forward, last=part == own_parts - 1):
                     with machine.autocast():
-                        part_loss = cross_entropy(forward(x.to(machine.device)), y.to(machine.device)) * (len(x) / windows)
+                        part_loss = forward(x.to(machine.device), targets=y.to(machine.device)) * (len(x) / windows)
                     scaler.scale(part_loss * processes.count).backward()  # gradients are averaged, and losses are shares
                 loss += part_loss.detach()
             for optimizer in optimizers:

@@ -22,8 +22,8 @@ def training_batch(
     """The windows for training step `step`, and the same windows one token later.
 
     The step's global batch has so many `windows`; this is part number `part` of `parts` nearly equal ones (the micro-batches
-    of gradient accumulation, of all processes). With `order` random they begin anywhere, as nanoGPT's do; with epoch every window has its turn
-    before one comes again.
+    of gradient accumulation, of all processes). With `order` random they begin anywhere, as nanoGPT's do; with epoch every
+    window has its turn before one comes again.
 
     Returns x and y of shape (windows of this part, block_size), int64.
     """

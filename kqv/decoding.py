@@ -47,23 +47,28 @@ def choose(logits: Tensor, settings: SampleSettings, draws: Tensor, seen: Tensor
 
 @torch.inference_mode()
 def generate(
-    model: GPT, prompt: Sequence[int], settings: SampleSettings, dtype: torch.dtype = torch.float32
+    model: GPT,
+    prompt: Sequence[int],
+    settings: SampleSettings,
+    dtype: torch.dtype = torch.float32,
+    vocab_size: int | None = None,
 ) -> Iterator[tuple[list[int], list[float]]]:
     """Continue a prompt of at least one token in settings.num_samples ways at once.
 
     Yields, max_new_tokens times, the next token of each text and its log-probability (nats, under the model
     itself: before temperature and the other options). Text k draws from the stream (seed, k), so it is the
-    same whether generated alone or among others. `dtype` is the precision of the matrix products.
+    same whether generated alone or among others. `dtype` is the precision of the matrix products;
+    `vocab_size` is the tokenizer's: the ids with which a model's is padded are never drawn.
     Raises UserError if the model gives numbers that are not finite.
     """
     device = next(model.parameters()).device
     count, length = settings.num_samples, settings.max_new_tokens
     streams = [np.random.Generator(np.random.Philox(key=np.array([settings.seed, k], dtype=np.uint64))) for k in range(count)]
     ids = torch.tensor([list(prompt)] * count, device=device)
-    seen = torch.zeros(count, model.config.vocab_size, dtype=torch.bool).scatter_(1, ids.cpu(), True)
+    seen = torch.zeros(count, vocab_size or model.config.vocab_size, dtype=torch.bool).scatter_(1, ids.cpu(), True)
     decoder = Decoder(model, dtype, slide=settings.past_block == "slide")
     for _ in range(length):
-        logits = decoder.next_logits(ids).cpu()  # a choice among a few is no work for a GPU
+        logits = decoder.next_logits(ids).cpu()[:, :vocab_size]  # a choice among a few is no work for a GPU
         if not logits.isfinite().all():
             raise UserError("the model's logits are not finite: its weights are spoilt, or too large for this --dtype")
         draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
@@ -135,7 +140,8 @@ class Continuation:
 
 def generate_text(model: GPT, tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> str:
     """The text that one sample adds to the prompt, whole."""
-    return tokenizer.decode(tokens[0] for tokens, _ in generate(model, tokenizer.encode(prompt), settings))
+    continued = generate(model, tokenizer.encode(prompt), settings, vocab_size=tokenizer.vocab_size)
+    return tokenizer.decode(tokens[0] for tokens, _ in continued)
 
 
 def default_prompt(tokenizer: Tokenizer) -> str:

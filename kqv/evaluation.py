@@ -17,7 +17,7 @@ from kqv.processes import Processes
 from kqv.settings import TrainSettings
 from kqv.tokenizer import Tokenizer
 from kqv.tokens import Ids
-from model import GPT, cross_entropy
+from model import GPT
 
 
 def estimated_loss(
@@ -45,9 +45,9 @@ def _mean_loss(model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Ma
     while batches := list(islice(remaining, processes.count)):
         x, y = batches[min(processes.rank, len(batches) - 1)]
         with machine.autocast():
-            logits = model(x.to(machine.device))
+            loss = float(model(x.to(machine.device), targets=y.to(machine.device)))
         if processes.rank < len(batches):
-            total += float(cross_entropy(logits, y.to(machine.device), reduction="sum"))
+            total += loss * y.numel()
             count += y.numel()
     total, count = processes.sum(total, count)
     return total / count

@@ -60,8 +60,9 @@ class Reading:
 
 
 @torch.no_grad()
-def read(model: GPT, ids: Sequence[int]) -> Reading:
-    """Let a model read a text of 1 to block_size tokens, and keep all that is to be seen."""
+def read(model: GPT, ids: Sequence[int], vocab_size: int | None = None) -> Reading:
+    """Let a model read a text of 1 to block_size tokens, and keep all that is to be seen. `vocab_size` is the tokenizer's,
+    where the model's is padded."""
     time, device = len(ids), model.embedding.weight.device
     allowed = model.allowed(time)
     everything = torch.ones(time, time, dtype=torch.bool)
@@ -77,7 +78,7 @@ def read(model: GPT, ids: Sequence[int]) -> Reading:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    logits = torch.stack([model.head(model.norm(x[0])).float().cpu() for x in stream])
+    logits = torch.stack([model.head(model.norm(x[0])).float().cpu()[:, :vocab_size] for x in stream])
     return Reading(list(ids), layers, torch.softmax(logits, dim=-1))
 
 
@@ -109,7 +110,7 @@ def own_ids(model: GPT, tokenizer: Tokenizer, length: int = LONG) -> list[int]:
     """A text that the model writes itself, always the same: what it knows, lines if it knows lines, no longer than a block."""
     prompt = tokenizer.encode(default_prompt(tokenizer))[-model.config.block_size :]
     settings = SampleSettings(max_new_tokens=max(0, min(length, model.config.block_size) - len(prompt)))
-    return prompt + [tokens[0] for tokens, _ in generate(model.eval(), prompt, settings)]
+    return prompt + [tokens[0] for tokens, _ in generate(model.eval(), prompt, settings, vocab_size=tokenizer.vocab_size)]
 
 
 def head_figures(model: GPT, reading: Reading, own: Reading, newlines: Container[int]) -> list[HeadFigures]:

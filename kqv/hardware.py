@@ -12,7 +12,7 @@ import torch
 
 from kqv.errors import UserError
 from kqv.settings import MachineSettings, TrainSettings
-from model import GPT
+from model import CHUNK, GPT
 
 # Up to this many positions, on a CPU in bfloat16, the plain matrix products of the written-out attention are
 # faster than the fused kernel, whose backward pass on a CPU is slow (docs/log.md has the figures).
@@ -36,12 +36,16 @@ class Machine:
     def prepare(self, model: GPT) -> Callable[..., Any]:
         """Move a model here and choose its attention for training. Returns what to call: the model, compiled or not."""
         model.to(self.device)
-        on_cpu = self.device.type == "cpu"
-        if on_cpu:
+        if self.device.type == "cpu":
             _keep_freed_memory()
+        self.choose_attention(model)
+        return torch.compile(model) if self.compile else model
+
+    def choose_attention(self, model: GPT) -> None:
+        """Have the model attend by the body that is the faster one here."""
+        on_cpu = self.device.type == "cpu"
         written = on_cpu and self.dtype == torch.bfloat16 and model.config.block_size <= WRITTEN_ATTENTION_UP_TO
         model.fuse_attention(not written)
-        return torch.compile(model) if self.compile else model
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
@@ -90,22 +94,27 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine) -> 
     tokens = settings.batch_size * settings.block_size
     inner = 4 * settings.n_embd + 2 * (settings.mlp_width or 4 * settings.n_embd)
     parameters = settings.n_layer * settings.n_embd * inner + vocab_size * settings.n_embd
-    activations = 8 * settings.n_layer * settings.n_embd * tokens
-    # weights, gradient and two moments; what the backward pass needs; the logits and their gradient, most of all where the
+    kept = 1 if settings.activation_checkpointing else 8
+    activations = kept * settings.n_layer * settings.n_embd * tokens
+    # weights, gradient and two moments; what the backward pass needs; the logits and their gradient, of a chunk where the
     # vocabulary is large; where the windows of a step begin
     starts = settings.batch_size * settings.gradient_accumulation_steps
-    needed = 4 * 4 * parameters + 4 * activations + 2 * 4 * tokens * vocab_size + 8 * starts
-    if machine.device.type == "cuda":
-        there = torch.cuda.mem_get_info(machine.device)[1]
-    elif "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        return
-    if needed > there:
+    needed = 4 * 4 * parameters + 4 * activations + 2 * 4 * min(tokens * vocab_size, CHUNK) + 8 * starts
+    there = memory_there(machine)
+    if there is not None and needed > there:
         raise UserError(
             f"a step of this model takes more than {needed // 10**9:,} GB of memory, and there are {there // 10**9}: "
             f"lower --n_embd, --n_layer, --batch_size or --block_size"
         )
+
+
+def memory_there(machine: Machine) -> int | None:
+    """Bytes of memory that the device has, or None where the system does not tell."""
+    if machine.device.type == "cuda":
+        return torch.cuda.mem_get_info(machine.device)[1]
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def _keep_freed_memory() -> None:

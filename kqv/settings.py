@@ -60,6 +60,10 @@ class TrainSettings(MachineSettings):
     """batches in an estimate of the loss, spread evenly over the split"""
     log_interval: int = 10
     """steps between two lines of metrics.jsonl"""
+    dry_run: bool = False
+    """only say what the run will take: parameters, memory, FLOPs, tokens, hours; nothing is written"""
+    rate: float = 0.0
+    """dry_run: tokens per second of all processes, for the hours; 0 measures it here, in less than a minute"""
     eval_only: bool = False
     """only measure the loss of the model on the whole validation split, then stop"""
     always_save_checkpoint: bool = False
@@ -80,6 +84,8 @@ class TrainSettings(MachineSettings):
     """micro-batches that make one step, whatever the number of processes, which share them"""
     order: Literal["random", "epoch"] = "random"
     """windows of text at random, as nanoGPT does, or each of them once before one comes again"""
+    activation_checkpointing: bool = False
+    """keep only what goes into each block and compute the rest again for the gradient: less memory, a third more work"""
 
     # the model, see GPTConfig in model.py
     n_layer: int = 3
@@ -264,10 +270,12 @@ def check_training(settings: TrainSettings) -> None:
     _check_between(settings, 0, LARGEST_SIZE, "window", "mlp_width")
     _check_between(settings, 1, LARGEST_SIZE, "rope_base")
     _check_between(settings, 0, LARGEST_SEED, "seed")
-    check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip")
+    check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip", "rate")
     check_at_least(settings, 0, "checkpoint_minutes")
     _check_between(settings, 0, 1, "dropout", "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
+    if settings.rate and not settings.dry_run:
+        raise UserError("rate says how fast a run would be: write --dry_run=True with it")
     for option, package in {"tensorboard": "tensorboard", "wandb_log": "wandb"}.items():
         if getattr(settings, option) and not importlib.util.find_spec(package):
             raise UserError(f"{option} needs the package {package}: pip install {package}")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = 257, 100_000  # sizes of a vocabulary that is learnt: the first 256 tokens are the bytes
 
-# The files of tiktoken's encodings, and the pattern that each splits by (see kqv/bpe.py).
+# The files of tiktoken's encodings, and the pattern that each splits by (see kqv/bpe.py). How many tokens they have.
 _ADDRESS = "https://openaipublic.blob.core.windows.net/"
 ENCODINGS = {
     "gpt2": ("gpt2", ["gpt-2/encodings/main/vocab.bpe", "gpt-2/encodings/main/encoder.json"]),
@@ -35,6 +35,14 @@ ENCODINGS = {
     "cl100k_base": ("cl100k_base", ["encodings/cl100k_base.tiktoken"]),
     "o200k_base": ("o200k_base", ["encodings/o200k_base.tiktoken"]),
 }
+SIZES = {"gpt2": 50257, "r50k_base": 50257, "p50k_base": 50281, "cl100k_base": 100277, "o200k_base": 200019}
+
+
+def size_of(name: str) -> int | None:
+    """How many tokens a vocabulary has, as far as its name tells: of characters it does not."""
+    if name.startswith("bpe:"):
+        return int(name.removeprefix("bpe:"))
+    return 256 if name == "bytes" else SIZES.get(name)
 
 
 def check_name(name: str) -> None:

@@ -403,3 +403,12 @@ def test_bytes_that_are_no_character_are_shown_as_such() -> None:
     continuation = Continuation(ByteTokenizer(), stop=["b"])
     assert "".join(continuation.add(byte, -1.0) for byte in b"a\xff\xe2ab") == "a\ufffd\ufffda"
     assert continuation.stopped and continuation.tokens == list(b"a\xff\xe2a")
+
+
+def test_an_id_that_only_pads_the_vocabulary_is_never_drawn():
+    model = model_with()
+    for options in ({}, {"temperature": 0.0}, {"repetition_penalty": 2.0, "top_k": 6}):
+        settings = SampleSettings(max_new_tokens=30, num_samples=5, **options)
+        drawn = list(generate(model, [0], settings, vocab_size=4))
+        assert {token for tokens, _ in drawn for token in tokens} <= set(range(4))
+        assert any(token > 3 for tokens, _ in generate(model, [0], settings) for token in tokens)

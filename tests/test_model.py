@@ -256,3 +256,53 @@ def test_rotated_queries_and_keys_know_only_their_distance() -> None:
             for t in (10, 15, 100_000)
         ]
         torch.testing.assert_close(torch.stack(scores), scores[0].expand(3), atol=1e-5, rtol=0)
+
+
+# --- the loss of a large vocabulary, and blocks that are computed again ---------------------------------------------
+
+
+def loss_and_gradients(model: GPT, compiled: Any = None, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    torch.manual_seed(3)  # of the dropout
+    ids, targets = random_ids(model.config), random_ids(model.config).flip(0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = (model if compiled is None else compiled)(ids, targets=targets)
+    assert loss.dtype == torch.float32 and loss.shape == ()
+    return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+FAMILIES: list[dict[str, Any]] = [{}, {"bias": True, **GPT2}]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=["default", "gpt2"])
+@pytest.mark.parametrize("chunk", [1, 700, 130 * 30])  # logits: one position, some, all but the last few
+@pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-3)])
+def test_the_loss_in_chunks_is_that_of_all_logits_and_has_its_gradients(family, chunk, dtype, far, monkeypatch) -> None:
+    model = randomised(GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16, **family))
+    plain = loss_and_gradients(model, dtype=dtype)
+    monkeypatch.setattr("model.CHUNK", chunk)
+    for one, other in zip(loss_and_gradients(model, dtype=dtype), plain, strict=True):
+        torch.testing.assert_close(one, other, atol=far, rtol=0)
+    with torch.no_grad():
+        ids = random_ids(model.config)
+        torch.testing.assert_close(model(ids, targets=ids), cross_entropy(model(ids), ids), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=["default", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activation_checkpointing_changes_no_loss_and_no_gradient(family, dtype) -> None:
+    model = randomised(GPTConfig(vocab_size=30, block_size=20, n_layer=2, n_head=2, n_embd=16, dropout=0.3, **family)).train()
+    plain = loss_and_gradients(model, dtype=dtype)
+    model.activation_checkpointing = True
+    for one, other in zip(loss_and_gradients(model, dtype=dtype), plain, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_compiled_model_computes_the_same_loss_in_chunks_and_with_blocks_computed_again(monkeypatch) -> None:
+    """What torch.compile makes of the model, less the C++ at its end, for which a compiler is needed."""
+    monkeypatch.setattr("model.CHUNK", 1000)
+    model = randomised(GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16)).train()
+    plain = loss_and_gradients(model)
+    model.activation_checkpointing = True
+    compiled = torch.compile(model, backend="aot_eager")
+    for one, other in zip(loss_and_gradients(model, compiled), plain, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)

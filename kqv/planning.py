@@ -1,0 +1,254 @@
+"""What a run will take, said before anything of it is done: python train.py ... --dry_run=True
+
+No formula is asked, which could forget an option: a training step itself is rehearsed, with tensors that have a shape and no
+numbers (torch's FakeTensorMode), while it is counted
+
+    how many bytes of tensors live at once     LiveBytes
+    how much the matrix products compute       torch's FlopCounterMode
+
+Hours are tokens by tokens per second, given with --rate= or measured on a few real micro-batches.
+"""
+
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.weak import WeakIdKeyDictionary
+
+from kqv.corpus import DATA
+from kqv.errors import UserError
+from kqv.hardware import Machine, choose_machine, memory_there
+from kqv.optim import Optimizer, make_optimizers
+from kqv.settings import TrainSettings
+from kqv.tokenizer import load_tokenizer, padded
+from kqv.vocabularies import size_of
+from model import GPT, GPTConfig
+
+CHARACTERS = 100  # that a text has which was not read; they weigh little
+# On Linux glibc's heap keeps holes between what comes and goes: measured for six models of 10 and 124 million parameters,
+# that took 1.45 to 2 times its bytes (docs/log.md).
+HOLES = 1.7
+SECONDS = 20.0  # that a measurement of the speed aims at
+
+
+@dataclass
+class Memory:
+    """Bytes of tensors in one process when most of them live."""
+
+    peak: int
+    weights: int
+    optimizer: int
+    gradients: int
+    """those that live at the peak"""
+    all_gradients: int
+
+    @property
+    def activations(self) -> int:
+        """All else at the peak: what the backward pass needs, and temporaries."""
+        return self.peak - self.weights - self.optimizer - self.gradients
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made while it is on and still live, each storage once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.weights: Sequence[nn.Parameter] = ()  # whose gradients are looked for at the peak
+        self.gradients = 0
+        self.known: Any = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do what is asked for, and count what comes of it."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self.known:
+                self.known[storage] = None
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._forget, storage.nbytes())
+        if self.now > self.peak:
+            self.peak, self.gradients = self.now, _bytes(w.grad for w in self.weights if w.grad is not None)
+        return result
+
+    def _forget(self, size: int) -> None:
+        self.now -= size
+
+
+def count_memory(settings: TrainSettings, config: GPTConfig, machine: Machine) -> Memory:
+    """The memory of training steps, in all precisions, with all options, gradient accumulation included."""
+    with FakeTensorMode(), LiveBytes() as live:
+        model, optimizers = _prepare(settings, config, machine)
+        live.weights = list(model.parameters())
+        for _ in range(2):  # the first step makes the moments that are there in all others
+            for _ in range(min(2, settings.gradient_accumulation_steps)):  # the first one makes the gradients
+                _micro_batch(model, settings.batch_size, machine)
+            gradients = _bytes(w.grad for w in live.weights if w.grad is not None)
+            nn.utils.clip_grad_norm_(live.weights, settings.grad_clip or torch.inf)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+        moments = [moment for optimizer in optimizers for state in optimizer.state.values() for moment in state.values()]
+        tables = (buffer for buffer in model.buffers() if buffer is not None)
+        return Memory(live.peak, _bytes(live.weights) + _bytes(tables), _bytes(moments), live.gradients, gradients)
+
+
+def count_flops(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[int, int]:
+    """Floating-point operations of the matrix products for one window, forward and backward, what is computed again
+    included; and of an update. Attention is counted as if all pairs were looked at, as in PaLM."""
+    aten = torch.ops.aten
+    kernels = {  # what the counter does not know by itself
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(
+            g, q, k, v
+        ),
+        aten.addmm_: lambda _, left, right, *__, **___: 2 * left[0] * left[1] * right[1],
+    }
+    with FakeTensorMode(), FlopCounterMode(display=False, custom_mapping=kernels) as counter:
+        model, optimizers = _prepare(settings, config, machine)
+        _micro_batch(model, 1, machine)
+        window = counter.get_total_flops()
+        for optimizer in optimizers:
+            optimizer.step()
+        return window, counter.get_total_flops() - window
+
+
+def formula(config: GPTConfig, in_matrices: int) -> int:
+    """FLOPs per token of training by the usual formula: 6 for each weight in a matrix, and 12·l·d·T for attention (Chowdhery
+    et al. 2022, PaLM, appendix B)."""
+    return 6 * in_matrices + 12 * config.n_layer * config.n_embd * config.block_size
+
+
+def measure_rate(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[float, int]:
+    """Tokens per second of training here in one process, and with how many windows at once that was measured: batch_size, or
+    as many as a second or two are enough for. Takes about SECONDS, and longer where one window does."""
+
+    def seconds(work: Any, *what: Any) -> float:
+        began = time.perf_counter()
+        work(*what)
+        if machine.device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter() - began
+
+    model, optimizers = _prepare(settings, config, machine)
+    forward = machine.prepare(model)
+    _micro_batch(forward, 1, machine)  # the first of all is slow
+    one = seconds(_micro_batch, forward, 1, machine)
+    windows = max(1, min(settings.batch_size, int(SECONDS / 8 / one)))
+    if windows > 1:
+        _micro_batch(forward, windows, machine)
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < SECONDS / 2 and len(times) < 20):
+        times.append(seconds(_micro_batch, forward, windows, machine))
+    updates = [sum(seconds(optimizer.step) for optimizer in optimizers) for _ in range(3)]
+    in_a_step = settings.batch_size * settings.gradient_accumulation_steps
+    step = median(times) * in_a_step / windows + min(updates)  # the first one makes the moments
+    return in_a_step * config.block_size / step, windows
+
+
+def _prepare(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[GPT, list[Optimizer]]:
+    with machine.device:
+        model = GPT(config).train()
+    model.activation_checkpointing = settings.activation_checkpointing
+    machine.choose_attention(model)
+    return model, make_optimizers(model, settings, torch.bfloat16 if machine.fast_bfloat16 else torch.float32)
+
+
+def _micro_batch(forward: Any, windows: int, machine: Machine) -> None:
+    config = getattr(forward, "_orig_mod", forward).config  # of the model that is compiled
+    ids = torch.randint(config.vocab_size, (2, windows, config.block_size), device=machine.device)
+    with machine.autocast():
+        loss = forward(ids[0], targets=ids[1])
+    loss.backward()
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def vocabulary_size(dataset: str, tokenizer: str, texts: Sequence[str]) -> tuple[int, str]:
+    """How many ids the model of a run has, and where that is known from: the prepared dataset, else the name of the
+    `tokenizer` ("" where none is named). The texts are not read."""
+    folder = DATA / dataset
+    if not texts and any((folder / name).exists() for name in ("tokenizer.json", "meta.pkl")):
+        there = load_tokenizer(folder)
+        if tokenizer in ("", there.name):
+            return there.padded_size, f"{there.vocab_size:,} of {dataset}"
+    name = tokenizer or ("gpt2" if not texts and (folder / "val.bin").exists() else "char")
+    size = size_of(name)
+    if size is None:
+        return CHARACTERS, "assumed: the text was not read"
+    return (size if name == "bytes" else padded(size)), f"{size:,} of {name}"
+
+
+def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str) -> None:
+    """Say what a run will take, on the first rank. `vocabulary` says where config.vocab_size comes from.
+
+    Raises UserError where the speed cannot be measured, because the model is too large for this machine.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    ranks, sharded = int(os.environ.get("WORLD_SIZE", "1")), getattr(settings, "fsdp", False)
+    machine = choose_machine(settings)
+    with torch.device("meta"):
+        model = GPT(config)
+    in_matrices = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    memory = count_memory(settings, config, machine)
+    window_flops, update_flops = count_flops(settings, config, machine)
+    parts = settings.gradient_accumulation_steps
+    step_tokens = settings.batch_size * config.block_size * parts
+    tokens = step_tokens * settings.max_iters
+    flops = window_flops * tokens // config.block_size + update_flops * settings.max_iters
+
+    def say(what: str, text: str) -> None:
+        print(f"{what:18}{text}", flush=True)
+
+    say("parameters", f"{model.parameter_count():,}, of them {in_matrices:,} in matrix products; {machine}")
+    say("vocabulary", f"{config.vocab_size:,} ids ({vocabulary})")
+    say("tokens", f"{step_tokens:,} a step, {tokens:,} in {settings.max_iters:,} steps")
+    usual = formula(config, in_matrices)
+    say("FLOPs", f"{window_flops / config.block_size:.4g} a token (6N + 12·l·d·T: {usual:.4g}), {flops:.4g} in all")
+
+    share = ranks if sharded else 1
+    lines = {
+        "weights": memory.weights // share,
+        f"gradients ({_size(memory.all_gradients // share)} in all)": memory.gradients // share,
+        f"optimizer, {settings.optimizer}": memory.optimizer // share,
+        "activations and temporaries": memory.activations,
+    }
+    if sharded:
+        blocks = [4 * sum(weights.numel() for weights in block.parameters()) for block in model.blocks]
+        lines["gathered weights"] = memory.weights - sum(blocks) + 2 * blocks[0]  # outside the blocks, one block, the next one
+    total = sum(lines.values())
+    say("memory", f"{_size(total)} at the peak in each of {ranks} processes" if ranks > 1 else f"{_size(total)} at the peak")
+    for what, size in lines.items():
+        say("", f"{_size(size):>9}  {what}")
+    if machine.device.type == "cpu":
+        stays = (memory.weights + memory.optimizer) // share
+        whole = _size(int(stays + HOLES * (total - stays)))
+        say("", f"{whole:>9}  about, with the holes in glibc's heap; Python and torch take 0.3 GB more")
+    if ranks > 1 and not sharded:
+        say("", f"{_size(memory.all_gradients):>9}  more for DDP's buckets, unless the gradients are views of them")
+
+    rate, how = settings.rate, "given"
+    if not rate:
+        there = memory_there(machine)
+        if there is not None and memory.weights + memory.all_gradients + memory.optimizer > 0.8 * there:
+            raise UserError("the model is too large to measure its speed here: give --rate=TOKENS_PER_SECOND, of all processes")
+        rate, windows = measure_rate(settings, config, machine)
+        how = f"measured here with {windows} of {settings.batch_size} windows" + (f", times {ranks}" if ranks > 1 else "")
+        rate *= ranks
+    say("hours", f"{tokens / rate / 3600:.4g} at {rate:,.0f} tokens/s ({how}); evaluations and checkpoints come on top")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

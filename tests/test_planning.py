@@ -1,0 +1,166 @@
+"""kqv/planning.py: what a dry run says is what a run takes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from kqv.arguments import read_arguments
+from kqv.hardware import choose_machine
+from kqv.planning import LiveBytes, count_flops, count_memory, formula, measure_rate, print_plan, vocabulary_size
+from kqv.settings import TrainSettings
+from model import GPT, GPT2, GPTConfig, linear_cross_entropy
+
+PROJECT = Path(__file__).resolve().parents[1]
+SMALL = {"vocab_size": 64, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32}
+
+# A process that trains two steps of each case and tells by how much it grew. The first one loads what torch loads late.
+CASES = [("bfloat16", True), ("float32", False), ("bfloat16", False), ("float32", True)]
+TRAINING = """
+import sys
+import torch
+from kqv.hardware import choose_machine
+from kqv.optim import make_optimizers
+from kqv.settings import TrainSettings
+from model import GPT, GPTConfig
+
+def kilobytes(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+
+def train(dtype, again, vocab_size, batch, **size):
+    settings = TrainSettings(device="cpu", dtype=dtype)
+    machine = choose_machine(settings)
+    model = GPT(GPTConfig(vocab_size, **size)).train()
+    model.activation_checkpointing = again
+    machine.choose_attention(model)
+    optimizers = make_optimizers(model, settings, torch.bfloat16 if machine.fast_bfloat16 else torch.float32)
+    for _ in range(2):
+        ids = torch.randint(vocab_size, (batch, model.config.block_size))
+        with machine.autocast():
+            loss = model(ids, targets=ids)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+torch.set_num_threads(1)
+for case in eval(sys.argv[1]):
+    open("/proc/self/clear_refs", "w").write("5")  # the peak is now what there is
+    before = kilobytes("VmRSS")
+    train(*case, **eval(sys.argv[2]))
+    print(1024 * (kilobytes("VmHWM") - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a process's memory")
+def test_the_memory_of_training_steps_is_what_was_said_before():
+    size = {"n_layer": 2, "n_head": 4, "n_embd": 256, "block_size": 256}
+    # Each block of memory from the system and back to it: what is left out is glibc's heap, which keeps holes.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", TRAINING, repr(CASES), repr({"vocab_size": 1000, "batch": 2, **size})]
+    really = subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout.split()[1:]
+    for (dtype, again), growth in zip(CASES[1:], really, strict=True):
+        settings = TrainSettings(device="cpu", dtype=dtype, batch_size=2, activation_checkpointing=again, **size)
+        said = count_memory(settings, GPTConfig(vocab_size=1000, **size), choose_machine(settings))
+        assert said.peak == pytest.approx(int(growth), rel=0.1)
+
+
+@pytest.mark.parametrize("family", [{}, GPT2], ids=["default", "gpt2"])
+def test_flops_are_those_of_a_count_by_hand(family):
+    config = GPTConfig(**SMALL, **family)
+    settings = TrainSettings(device="cpu", dtype="float32", optimizer="adamw" if family else "muon")
+    window, update = count_flops(settings, config, choose_machine(settings))
+    time, width, inside = 16, 32, config.hidden
+    mlp = (2 if family else 3) * width * inside
+    matrices = 2 * (4 * width * width + mlp) + 64 * width
+    pairs = 2 * time * time * width  # one product of attention over all heads
+    # forward twice over: scores and output; backward: scores again, and the gradients by weights, query, key and value
+    by_hand = 6 * matrices * time + 2 * (2 + 5) * pairs
+    assert window == by_hand
+    assert formula(config, matrices) * time == by_hand - 2 * pairs  # PaLM's does not compute the scores again
+    assert (update == 0) == bool(family)  # Muon's products
+
+
+def test_computing_blocks_again_takes_memory_away_and_adds_work():
+    settings = TrainSettings(device="cpu", dtype="float32")
+    config, machine = GPTConfig(vocab_size=65), choose_machine(settings)
+    plain = count_memory(settings, config, machine), count_flops(settings, config, machine)[0]
+    settings.activation_checkpointing = True
+    again = count_memory(settings, config, machine), count_flops(settings, config, machine)[0]
+    assert again[0].activations < 0.7 * plain[0].activations
+    assert 1.2 * plain[1] < again[1] < 1.34 * plain[1]
+
+
+def test_a_large_vocabulary_takes_the_memory_of_a_chunk_of_logits(monkeypatch):
+    hidden, weight = torch.randn(4, 500, 8, requires_grad=True), torch.randn(1000, 8, requires_grad=True)
+    monkeypatch.setattr("model.CHUNK", 50 * 1000)
+    with LiveBytes() as live:
+        linear_cross_entropy(hidden, weight, torch.zeros(4, 500, dtype=torch.int64)).backward()
+    assert live.peak < 4 * 2000 * 1000 / 5
+
+
+def test_gpt2_has_as_many_parameters_as_nanogpt_s():
+    given, _ = read_arguments(TrainSettings, [str(PROJECT / "config" / "train_gpt2.py")])
+    shape = {name: value for name, value in given.items() if name in GPTConfig.__dataclass_fields__}
+    with torch.device("meta"):
+        padded, original = (GPT(GPTConfig(vocab_size=size, **shape)) for size in (50304, 50257))
+        openai = GPT(GPTConfig(vocab_size=50257, **{**shape, "bias": True}))
+    assert padded.parameter_count() == 124_373_760  # nanoGPT prints 123.59M: less its positions, 1024 × 768
+    assert padded.parameter_count() - original.parameter_count() == 47 * 768
+    assert openai.parameter_count() == 124_439_808  # Hugging Face's GPT-2
+
+
+def test_a_dry_run_says_it_all_and_writes_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--n_layer=2", "--dry_run=True", "--rate=100000", "--device=cpu", "--dtype=float32"]
+    assert train.main([str(PROJECT / "config" / "train_gpt2.py"), *options]) == 0
+    said = capsys.readouterr().out
+    for part in ("53,579,520", "50,304 ids (50,257 of gpt2)", "491,520 a step, 294,912,000,000", "0.21 GB  weights", "819.2 at"):
+        assert part in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_of_several_processes_says_what_each_of_them_needs(capsys, monkeypatch):
+    settings = TrainSettings(device="cpu", dtype="float32", dry_run=True, rate=1000.0)
+    config = GPTConfig(**SMALL)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    print_plan(settings, config, "")
+    ddp = capsys.readouterr().out
+    assert "each of 4 processes" in ddp and "DDP" in ddp
+    settings.fsdp = True
+    print_plan(settings, config, "")
+    fsdp = capsys.readouterr().out
+    assert "gathered" in fsdp and "DDP" not in fsdp
+    whole, quarter = (float(text.split("  weights")[0].split()[-2]) for text in (ddp, fsdp))
+    assert quarter == pytest.approx(whole / 4, abs=0.06)
+    monkeypatch.setenv("RANK", "3")
+    print_plan(settings, config, "")
+    assert not capsys.readouterr().out
+
+
+def test_the_speed_is_that_of_real_steps():
+    settings = TrainSettings(device="cpu", dtype="float32", batch_size=4, n_layer=1, n_embd=16, block_size=8)
+    config = GPTConfig(vocab_size=16, n_layer=1, n_embd=16, block_size=8)
+    rate, windows = measure_rate(settings, config, choose_machine(settings))
+    assert windows == 4 and 100 < rate < 1e6
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "texts", "expected"),
+    [
+        ("gpt2", [], 50304), ("bytes", ["a.txt"], 256), ("bpe:1000", [], 1024), ("cl100k_base", ["a.txt"], 100288),
+        ("", ["a.txt"], 100), ("char", ["a.txt"], 100),
+    ],
+)  # fmt: skip
+def test_a_vocabulary_is_known_by_its_name_without_its_files(tokenizer, texts, expected):
+    size, source = vocabulary_size("nowhere", tokenizer, texts)
+    assert size == expected and source
+
+
+def test_a_rate_without_a_dry_run_is_a_mistake(refused):
+    with refused("rate", "--dry_run=True"):
+        train.main(["--rate=100"])
