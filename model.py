@@ -441,12 +441,12 @@ class GPT(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Loss in nats per token: -log p(target), computed in float32.
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean loss in nats per token: -log p(target), computed in float32.
 
-    logits (batch, time, vocab_size), targets (batch, time) int64. Returns the mean, or the sum.
+    logits (batch, time, vocab_size), targets (batch, time) int64.
     """
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 CHUNK = 2**24  # logits that are held at once; in float32 they take 64 MB

@@ -111,11 +111,9 @@ def train(arguments: list[str], processes: Processes) -> int:
     if settings.dry_run:
         from kqv.planning import print_plan, vocabulary_size
 
-        if model:
-            print_plan(settings, model.config, f"those of {path}")
-        else:
-            size, source = vocabulary_size(settings.dataset, given.get("tokenizer", ""), words)
-            print_plan(settings, shape(size), source)
+        size, source = vocabulary_size(settings.dataset, given.get("tokenizer", ""), words)
+        if processes.first:
+            print_plan(settings, model.config if model else shape(size), f"those of {path}" if model else source, processes)
         return 0
 
     # The text, as token ids.
@@ -151,9 +149,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     if settings.fsdp:
         processes.shard(model, machine)
     forward = machine.prepare(model)
-    # Where float32 is asked for results agree to 1e-6, however many processes share the work: Muon's products too are exact.
-    muon_dtype = torch.bfloat16 if machine.fast_bfloat16 and machine.dtype != torch.float32 else torch.float32
-    optimizers = make_optimizers(model, settings, muon_dtype, processes.rank, processes.count)
+    optimizers = make_optimizers(model, settings, machine.muon_dtype, processes.rank, processes.count)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
     step, best_val_loss, skipped, skipped_in_a_row = 0, math.inf, 0, 0
     if resuming and holds_shapes(checkpoint):

@@ -33,6 +33,12 @@ class Machine:
         """A context in which matrix products are made in `dtype`; weights stay as they are."""
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
+    @property
+    def muon_dtype(self) -> torch.dtype:
+        """The precision of Muon's products. Where float32 is asked for they are as exact as all else, so that runs agree to
+        1e-6 however many processes share the work."""
+        return torch.bfloat16 if self.fast_bfloat16 and self.dtype != torch.float32 else torch.float32
+
     def prepare(self, model: GPT) -> Callable[..., Any]:
         """Move a model here and choose its attention for training. Returns what to call: the model, compiled or not."""
         model.to(self.device)

@@ -9,7 +9,7 @@ numbers (torch's FakeTensorMode), while it is counted
 Hours are tokens by tokens per second, given with --rate= or measured on a few real micro-batches.
 """
 
-import os
+import math
 import time
 import weakref
 from collections.abc import Sequence
@@ -29,6 +29,8 @@ from kqv.corpus import DATA
 from kqv.errors import UserError
 from kqv.hardware import Machine, choose_machine, memory_there
 from kqv.optim import Optimizer, make_optimizers
+from kqv.processes import Processes
+from kqv.scaling import Sizes, sent_bytes
 from kqv.settings import TrainSettings
 from kqv.tokenizer import load_tokenizer, padded
 from kqv.vocabularies import size_of
@@ -84,14 +86,14 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def count_memory(settings: TrainSettings, config: GPTConfig, machine: Machine) -> Memory:
-    """The memory of training steps, in all precisions, with all options, gradient accumulation included."""
+def count_memory(settings: TrainSettings, config: GPTConfig, machine: Machine, windows: int, parts: int) -> Memory:
+    """The memory of training steps of so many parts of so many windows, in all precisions, with all options."""
     with FakeTensorMode(), LiveBytes() as live:
         model, optimizers = _prepare(settings, config, machine)
         live.weights = list(model.parameters())
         for _ in range(2):  # the first step makes the moments that are there in all others
-            for _ in range(min(2, settings.gradient_accumulation_steps)):  # the first one makes the gradients
-                _micro_batch(model, settings.batch_size, machine)
+            for _ in range(min(2, parts)):  # the first one makes the gradients
+                _micro_batch(model, windows, machine)
             gradients = _bytes(w.grad for w in live.weights if w.grad is not None)
             nn.utils.clip_grad_norm_(live.weights, settings.grad_clip or torch.inf)
             for optimizer in optimizers:
@@ -128,9 +130,10 @@ def formula(config: GPTConfig, in_matrices: int) -> int:
     return 6 * in_matrices + 12 * config.n_layer * config.n_embd * config.block_size
 
 
-def measure_rate(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[float, int]:
-    """Tokens per second of training here in one process, and with how many windows at once that was measured: batch_size, or
-    as many as a second or two are enough for. Takes about SECONDS, and longer where one window does."""
+def measure_rate(settings: TrainSettings, config: GPTConfig, machine: Machine, most: int, parts: int) -> tuple[float, int]:
+    """Tokens per second of training here in one process, in steps of so many parts of `most` windows, and with how many windows
+    at once that was measured: these, or as many as a second or two are enough for. Takes about SECONDS, and longer where one
+    window does."""
 
     def seconds(work: Any, *what: Any) -> float:
         began = time.perf_counter()
@@ -143,16 +146,15 @@ def measure_rate(settings: TrainSettings, config: GPTConfig, machine: Machine) -
     forward = machine.prepare(model)
     _micro_batch(forward, 1, machine)  # the first of all is slow
     one = seconds(_micro_batch, forward, 1, machine)
-    windows = max(1, min(settings.batch_size, int(SECONDS / 8 / one)))
+    windows = max(1, min(most, int(SECONDS / 8 / one)))
     if windows > 1:
         _micro_batch(forward, windows, machine)
     times: list[float] = []
     while len(times) < 3 or (sum(times) < SECONDS / 2 and len(times) < 20):
         times.append(seconds(_micro_batch, forward, windows, machine))
     updates = [sum(seconds(optimizer.step) for optimizer in optimizers) for _ in range(3)]
-    in_a_step = settings.batch_size * settings.gradient_accumulation_steps
-    step = median(times) * in_a_step / windows + min(updates)  # the first one makes the moments
-    return in_a_step * config.block_size / step, windows
+    step = median(times) * most * parts / windows + min(updates)  # the first one makes the moments
+    return most * parts * config.block_size / step, windows
 
 
 def _prepare(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[GPT, list[Optimizer]]:
@@ -160,7 +162,7 @@ def _prepare(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tu
         model = GPT(config).train()
     model.activation_checkpointing = settings.activation_checkpointing
     machine.choose_attention(model)
-    return model, make_optimizers(model, settings, torch.bfloat16 if machine.fast_bfloat16 else torch.float32)
+    return model, make_optimizers(model, settings, machine.muon_dtype)
 
 
 def _micro_batch(forward: Any, windows: int, machine: Machine) -> None:
@@ -190,42 +192,43 @@ def vocabulary_size(dataset: str, tokenizer: str, texts: Sequence[str]) -> tuple
     return (size if name == "bytes" else padded(size)), f"{size:,} of {name}"
 
 
-def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str) -> None:
-    """Say what a run will take, on the first rank. `vocabulary` says where config.vocab_size comes from.
+def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, processes: Processes) -> None:
+    """Say what a run of these processes will take. `vocabulary` says where config.vocab_size comes from.
 
     Raises UserError where the speed cannot be measured, because the model is too large for this machine.
     """
-    if os.environ.get("RANK", "0") != "0":
-        return
-    ranks, sharded = int(os.environ.get("WORLD_SIZE", "1")), getattr(settings, "fsdp", False)
-    machine = choose_machine(settings)
+    ranks = processes.count
+    machine = choose_machine(settings, processes.local_rank if ranks > 1 else None)
     with torch.device("meta"):
         model = GPT(config)
     in_matrices = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
-    memory = count_memory(settings, config, machine)
+    step_windows = settings.batch_size * settings.gradient_accumulation_steps
+    parts = processes.parts(step_windows, settings.batch_size)
+    windows = math.ceil(step_windows / (ranks * parts))  # at once
+    memory = count_memory(settings, config, machine, windows, parts)
     window_flops, update_flops = count_flops(settings, config, machine)
-    parts = settings.gradient_accumulation_steps
-    step_tokens = settings.batch_size * config.block_size * parts
-    tokens = step_tokens * settings.max_iters
-    flops = window_flops * tokens // config.block_size + update_flops * settings.max_iters
+    tokens = step_windows * config.block_size * settings.max_iters
+    flops = window_flops * step_windows * settings.max_iters + update_flops * settings.max_iters
 
     def say(what: str, text: str) -> None:
         print(f"{what:18}{text}", flush=True)
 
-    say("parameters", f"{model.parameter_count():,}, of them {in_matrices:,} in matrix products; {machine}")
+    say("parameters", f"{model.parameter_count():,}, of them {in_matrices:,} in matrix products; {processes}{machine}")
     say("vocabulary", f"{config.vocab_size:,} ids ({vocabulary})")
-    say("tokens", f"{step_tokens:,} a step, {tokens:,} in {settings.max_iters:,} steps")
+    say("tokens", f"{step_windows * config.block_size:,} a step, {tokens:,} in {settings.max_iters:,} steps")
     usual = formula(config, in_matrices)
     say("FLOPs", f"{window_flops / config.block_size:.4g} a token (6N + 12·l·d·T: {usual:.4g}), {flops:.4g} in all")
 
-    share = ranks if sharded else 1
+    share = ranks if settings.fsdp else 1
+    # The gradients of DistributedDataParallel stand in buckets, which stay.
+    at_peak = memory.all_gradients if ranks > 1 and not settings.fsdp else memory.gradients // share
     lines = {
         "weights": memory.weights // share,
-        f"gradients ({_size(memory.all_gradients // share)} in all)": memory.gradients // share,
+        f"gradients ({_size(memory.all_gradients // share)} in all)": at_peak,
         f"optimizer, {settings.optimizer}": memory.optimizer // share,
         "activations and temporaries": memory.activations,
     }
-    if sharded:
+    if settings.fsdp:
         blocks = [4 * sum(weights.numel() for weights in block.parameters()) for block in model.blocks]
         lines["gathered weights"] = memory.weights - sum(blocks) + 2 * blocks[0]  # outside the blocks, one block, the next one
     total = sum(lines.values())
@@ -236,16 +239,18 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str) -> N
         stays = (memory.weights + memory.optimizer) // share
         whole = _size(int(stays + HOLES * (total - stays)))
         say("", f"{whole:>9}  about, with the holes in glibc's heap; Python and torch take 0.3 GB more")
-    if ranks > 1 and not sharded:
-        say("", f"{_size(memory.all_gradients):>9}  more for DDP's buckets, unless the gradients are views of them")
+    if ranks > 1:
+        muon_bytes = machine.muon_dtype.itemsize
+        sent = sent_bytes(Sizes.of(model, settings.optimizer == "muon"), ranks, settings.fsdp, parts, muon_bytes)
+        say("sent", f"{_size(int(sent))} a step by each process")
 
     rate, how = settings.rate, "given"
     if not rate:
         there = memory_there(machine)
         if there is not None and memory.weights + memory.all_gradients + memory.optimizer > 0.8 * there:
             raise UserError("the model is too large to measure its speed here: give --rate=TOKENS_PER_SECOND, of all processes")
-        rate, windows = measure_rate(settings, config, machine)
-        how = f"measured here with {windows} of {settings.batch_size} windows" + (f", times {ranks}" if ranks > 1 else "")
+        rate, measured = measure_rate(settings, config, machine, windows, parts)
+        how = f"measured here with {measured} of {windows} windows" + (f", times {ranks}" if ranks > 1 else "")
         rate *= ranks
     say("hours", f"{tokens / rate / 3600:.4g} at {rate:,.0f} tokens/s ({how}); evaluations and checkpoints come on top")
 

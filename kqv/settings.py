@@ -14,6 +14,7 @@ from kqv.errors import UserError
 
 LARGEST_SEED = 2**62  # generators take 64 bits, and training adds the step
 LARGEST_SIZE = 2**40  # as in model.py
+LARGEST_RATE, LARGEST_DECAY = 1e30, 1e6  # their product is still a number in 32 bits
 
 
 @dataclass
@@ -270,7 +271,9 @@ def check_training(settings: TrainSettings) -> None:
     _check_between(settings, 0, LARGEST_SIZE, "window", "mlp_width")
     _check_between(settings, 1, LARGEST_SIZE, "rope_base")
     _check_between(settings, 0, LARGEST_SEED, "seed")
-    check_at_least(settings, 0, "learning_rate", "muon_learning_rate", "min_lr", "weight_decay", "grad_clip", "rate")
+    _check_between(settings, 0, LARGEST_RATE, "learning_rate", "muon_learning_rate", "min_lr")
+    _check_between(settings, 0, LARGEST_DECAY, "weight_decay")
+    check_at_least(settings, 0, "grad_clip", "rate")
     check_at_least(settings, 0, "checkpoint_minutes")
     _check_between(settings, 0, 1, "dropout", "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")

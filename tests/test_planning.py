@@ -12,6 +12,7 @@ import train
 from kqv.arguments import read_arguments
 from kqv.hardware import choose_machine
 from kqv.planning import LiveBytes, count_flops, count_memory, formula, measure_rate, print_plan, vocabulary_size
+from kqv.processes import Processes
 from kqv.settings import TrainSettings
 from model import GPT, GPT2, GPTConfig, linear_cross_entropy
 
@@ -25,6 +26,7 @@ import sys
 import torch
 from kqv.hardware import choose_machine
 from kqv.optim import make_optimizers
+from kqv.processes import Processes
 from kqv.settings import TrainSettings
 from model import GPT, GPTConfig
 
@@ -37,7 +39,7 @@ def train(dtype, again, vocab_size, batch, **size):
     model = GPT(GPTConfig(vocab_size, **size)).train()
     model.activation_checkpointing = again
     machine.choose_attention(model)
-    optimizers = make_optimizers(model, settings, torch.bfloat16 if machine.fast_bfloat16 else torch.float32)
+    optimizers = make_optimizers(model, settings, machine.muon_dtype)
     for _ in range(2):
         ids = torch.randint(vocab_size, (batch, model.config.block_size))
         with machine.autocast():
@@ -65,7 +67,7 @@ def test_the_memory_of_training_steps_is_what_was_said_before():
     really = subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout.split()[1:]
     for (dtype, again), growth in zip(CASES[1:], really, strict=True):
         settings = TrainSettings(device="cpu", dtype=dtype, batch_size=2, activation_checkpointing=again, **size)
-        said = count_memory(settings, GPTConfig(vocab_size=1000, **size), choose_machine(settings))
+        said = count_memory(settings, GPTConfig(vocab_size=1000, **size), choose_machine(settings), windows=2, parts=1)
         assert said.peak == pytest.approx(int(growth), rel=0.1)
 
 
@@ -88,9 +90,9 @@ def test_flops_are_those_of_a_count_by_hand(family):
 def test_computing_blocks_again_takes_memory_away_and_adds_work():
     settings = TrainSettings(device="cpu", dtype="float32")
     config, machine = GPTConfig(vocab_size=65), choose_machine(settings)
-    plain = count_memory(settings, config, machine), count_flops(settings, config, machine)[0]
+    plain = count_memory(settings, config, machine, 32, 1), count_flops(settings, config, machine)[0]
     settings.activation_checkpointing = True
-    again = count_memory(settings, config, machine), count_flops(settings, config, machine)[0]
+    again = count_memory(settings, config, machine, 32, 1), count_flops(settings, config, machine)[0]
     assert again[0].activations < 0.7 * plain[0].activations
     assert 1.2 * plain[1] < again[1] < 1.34 * plain[1]
 
@@ -124,28 +126,25 @@ def test_a_dry_run_says_it_all_and_writes_nothing(capsys, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_first_of_several_processes_says_what_each_of_them_needs(capsys, monkeypatch):
-    settings = TrainSettings(device="cpu", dtype="float32", dry_run=True, rate=1000.0)
-    config = GPTConfig(**SMALL)
+def test_a_run_of_several_processes_says_what_each_of_them_needs_and_sends(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    print_plan(settings, config, "")
-    ddp = capsys.readouterr().out
-    assert "each of 4 processes" in ddp and "DDP" in ddp
-    settings.fsdp = True
-    print_plan(settings, config, "")
-    fsdp = capsys.readouterr().out
-    assert "gathered" in fsdp and "DDP" not in fsdp
-    whole, quarter = (float(text.split("  weights")[0].split()[-2]) for text in (ddp, fsdp))
+    settings = TrainSettings(device="cpu", dtype="float32", dry_run=True, rate=1000.0, max_iters=10)
+    said = {}
+    for fsdp in (False, True):
+        settings.fsdp = fsdp
+        print_plan(settings, GPTConfig(**SMALL), "", Processes())
+        said[fsdp] = capsys.readouterr().out
+        assert "each of 4 processes" in said[fsdp] and "a step by each process" in said[fsdp]
+        assert "5,120 in 10 steps" in said[fsdp]  # however many share them
+    assert "gathered" in said[True] and "gathered" not in said[False]
+    whole, quarter = (float(said[fsdp].split("  weights")[0].split()[-2]) for fsdp in (False, True))
     assert quarter == pytest.approx(whole / 4, abs=0.06)
-    monkeypatch.setenv("RANK", "3")
-    print_plan(settings, config, "")
-    assert not capsys.readouterr().out
 
 
 def test_the_speed_is_that_of_real_steps():
     settings = TrainSettings(device="cpu", dtype="float32", batch_size=4, n_layer=1, n_embd=16, block_size=8)
     config = GPTConfig(vocab_size=16, n_layer=1, n_embd=16, block_size=8)
-    rate, windows = measure_rate(settings, config, choose_machine(settings))
+    rate, windows = measure_rate(settings, config, choose_machine(settings), 4, 1)
     assert windows == 4 and 100 < rate < 1e6
 
 

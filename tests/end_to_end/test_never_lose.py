@@ -254,14 +254,14 @@ def test_a_disk_that_is_read_only_is_said_before_anything_is_done(shell, text, s
 SPIKED = """
 import sys
 sys.path.insert(0, ".")
-import model, train
+import model, torch, train
 from kqv.errors import run_script
 spikes, calls = [int(word) for word in sys.argv.pop(1).split(",")], iter(range(10**9))
 real = model.cross_entropy
 
-def cross_entropy(logits, targets, reduction="mean"):
-    loss = real(logits, targets, reduction)
-    return loss * float("nan") if reduction == "mean" and next(calls) in spikes else loss
+def cross_entropy(logits, targets):
+    loss = real(logits, targets)
+    return loss * float("nan") if torch.is_grad_enabled() and next(calls) in spikes else loss
 
 model.cross_entropy = cross_entropy
 run_script(train.main)
