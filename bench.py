@@ -345,7 +345,7 @@ def bench_scale(settings: BenchSettings, scratch: Path) -> list[Row]:
         sizes = Sizes.of(GPT(GPTConfig(vocab_size=65, **config)))
         for name, fsdp in (("", False), (", sharded", True)):
             say(f"what a process sends{name}")
-            counts = {"kqv": [sent(fsdp=fsdp)], "by arithmetic": [sent_bytes(sizes, 2, fsdp, muon_bytes=4) / 1e6]}
+            counts = {"kqv": [sent(fsdp=fsdp)], "by arithmetic": [sent_bytes(sizes, 2, fsdp, muon_bytes=4, gloo=True) / 1e6]}
             rows.append(Row(f"  sent by a process a step{name}", "MB", False, command, counts))
     return rows
 

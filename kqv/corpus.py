@@ -109,8 +109,13 @@ def open_texts(
         scratch = Path(name)
         try:
             texts = Texts([path for word in words for path in text_files(word, scratch)], encoding, text_field)
+            stem = texts.paths[0].stem[:40]
+            if isinstance(tokenizer, Tokenizer):  # of a checkpoint, which mostly was made for this very text
+                folder = cache / f"{stem}-{_digest(texts, tokenizer.name, _hash)}"
+                if folder.exists() and load_tokenizer(folder) == tokenizer:
+                    return _existing(folder)
             digest = _digest(texts, tokenizer, _hash)
-            folder = cache / f"{texts.paths[0].stem[:40]}-{digest}"
+            folder = cache / f"{stem}-{digest}"
             if not folder.exists():
                 _prepare(texts, folder, tokenizer, digest)
         except UserError as error:

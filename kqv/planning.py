@@ -241,7 +241,8 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, proc
         say("", f"{whole:>9}  about, with the holes in glibc's heap; Python and torch take 0.3 GB more")
     if ranks > 1:
         muon_bytes = machine.muon_dtype.itemsize
-        sent = sent_bytes(Sizes.of(model, settings.optimizer == "muon"), ranks, settings.fsdp, parts, muon_bytes)
+        sizes, gloo = Sizes.of(model, settings.optimizer == "muon"), machine.device.type == "cpu"
+        sent = sent_bytes(sizes, ranks, settings.fsdp, parts, muon_bytes, gloo)
         say("sent", f"{_size(int(sent))} a step by each process")
 
     rate, how = settings.rate, "given"

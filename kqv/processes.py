@@ -9,12 +9,13 @@ weights, gradients and moments, and they are gathered for one block at a time.
 The first rank writes and prints. What ends a run is said once, by whichever rank meets it first.
 """
 
+import contextlib
+import io
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,13 +39,14 @@ class Processes:
 
     def __init__(self) -> None:
         """Reads what torchrun left in the environment. Imports nothing."""
+        environment = os.environ if "RANK" in os.environ else {}
         self.rank, self.local_rank, self.node, self.count, self.restarts = (
-            int(os.environ.get(name, default))
+            int(environment.get(name, default))
             for name, default in {
                 "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RESTART_COUNT": "0"
             }.items()
         )  # fmt: skip
-        run = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+        run = environment.get("TORCHELASTIC_RUN_ID", "none")
         self.launch = run if run != "none" else str(os.getppid())
         """what the processes that one torchrun starts, again and again, have in common, and others have not"""
         self.store: Store | None = None
@@ -63,11 +65,12 @@ class Processes:
         import torch
         import torch.distributed as dist
 
-        gpus = torch.cuda.is_available() and dist.is_nccl_available()
+        gpus = torch.cuda.device_count() if dist.is_nccl_available() else 0
         if backend == "nccl" and not gpus:
             raise UserError("backend=nccl connects GPUs, and there are none: take --backend=gloo, or leave it out")
+        if self.local_rank < gpus:
+            torch.cuda.set_device(self.local_rank)  # before anything of this process is put on the first one
         if gpus and backend != "gloo":
-            torch.cuda.set_device(self.local_rank)
             backend = "cpu:gloo,cuda:nccl"  # small numbers need not go through the GPU
         try:
             # What the processes before a restart have left in the store must not be found.
@@ -118,7 +121,8 @@ class Processes:
         place = f"one first {self.node}"
         if self.local_rank:
             self.store.wait([place], PREPARING)
-            return action()
+            with contextlib.redirect_stderr(io.StringIO()):  # what there is to say has been said
+                return action()
         result = action()
         self.store.set(place, "done")
         return result
@@ -151,10 +155,10 @@ class Processes:
             warnings.simplefilter("ignore")  # from torch 2.13 on broadcast_buffers is to get another name
             return DistributedDataParallel(forward, device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def adding_up(self, forward: Callable[..., Any], last: bool) -> AbstractContextManager[Any]:
+    def adding_up(self, forward: Callable[..., Any], last: bool) -> contextlib.AbstractContextManager[Any]:
         """A context for one part of a batch: gradients are averaged with the last, and until then added up by each process.
         (Sharded ones are averaged each time, for to keep them whole is what their process has no room for.)"""
-        return nullcontext() if last or not hasattr(forward, "no_sync") else forward.no_sync()
+        return contextlib.nullcontext() if last or not hasattr(forward, "no_sync") else forward.no_sync()
 
     def gathered(self, model: "GPT") -> "GPT":
         """A copy of a sharded model with all its weights, on the CPU of the first process; elsewhere the model itself."""

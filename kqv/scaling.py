@@ -26,17 +26,20 @@ class Sizes:
         return cls(model.parameter_count(), in_blocks, matrices if muon else 0)
 
 
-def sent_bytes(sizes: Sizes, processes: int, fsdp: bool, micro_batches: int = 1, muon_bytes: int = 2) -> float:
+def sent_bytes(
+    sizes: Sizes, processes: int, fsdp: bool, micro_batches: int = 1, muon_bytes: int = 2, gloo: bool = False
+) -> float:
     """Bytes that each process sends in a training step.
 
     A ring passes (n-1)/n of what is gathered or scattered through each process, and an all-reduce is both (Patarasu & Yuan
     2009, section 3). Gradients and weights travel in float32, what Muon made of the matrices in `muon_bytes` bytes a number.
+    `gloo` reduces for all what each needs a part of, which is twice as much (counted by `bench.py scale`).
     """
     ring = (processes - 1) / processes
     if not fsdp:
         return ring * (2 * 4 * sizes.weights + muon_bytes * sizes.in_matrices)
     # Each micro-batch: weights to compute with, those of the blocks once more for the backward pass, gradients to add up.
-    gathered = 4 * (2 * sizes.weights + sizes.in_blocks) * micro_batches
+    gathered = 4 * (sizes.weights + sizes.in_blocks + (2 if gloo else 1) * sizes.weights) * micro_batches
     # Rows of all matrices to whole matrices, and back: each process has an n-th of them.
     exchanged = 2 * muon_bytes * sizes.in_matrices / processes
     return ring * (gathered + exchanged)

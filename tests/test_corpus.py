@@ -180,6 +180,7 @@ def test_ids_are_made_once_while_the_text_is_the_same(tmp_path: Path, data: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "_prepare", None)
         assert open_texts([str(path)]).folder == first.folder
+        assert open_texts([str(path)], tokenizer=first.tokenizer).folder == first.folder  # as a checkpoint brings it
     assert stamps(first.folder) == before
     assert [folder.name for folder in (data / "cache").iterdir()] == [first.folder.name]
 

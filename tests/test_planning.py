@@ -127,6 +127,7 @@ def test_a_dry_run_says_it_all_and_writes_nothing(capsys, tmp_path, monkeypatch)
 
 
 def test_a_run_of_several_processes_says_what_each_of_them_needs_and_sends(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     settings = TrainSettings(device="cpu", dtype="float32", dry_run=True, rate=1000.0, max_iters=10)
     said = {}

@@ -22,6 +22,7 @@ def test_one_process_sends_nothing_and_many_send_what_a_ring_does() -> None:
         assert sent_bytes(sizes, 1, fsdp) == 0
     assert sent_bytes(sizes, 2, False) == (8 * 100 + 2 * 60) / 2
     assert sent_bytes(sizes, 2, True) == (4 * (2 * 100 + 80) + 2 * 2 * 60 / 2) / 2
+    assert sent_bytes(sizes, 2, True, gloo=True) == sent_bytes(sizes, 2, True) + 4 * 100 / 2
     assert sent_bytes(sizes, 4, True, micro_batches=3) == 0.75 * (3 * 4 * (2 * 100 + 80) + 2 * 2 * 60 / 4)
     assert sent_bytes(sizes, 10**6, False) == pytest.approx(8 * 100 + 2 * 60, rel=1e-5)
 
