@@ -36,6 +36,7 @@ from kqv.vocabularies import make_tokenizer, named_encoding
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 TRAIN_SHARE = 0.9  # of the characters; nanoGPT's split
+MOST_TO_VALIDATE = 10_000_000  # characters: more say nothing new, and the loss over all of them is measured at the end of a run
 LEARN_FROM = 1 << 30  # characters that a vocabulary is learnt from: more tell nothing new, and take memory
 LARGE = 1 << 26  # bytes of a file whose hash is remembered: it takes a second or more
 ABANDONED = 7 * 24 * 3600  # seconds after which an unfinished preparation is removed
@@ -206,9 +207,9 @@ def _survey(texts: Texts, progress: Progress) -> None:
 
 
 def _split(texts: Texts, progress: Progress, what: str, most: int = sys.maxsize) -> Iterator[Part]:
-    """The texts in pieces, those to train on first: 90 % of the characters, and on to the end of a document if there are
-    several. (If 90 % are reached in the last document, it is left to validate on.) Ends after `most` characters."""
-    cut = int(progress.length * TRAIN_SHARE)
+    """The texts in pieces, those to train on first: 90 % of the characters, or all but ten million, and on to the end of a
+    document if there are several. (If that is in the last document, it is left to validate on.) Ends after `most` characters."""
+    cut = max(int(progress.length * TRAIN_SHARE), progress.length - MOST_TO_VALIDATE)
     at_an_end = progress.last_document > 0
     if at_an_end:
         cut = min(cut, progress.last_document)

@@ -152,7 +152,13 @@ def measure_rate(settings: TrainSettings, config: GPTConfig, machine: Machine, m
     times: list[float] = []
     while len(times) < 3 or (sum(times) < SECONDS / 2 and len(times) < 20):
         times.append(seconds(_micro_batch, forward, windows, machine))
-    updates = [sum(seconds(optimizer.step) for optimizer in optimizers) for _ in range(3)]
+
+    def update() -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    updates = [seconds(update) for _ in range(3)]
     step = median(times) * most * parts / windows + min(updates)  # the first one makes the moments
     return most * parts * config.block_size / step, windows
 

@@ -164,6 +164,13 @@ def test_a_given_vocabulary_is_kept_whatever_the_text_uses_of_it(tmp_path: Path,
         open_texts([str(path)], tokenizer=tokenizer)
 
 
+def test_of_a_big_text_no_more_is_held_out_than_a_loss_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "MOST_TO_VALIDATE", 7)
+    text = "".join(map(chr, range(40, 110)))
+    assert parts_of(open_texts([str(written(tmp_path / "big.txt", text))]))[1] == text[-7:]
+    assert parts_of(open_texts([str(written(tmp_path / "small.txt", text[:60]))]))[1] == text[54:60]
+
+
 # --- and only once ------------------------------------------------------------------------------------------------
 
 

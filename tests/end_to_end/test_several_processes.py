@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -57,6 +58,23 @@ def test_so_many_processes_read_the_same_batches_and_have_the_same_losses(shell,
         assert [line.get(key) for line in one] == pytest.approx([line.get(key) for line in other], abs=1e-4), key
     assert done.stdout.count("validation loss") == 1  # one process speaks
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in alone.iterdir())
+
+
+def test_two_machines_train_one_model_and_share_no_disk(shell, text, alone, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = ("--master_addr=127.0.0.1", f"--master_port={port}")
+    nodes = ("-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *address)
+    words = (text, *OPTIONS, "--max_iters=12")
+    with (
+        shell.start("train.py", *words, f"--out_dir={tmp_path / '0'}", python=(*nodes, "--node_rank=0")) as first,
+        shell.start("train.py", *words, f"--out_dir={tmp_path / '1'}", python=(*nodes, "--node_rank=1")) as second,
+    ):
+        said, silence = first.communicate(), second.communicate()
+    assert first.returncode == second.returncode == 0, said[1] + silence[1]
+    assert b"validation loss" in said[0] and not silence[0] and not (tmp_path / "1").exists()
+    one, other = ([line["train_loss"] for line in metrics(folder)[1:7]] for folder in (alone, tmp_path / "0"))
+    assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_dropout_differs_between_processes_and_a_run_is_repeatable(shell, text, tmp_path):
