@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from kqv.errors import UserError
+from kqv.processes import local
 from kqv.settings import TrainSettings
 
 # For each step x ← ax + bx³ + cx⁵ on the singular values the a, b, c that leave the least error of all, given the interval
@@ -66,11 +67,6 @@ def orthogonalize_sharded(parts: Tensor, dtype: torch.dtype, count: int, rows: i
     outgoing = mine.view(each, count, most, columns).transpose(0, 1).reshape(outgoing.shape)
     dist.all_to_all_single(incoming, outgoing.contiguous())
     return incoming[:matrices, :own].to(parts.dtype)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds; of one that is not sharded, all of it."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _laid_out(moment: Tensor, weights: Tensor) -> Tensor:

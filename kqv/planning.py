@@ -37,9 +37,9 @@ from kqv.vocabularies import size_of
 from model import GPT, GPTConfig
 
 CHARACTERS = 100  # that a text has which was not read; they weigh little
-# On Linux glibc's heap keeps holes between what comes and goes: measured for six models of 10 and 124 million parameters,
-# that took 1.45 to 2 times its bytes (docs/log.md).
-HOLES = 1.7
+# On Linux glibc's heap keeps holes between what comes and goes: measured for ten models of 10 to 124 million parameters, that
+# took 1.5 to 2 times its bytes (docs/log.md).
+HOLES = 1.8
 SECONDS = 20.0  # that a measurement of the speed aims at
 
 
@@ -86,8 +86,11 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def count_memory(settings: TrainSettings, config: GPTConfig, machine: Machine, windows: int, parts: int) -> Memory:
-    """The memory of training steps of so many parts of so many windows, in all precisions, with all options."""
+def count_memory(
+    settings: TrainSettings, config: GPTConfig, machine: Machine, windows: int, parts: int, gradients_stay: bool = False
+) -> Memory:
+    """The memory of training steps of so many parts of so many windows, in all precisions, with all options. Gradients of
+    DistributedDataParallel stand in buckets, which stay from step to step."""
     with FakeTensorMode(), LiveBytes() as live:
         model, optimizers = _prepare(settings, config, machine)
         live.weights = list(model.parameters())
@@ -98,7 +101,8 @@ def count_memory(settings: TrainSettings, config: GPTConfig, machine: Machine, w
             nn.utils.clip_grad_norm_(live.weights, settings.grad_clip or torch.inf)
             for optimizer in optimizers:
                 optimizer.step()
-                optimizer.zero_grad()
+                if not gradients_stay:
+                    optimizer.zero_grad()
         moments = [moment for optimizer in optimizers for state in optimizer.state.values() for moment in state.values()]
         tables = (buffer for buffer in model.buffers() if buffer is not None)
         return Memory(live.peak, _bytes(live.weights) + _bytes(tables), _bytes(moments), live.gradients, gradients)
@@ -211,7 +215,7 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, proc
     step_windows = settings.batch_size * settings.gradient_accumulation_steps
     parts = processes.parts(step_windows, settings.batch_size)
     windows = math.ceil(step_windows / (ranks * parts))  # at once
-    memory = count_memory(settings, config, machine, windows, parts)
+    memory = count_memory(settings, config, machine, windows, parts, gradients_stay=ranks > 1 and not settings.fsdp)
     window_flops, update_flops = count_flops(settings, config, machine)
     tokens = step_windows * config.block_size * settings.max_iters
     flops = window_flops * step_windows * settings.max_iters + update_flops * settings.max_iters
@@ -226,11 +230,9 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, proc
     say("FLOPs", f"{window_flops / config.block_size:.4g} a token (6N + 12·l·d·T: {usual:.4g}), {flops:.4g} in all")
 
     share = ranks if settings.fsdp else 1
-    # The gradients of DistributedDataParallel stand in buckets, which stay.
-    at_peak = memory.all_gradients if ranks > 1 and not settings.fsdp else memory.gradients // share
     lines = {
         "weights": memory.weights // share,
-        f"gradients ({_size(memory.all_gradients // share)} in all)": at_peak,
+        f"gradients ({_size(memory.all_gradients // share)} in all)": memory.gradients // share,
         f"optimizer, {settings.optimizer}": memory.optimizer // share,
         "activations and temporaries": memory.activations,
     }
@@ -241,14 +243,14 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, proc
     say("memory", f"{_size(total)} at the peak in each of {ranks} processes" if ranks > 1 else f"{_size(total)} at the peak")
     for what, size in lines.items():
         say("", f"{_size(size):>9}  {what}")
-    if machine.device.type == "cpu":
+    if machine.device.type == "cpu" and not settings.fsdp:  # with it weights come and go too, and holes follow no rule
         stays = (memory.weights + memory.optimizer) // share
         whole = _size(int(stays + HOLES * (total - stays)))
         say("", f"{whole:>9}  about, with the holes in glibc's heap; Python and torch take 0.3 GB more")
     if ranks > 1:
         muon_bytes = machine.muon_dtype.itemsize
         sizes, gloo = Sizes.of(model, settings.optimizer == "muon"), machine.device.type == "cpu"
-        sent = sent_bytes(sizes, ranks, settings.fsdp, parts, muon_bytes, gloo)
+        sent = sent_bytes(sizes, ranks, settings.fsdp, parts, machine.dtype.itemsize, muon_bytes, gloo)
         say("sent", f"{_size(int(sent))} a step by each process")
 
     rate, how = settings.rate, "given"

@@ -131,7 +131,7 @@ class Processes:
         """Leave to this process its share of a model's weights, and gather the others' of one block while it computes."""
         import torch
         import torch.distributed as dist
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         if machine.dtype == torch.float16:
             raise UserError("fsdp does not scale gradients, which float16 needs: take --dtype=bfloat16 or --dtype=float32")
@@ -140,8 +140,12 @@ class Processes:
             backend = "gloo" if machine.device.type == "cpu" else "cpu:gloo,cuda:nccl"
             dist.init_process_group(backend, store=self.store, rank=0, world_size=1)
         mesh = dist.init_device_mesh(machine.device.type, (self.count,))
+        # Weights travel in the precision of the products: autocast would keep a short copy of all of them for the backward
+        # pass, whole in each process. What norms multiply with stays exact, and gradients are added up in float32.
+        short = MixedPrecisionPolicy(machine.dtype, torch.float32, cast_forward_inputs=False)
         for block in model.blocks:
-            fully_shard(block, mesh=mesh)
+            fully_shard([norm for name, norm in block.named_modules() if name.endswith("_norm")], mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=short)
         fully_shard(model, mesh=mesh)
 
     def average(self, forward: Callable[..., Any], machine: "Machine") -> Callable[..., Any]:
@@ -208,6 +212,11 @@ class Processes:
 
 def _is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo/transport", "NCCL", "by peer"))
+
+
+def local(tensor: "Tensor") -> "Tensor":
+    """The part of a tensor that this process holds; of one that is not sharded, all of it."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def as_number(tensor: "Tensor") -> float:

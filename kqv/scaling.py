@@ -27,22 +27,30 @@ class Sizes:
 
 
 def sent_bytes(
-    sizes: Sizes, processes: int, fsdp: bool, micro_batches: int = 1, muon_bytes: int = 2, gloo: bool = False
+    sizes: Sizes,
+    processes: int,
+    fsdp: bool,
+    micro_batches: int = 1,
+    block_bytes: int = 4,
+    muon_bytes: int = 2,
+    gloo: bool = False,
 ) -> float:
     """Bytes that each process sends in a training step.
 
     A ring passes (n-1)/n of what is gathered or scattered through each process, and an all-reduce is both (Patarasu & Yuan
-    2009, section 3). Gradients and weights travel in float32, what Muon made of the matrices in `muon_bytes` bytes a number.
+    2009, section 3). Gradients travel in float32, and weights too, but for those of blocks, which take `block_bytes` a
+    number; what Muon made of the matrices takes `muon_bytes`.
     `gloo` reduces for all what each needs a part of, which is twice as much (counted by `bench.py scale`).
     """
     ring = (processes - 1) / processes
     if not fsdp:
         return ring * (2 * 4 * sizes.weights + muon_bytes * sizes.in_matrices)
     # Each micro-batch: weights to compute with, those of the blocks once more for the backward pass, gradients to add up.
-    gathered = 4 * (sizes.weights + sizes.in_blocks + (2 if gloo else 1) * sizes.weights) * micro_batches
+    gathered = 4 * (sizes.weights - sizes.in_blocks) + 2 * block_bytes * sizes.in_blocks
+    scattered = (2 if gloo else 1) * 4 * sizes.weights
     # Rows of all matrices to whole matrices, and back: each process has an n-th of them.
     exchanged = 2 * muon_bytes * sizes.in_matrices / processes
-    return ring * (gathered + exchanged)
+    return ring * ((gathered + scattered) * micro_batches + exchanged)
 
 
 def step_seconds(alone: float, processes: int, sent: float, bandwidth: float, hidden: float = 0.0) -> float:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from kqv.errors import MachineError, UserError
 from kqv.files import FORMAT, flush_folder, remove, take_place
+from kqv.processes import local
 
 if TYPE_CHECKING:
     from kqv.optim import Optimizer
@@ -68,7 +69,7 @@ def save_sharded(path: Path, state: dict[str, Any], processes: "Processes", keep
             if mine:
                 part()
         except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
-            trouble = getattr(error, "strerror", None) or "the disk may be full"
+            trouble = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
         if any(processes.sum(bool(trouble))):
             raise MachineError(
                 f"{path} could not be written ({trouble or 'by another process'}); what was there before is kept: free some "
@@ -98,6 +99,8 @@ def open_sharded(path: Path) -> dict[str, Any]:
             raise ValueError
         shapes = {name.partition("."): shape for name, shape in _shapes(path).items()}
         state["model"] = {name: shape for (kind, _, name), shape in shapes.items() if kind == "model"}
+        if state["model_args"]["tie_weights"]:
+            state["model"]["head.weight"] = state["model"]["embedding.weight"]
         state["optimizer"] = [{} for _ in state["weights"]]
     except Exception:  # what a file made to look like one can raise has no end
         raise UserError(f"{path} is damaged: it is not what was saved; use another copy or train again") from None
@@ -117,7 +120,8 @@ def load_whole(path: Path) -> dict[str, Any]:
     state = open_sharded(path)
     tensors = {name: torch.empty(shape) for name, shape in _shapes(path).items()}
     load_shards(path, tensors, alone=True)
-    state["model"] = {name: tensors[f"model.{name}"] for name in state["model"]}
+    tied = {"head.weight": "embedding.weight"} if state["model_args"]["tie_weights"] else {}
+    state["model"] = {name: tensors[f"model.{tied.get(name, name)}"] for name in state["model"]}
     del state["files"]
     state["optimizer"] = [{"state": {number: {} for number in range(count)}} for count in state.pop("weights")]
     for name, tensor in tensors.items():
@@ -183,8 +187,10 @@ def _shapes(path: Path) -> dict[str, torch.Size]:
 
 
 def flat(model: Mapping[str, Tensor], optimizers: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by one name each: model.NAME, optimizer.NUMBER.WEIGHT.MOMENT."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.items()}
+    """The tensors of a checkpoint by one name each: model.NAME, optimizer.NUMBER.WEIGHT.MOMENT. A tied head is the embedding,
+    which safetensors hold once."""
+    tied = local(model["head.weight"]).data_ptr() == local(model["embedding.weight"]).data_ptr()
+    tensors = {f"model.{name}": tensor for name, tensor in model.items() if not (tied and name == "head.weight")}
     for number, optimizer in enumerate(optimizers):
         for weight, moments in optimizer["state"].items():
             tensors |= {f"optimizer.{number}.{weight}.{moment}": tensor for moment, tensor in moments.items()}

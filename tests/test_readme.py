@@ -25,8 +25,9 @@ from kqv.settings import (
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-STORY = (PROJECT / "docs" / "attention.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"python ((?:train|sample|explain|export|compare|bench)\.py[^`#\n|]*)", README + STORY)
+STORY, SCALING = ((PROJECT / "docs" / name).read_text(encoding="utf-8") for name in ("attention.md", "scaling.md"))
+SCRIPT = r"((?:train|sample|explain|export|compare|bench)\.py[^`#\n|]*)"
+COMMANDS = re.findall(rf"(?:python|torchrun(?: \S+)+?) {SCRIPT}", README + STORY + SCALING)
 KINDS = {
     "train.py": (TrainSettings, check_training),
     "sample.py": (SampleSettings, check_sampling),

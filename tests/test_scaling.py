@@ -1,10 +1,15 @@
 """The arithmetic of docs/scaling.md."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from kqv.scaling import Sizes, sent_bytes, step_seconds
 from model import GPT, GPT2, GPTConfig
+
+STORY = (Path(__file__).resolve().parent.parent / "docs" / "scaling.md").read_text()
 
 
 def test_sizes_are_those_of_the_model() -> None:
@@ -23,6 +28,7 @@ def test_one_process_sends_nothing_and_many_send_what_a_ring_does() -> None:
     assert sent_bytes(sizes, 2, False) == (8 * 100 + 2 * 60) / 2
     assert sent_bytes(sizes, 2, True) == (4 * (2 * 100 + 80) + 2 * 2 * 60 / 2) / 2
     assert sent_bytes(sizes, 2, True, gloo=True) == sent_bytes(sizes, 2, True) + 4 * 100 / 2
+    assert sent_bytes(sizes, 2, True) - sent_bytes(sizes, 2, True, block_bytes=2) == 2 * 2 * 80 / 2
     assert sent_bytes(sizes, 4, True, micro_batches=3) == 0.75 * (3 * 4 * (2 * 100 + 80) + 2 * 2 * 60 / 4)
     assert sent_bytes(sizes, 10**6, False) == pytest.approx(8 * 100 + 2 * 60, rel=1e-5)
 
@@ -31,3 +37,20 @@ def test_sending_costs_what_does_not_hide_behind_computing() -> None:
     assert step_seconds(8.0, 8, sent=1e9, bandwidth=1e9) == 2.0
     assert step_seconds(8.0, 8, sent=1e9, bandwidth=1e9, hidden=0.5) == 1.5
     assert step_seconds(8.0, 8, sent=1e8, bandwidth=1e9, hidden=0.5) == 1.0
+
+
+ROWS = re.findall(r"^\| (\d+), ([\d.]+) GB/s \| (.*) \|$", STORY, re.MULTILINE)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: " ".join(row[:2]))
+def test_the_table_of_docs_scaling_is_what_the_arithmetic_says(row: tuple[str, str, str]) -> None:
+    count, link, rest = row
+    kind, gigabytes, milliseconds, plain, hidden = rest.split(" | ")
+    processes, fsdp = int(count), kind == "sharded"
+    sizes, alone = Sizes(124_373_760, 84_953_088, in_matrices=0), 8 * 4 * 86_400 / 600_000
+    micro_batches = max(1, 40 // processes)
+    sent, bandwidth = sent_bytes(sizes, processes, fsdp, micro_batches, block_bytes=2), float(link) * 1e9
+    assert f"{sent / 1e9:.2f}" == gigabytes and f"{1e3 * sent / bandwidth:.0f}" == milliseconds
+    for share, said in ((0.0, plain), (1.0 if fsdp else 2 / 3 / micro_batches, hidden)):
+        seconds = step_seconds(alone, processes, sent, bandwidth, share)
+        assert f"{100 * alone / processes / seconds:.1f} %" == said
