@@ -218,8 +218,8 @@ def _text_in(value: Any, field: str, where: str) -> str:
     text = value.get(field) if isinstance(value, dict) else None
     if not isinstance(text, str):
         texts = [str(name) for name, other in value.items() if isinstance(other, str)] if isinstance(value, dict) else []
-        others = f" of {', '.join(texts[:9])}" if texts else ""
-        raise UserError(f"{where}: there is no text under {field!r}; name another field{others} with --text_field=")
+        there = f"it has {', '.join(texts[:9])}: name one" if texts else "name another field"
+        raise UserError(f"{where}: there is no text under {field!r}; {there} with --text_field=")
     return text
 
 

@@ -127,7 +127,7 @@ def test_a_line_without_a_text_is_named(
 
 
 def test_a_table_without_the_field_names_those_that_it_has(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a\.parquet, row 1: there is no text under 'text'; name another field of body"):
+    with pytest.raises(UserError, match=r"a\.parquet, row 1: there is no text under 'text'; it has body: name one"):
         text_of(written(tmp_path / "a.parquet", DOCUMENTS, "body"))
 
 

@@ -90,7 +90,7 @@ def test_documents_are_trained_on_each_window_once_an_epoch(shell, tmp_path, nam
     assert sum(np.fromfile(folder / f"{part}.bin", np.uint16).tolist().count(end) for part in ("train", "val")) == len(lines)
     missing = shell.run("train.py", documents, TINY, f"--out_dir={tmp_path / 'other'}")
     assert missing.status == 2 and len(missing.stderr.splitlines()) == 1
-    assert "line 1: there is no text under 'text'; name another field of body with --text_field=" in missing.stderr
+    assert "line 1: there is no text under 'text'; it has body: name one with --text_field=" in missing.stderr
 
 
 MISTAKES = {
