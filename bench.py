@@ -33,6 +33,7 @@ from kqv.arguments import read_arguments
 from kqv.errors import UserError, run_script
 from kqv.measure import HERE, Finished, Row, alternate, process, report, say, shown_command, watch
 from kqv.peers import missing
+from kqv.processes import torchrun
 from kqv.runlog import read_metrics
 from kqv.settings import check_at_least
 
@@ -323,14 +324,14 @@ def bench_scale(settings: BenchSettings, scratch: Path) -> list[Row]:
         run["out_dir"] = scratch / "run"
 
         def speed(processes: int, threads: int, run: dict = run, steps: int = steps, **more: Any) -> float:
-            process(several(processes, text, options(run | more, max_iters=steps)), threads=threads)
+            process([*python("train.py", processes), text, *options(run | more, max_iters=steps)], threads=threads)
             return median_speed(scratch / "run")
 
         def sent(run: dict = run, steps: int = steps, **more: Any) -> float:
             counted = []
             for iters in (steps, 2 * steps):  # what is sent before and after the steps is the same
                 before = loopback_bytes()
-                process(several(2, text, options(run | more, max_iters=iters)), threads=1)
+                process([*python("train.py", 2), text, *options(run | more, max_iters=iters)], threads=1)
                 counted.append(loopback_bytes() - before)
             return (counted[1] - counted[0]) / steps / 2 / 1e6
 
@@ -339,7 +340,7 @@ def bench_scale(settings: BenchSettings, scratch: Path) -> list[Row]:
             "kqv": partial(speed, 2, 1), "one process": partial(speed, 1, 1), "one process, 2 threads": partial(speed, 1, 2),
             "sharded": partial(speed, 2, 1, fsdp=True),
         }  # fmt: skip
-        command = shown_command(several(2, text, options(run, max_iters=steps)))
+        command = shown_command([*python("train.py", 2), text, *options(run, max_iters=steps)])
         rows.append(Row(what, "tokens/s", True, command, alternate(sides, settings.rounds)))
         config: dict[str, Any] = {name: shape[name] for name in ("n_layer", "n_head", "n_embd", "block_size")}
         sizes = Sizes.of(GPT(GPTConfig(vocab_size=65, **config)))
@@ -462,15 +463,9 @@ def seconds(command: list[str], cwd: str = "") -> float:
     return process(command, cwd).seconds
 
 
-def python(script: str) -> list[str]:
+def python(script: str, processes: int = 1) -> list[str]:
     """The command of one of our scripts."""
-    return [sys.executable, str(HERE / script)]
-
-
-def several(processes: int, text: str, words: list[str]) -> list[str]:
-    """The command of a training run in one process or more."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    return [sys.executable, *launcher, str(HERE / "train.py"), text, *words]
+    return [sys.executable, *torchrun(processes), str(HERE / script)]
 
 
 def options(settings: dict | None = None, **more: object) -> list[str]:

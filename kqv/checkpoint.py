@@ -84,7 +84,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     sealed = True
     try:
         if is_sharded(path):
-            return _checked(load_whole(path), path)
+            return _checked(load_whole(path, open_sharded(path)), path)
         with path.open("rb") as file:
             sealed = _is_sealed(file, path)
             _check_content(file, path, sealed)
@@ -188,8 +188,10 @@ def load_share(path: Path, fsdp: bool | None) -> dict[str, Any]:
     """
     if not is_sharded(path):
         return load_checkpoint(path)
-    state = open_sharded(path)
-    return state if fsdp or (fsdp is None and state["config"]["fsdp"]) else load_checkpoint(path)
+    state = _checked(open_sharded(path), path)
+    if fsdp is None:
+        fsdp = state.get("config", {}).get("fsdp", False)
+    return state if fsdp else load_whole(path, state)
 
 
 def is_of_launch(launch: str, out_dir: str) -> bool:
@@ -200,7 +202,7 @@ def is_of_launch(launch: str, out_dir: str) -> bool:
         return False
 
 
-def _load_resumable(path: Path, read: Callable[[Path], dict[str, Any]] = load_checkpoint) -> dict[str, Any]:
+def _load_resumable(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """A checkpoint with all that a resume needs. Raises UserError if a part is not there."""
     state = read(path)
     newer = ("skipped", "skipped_in_a_row", "text")  # not in the first checkpoints of this format

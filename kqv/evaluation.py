@@ -25,7 +25,7 @@ def estimated_loss(
 ) -> float:
     """Mean loss over eval_iters batches spread evenly over the split, which the processes of a run share."""
     windows = spaced_windows(tokens, settings.batch_size, model.config.block_size, settings.eval_iters)
-    return _mean_loss(model, windows, machine, processes or Processes())
+    return _mean_loss(model, windows, machine, processes)
 
 
 def whole_loss(
@@ -33,11 +33,14 @@ def whole_loss(
 ) -> float:
     """Mean loss over every token of the split but the first, which nothing comes before."""
     windows = all_windows(tokens, settings.batch_size, model.config.block_size)
-    return _mean_loss(model, windows, machine, processes or Processes())
+    return _mean_loss(model, windows, machine, processes)
 
 
 @torch.no_grad()
-def _mean_loss(model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Machine, processes: Processes) -> float:
+def _mean_loss(
+    model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Machine, processes: Processes | None
+) -> float:
+    processes = processes or Processes()
     model.eval()
     total, count, remaining = 0.0, 0.0, iter(windows)
     # Each process takes one batch of a round. In the last round some have none: they compute one that does not count, for

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from kqv.errors import MachineError, UserError
 from kqv.families import family, nanogpt_only, places, to_theirs
 from kqv.files import replacing, replacing_folder
+from kqv.nanogpt import ARGUMENTS
 from kqv.tokenizer import CharTokenizer, Tokenizer
 from kqv.tokenizer_json import to_tokenizer_json
 from model import GPT, RMSNORM_EPSILON, GPTConfig, RMSNorm
 
 LARGEST_ONNX = 2**31  # bytes; a larger model would need files beside it
-KNOWN_TO_NANOGPT = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
 
 
 def to_huggingface(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], folder: Path) -> None:
@@ -113,7 +113,7 @@ def to_nanogpt(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], fol
     recipe = checkpoint.get("config", {})
     state = {
         "model": weights,
-        "model_args": {name: getattr(model.config, name) for name in KNOWN_TO_NANOGPT},
+        "model_args": {name: getattr(model.config, name) for name in ARGUMENTS},
         "iter_num": checkpoint.get("iter_num", 0),
         "best_val_loss": checkpoint.get("best_val_loss", 1e9),
         "config": {**recipe, "dataset": nanogpt_dataset(checkpoint)},

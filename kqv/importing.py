@@ -17,12 +17,11 @@ from kqv.errors import UserError
 from kqv.families import to_ours
 from kqv.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_dict
 from kqv.tokenizer_json import from_tokenizer_json
-from kqv.vocabularies import named_encoding
+from kqv.vocabularies import SIZES, named_encoding
 from model import GPT2, RMSNORM_EPSILON, GPTConfig
 
 NAMED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-GPT2_TOKENS = 50257
 LARGEST_JSON = 1 << 27  # bytes; the tokenizer.json of a vocabulary of 150,000 takes a tenth of it
 
 # Hugging Face's names of activations; gelu_new and gelu_pytorch_tanh are the same formula.
@@ -176,7 +175,7 @@ def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     if not (folder / "tokenizer.json").exists():
         if (folder / "meta.pkl").exists():
             return load_tokenizer(folder)
-        if vocab_size == GPT2_TOKENS:
+        if vocab_size == SIZES["gpt2"]:
             return named_encoding("gpt2")
         raise UserError(f"it does not say what its {vocab_size} tokens are: put its tokenizer.json (or a meta.pkl) there")
     data = _read_json(folder / "tokenizer.json")

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from kqv.errors import UserError
 from kqv.families import Place, places, to_ours
-from kqv.tokenizer import Tokenizer, load_tokenizer
-from kqv.vocabularies import named_encoding
+from kqv.tokenizer import Tokenizer, load_tokenizer, padded
+from kqv.vocabularies import SIZES, named_encoding
 from model import GPT2, GPTConfig
 
 ARGUMENTS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
-GPT2_TOKENS = (50257, 50304)  # nanoGPT takes them where there is no meta.pkl; the second is padded to a multiple of 64
+GPT2_TOKENS = (SIZES["gpt2"], padded(SIZES["gpt2"]))  # nanoGPT takes them where there is no meta.pkl
 COMPILED = "_orig_mod."
 THEIR_MACHINE = ("device", "dtype", "compile", "backend")  # a checkpoint from a GPU goes on on any machine
 THEIR_TRAINING = {"optimizer": "adamw", "lr_schedule": "cosine"}  # what nanoGPT has no option for

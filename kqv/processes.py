@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from model import GPT
 
 T = TypeVar("T")
-HASTE = 3.0  # seconds
+LINGER = 3.0  # seconds that a process with nothing to say stays, so that another can speak
 PREPARING = timedelta(days=7)  # the longest that a process waits for another's preparation of the text
 
 
@@ -179,8 +179,7 @@ class Processes:
 
     def command(self, script: str, *options: str) -> str:
         """A command line that starts a script in as many processes as there are, on one machine."""
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.count}"]
-        return shell_command(script, *options, launcher=torchrun if self.count > 1 else [])
+        return shell_command(script, *options, launcher=torchrun(self.count))
 
     def __str__(self) -> str:
         return f"{self.count} processes on " if self.count > 1 else ""
@@ -196,7 +195,7 @@ class Processes:
             error = MachineError(f"another process of this run has ended, and the run with it; {self.kept or 'start it again'}")
         if not self._speaks():
             if self.store is None:
-                time.sleep(HASTE)  # torchrun ends all as soon as one has ended: first let the other speak
+                time.sleep(LINGER)  # torchrun ends all as soon as one has ended
             raise SystemExit(2 if isinstance(error, UserError) else 1)
         raise error
 
@@ -208,6 +207,11 @@ class Processes:
             return self.store.add("spoken", 1) == 1
         except RuntimeError:  # the store has gone with the process that kept it
             return True
+
+
+def torchrun(count: int) -> list[str]:
+    """What Python has to start, to start a script in so many processes on one machine; nothing for one."""
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"] if count > 1 else []
 
 
 def _is_lost_connection(error: BaseException) -> bool:

@@ -88,7 +88,7 @@ def open_sharded(path: Path) -> dict[str, Any]:
 
     Raises UserError naming the folder if it is damaged.
     """
-    try:
+    with _refusing(path):
         if (path / STATE).stat().st_size > LARGEST_STATE:
             raise ValueError
         sealed = json.loads((path / STATE).read_bytes())
@@ -98,13 +98,13 @@ def open_sharded(path: Path) -> dict[str, Any]:
         if state["files"] != _digests(path):
             raise ValueError
         shapes = {name.partition("."): shape for name, shape in _shapes(path).items()}
+        if not all(0 <= count <= len(shapes) for count in state["weights"]):  # it trains no more weights than it has
+            raise ValueError
         state["model"] = {name: shape for (kind, _, name), shape in shapes.items() if kind == "model"}
         if state["model_args"]["tie_weights"]:
             state["model"]["head.weight"] = state["model"]["embedding.weight"]
         state["optimizer"] = [{} for _ in state["weights"]]
-    except Exception:  # what a file made to look like one can raise has no end
-        raise UserError(f"{path} is damaged: it is not what was saved; use another copy or train again") from None
-    return state
+        return state
 
 
 def holds_shapes(state: dict[str, Any] | None) -> bool:
@@ -112,23 +112,23 @@ def holds_shapes(state: dict[str, Any] | None) -> bool:
     return state is not None and all(isinstance(weights, torch.Size) for weights in state["model"].values())
 
 
-def load_whole(path: Path) -> dict[str, Any]:
-    """A sharded checkpoint as if it were none: with all weights and moments, whole.
+def load_whole(path: Path, opened: dict[str, Any]) -> dict[str, Any]:
+    """A sharded checkpoint that `open_sharded` read as if it were none: with all weights and moments, whole.
 
     Raises UserError naming the folder if it is damaged.
     """
-    state = open_sharded(path)
     tensors = {name: torch.empty(shape) for name, shape in _shapes(path).items()}
-    load_shards(path, tensors, alone=True)
-    tied = {"head.weight": "embedding.weight"} if state["model_args"]["tie_weights"] else {}
-    state["model"] = {name: tensors[f"model.{tied.get(name, name)}"] for name in state["model"]}
-    del state["files"]
-    state["optimizer"] = [{"state": {number: {} for number in range(count)}} for count in state.pop("weights")]
-    for name, tensor in tensors.items():
-        match name.split("."):
-            case "optimizer", optimizer, number, moment:
-                state["optimizer"][int(optimizer)]["state"][int(number)][moment] = tensor
-    return state
+    with _refusing(path):
+        load_shards(path, tensors, alone=True)
+        tied = {"head.weight": "embedding.weight"} if opened["model_args"]["tie_weights"] else {}
+        weights = {name: tensors[f"model.{tied.get(name, name)}"] for name in opened["model"]}
+        optimizers: list[dict[str, Any]] = [{"state": {number: {} for number in range(count)}} for count in opened["weights"]]
+        for name, tensor in tensors.items():
+            match name.split("."):
+                case "optimizer", optimizer, number, moment:
+                    optimizers[int(optimizer)]["state"][int(number)][moment] = tensor
+    rest = {name: value for name, value in opened.items() if name not in ("files", "weights")}
+    return {**rest, "model": weights, "optimizer": optimizers}
 
 
 def restore_shards(path: Path, model: "GPT", optimizers: Sequence["Optimizer"]) -> None:
@@ -145,9 +145,8 @@ def restore_shards(path: Path, model: "GPT", optimizers: Sequence["Optimizer"]) 
                 for moment in there
             }
     tensors = flat(model.state_dict(), [optimizer.state_dict() for optimizer in optimizers])
-    if optimizers and {name: tensor.shape for name, tensor in tensors.items() if name.startswith("optimizer.")} != {
-        name: shape for name, shape in names.items() if name.startswith("optimizer.")
-    }:
+    found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("optimizer.")}
+    if optimizers and found != {name: shape for name, shape in names.items() if name.startswith("optimizer.")}:
         raise UserError("the checkpoint's optimizer state does not fit: keep its --optimizer")
     load_shards(path, tensors, alone=False)
 
@@ -204,6 +203,15 @@ def _digests(folder: Path) -> dict[str, str]:
         with path.open("rb") as file:
             digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn whatever a folder made to look like a checkpoint can raise, which has no end, into a UserError that names it."""
+    try:
+        yield
+    except Exception:
+        raise UserError(f"{path} is damaged: it is not what was saved; use another copy or train again") from None
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class Tokenizer(ABC):
         """As `encode`, in an array as token files have it, shape (tokens,), uint16 or uint32. With `documents`, U+0003 ends
         one: no token reaches over it, and its id is that of <|endoftext|> where there is such a token."""
         return np.array(self.encode(text), dtype=token_dtype(self.vocab_size))
+
     @property
     def padded_size(self) -> int:
         """How many ids a new model has for them: of byte pairs a multiple of 64, as nanoGPT's, with which matrix products are

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = 257, 100_000  # sizes of a vocabulary that is learnt: the first 256 tokens are the bytes
 
-# The files of tiktoken's encodings, and the pattern that each splits by (see kqv/bpe.py). How many tokens they have.
+# The files of tiktoken's encodings, and the pattern that each splits by (see kqv/bpe.py).
 _ADDRESS = "https://openaipublic.blob.core.windows.net/"
 ENCODINGS = {
     "gpt2": ("gpt2", ["gpt-2/encodings/main/vocab.bpe", "gpt-2/encodings/main/encoder.json"]),
@@ -35,6 +35,7 @@ ENCODINGS = {
     "cl100k_base": ("cl100k_base", ["encodings/cl100k_base.tiktoken"]),
     "o200k_base": ("o200k_base", ["encodings/o200k_base.tiktoken"]),
 }
+# How many tokens they have, which is to be known without the files.
 SIZES = {"gpt2": 50257, "r50k_base": 50257, "p50k_base": 50281, "cl100k_base": 100277, "o200k_base": 200019}
 
 

@@ -151,6 +151,13 @@ def test_a_sharded_checkpoint_with_a_flipped_bit_or_a_claim_to_more_than_it_hold
         with refused(str(folder), "damaged"):
             load_checkpoint(folder)
 
+    state = json.loads(json.loads(sealed)["state"])
+    for wrong in ({"weights": [10**12]}, {"weights": "many"}, {"model_args": 3}):
+        text = json.dumps(state | wrong)
+        (folder / "state.json").write_text(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "state": text}))
+        with refused(str(folder), "damaged"):
+            load_checkpoint(folder)
+
     shard = next(folder.glob("*.safetensors"))
     data = shard.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -159,7 +166,6 @@ def test_a_sharded_checkpoint_with_a_flipped_bit_or_a_claim_to_more_than_it_hold
     places["model.embedding.weight"]["saved_offsets"][0] = 10**12
     header["__metadata__"]["DCP_SHARDING_INFO"] = json.dumps(places)
     shard.write_bytes(len(json.dumps(header)).to_bytes(8, "little") + json.dumps(header).encode() + data[8 + length :])
-    state = json.loads(json.loads(sealed)["state"])
     state["files"][shard.name] = hashlib.sha256(shard.read_bytes()).hexdigest()
     text = json.dumps(state)
     (folder / "state.json").write_text(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "state": text}))
