@@ -78,7 +78,7 @@ class WeightsAndBiases:
             self.run = wandb.init(**options, mode=None if online else "offline")
         except wandb.Error:  # no network, or an account that is none
             self.run = wandb.init(**options, mode="offline")
-        self.picture, self.page = wandb.Image, wandb.Html
+        self.picture, self.page, self.teardown = wandb.Image, wandb.Html, wandb.teardown
 
     def numbers(self, step: int, metrics: dict[str, float]) -> None:
         """Under their names in metrics.jsonl."""
@@ -89,7 +89,8 @@ class WeightsAndBiases:
         self.run.log({"sample": self.page(f"<pre>{html.escape(text)}</pre>")}, step=step)
 
     def finish(self, curve: Path) -> None:
-        """The picture, then the end of the run."""
+        """The picture, then the end of the run, when its files are whole: finish() alone does not wait for that."""
         if curve.exists():
             self.run.log({"curve": self.picture(str(curve))})
         self.run.finish()
+        self.teardown()
