@@ -140,8 +140,8 @@ def train(arguments: list[str], processes: Processes) -> int:
     # The machine, the model and its optimizers.
     machine = choose_machine(settings, processes.local_rank if processes.count > 1 else None)
     windows = settings.batch_size * settings.gradient_accumulation_steps  # of a step, which all processes share
-    own_parts = processes.parts(windows, settings.batch_size)
-    check_memory(settings, tokenizer.padded_size, machine)
+    own_parts, at_once = processes.parts(windows, settings.batch_size)
+    check_memory(settings, tokenizer.padded_size, machine, at_once, processes.count if settings.fsdp else 1)
     torch.manual_seed(settings.seed)
     if model is None:
         model = GPT(shape(tokenizer.padded_size))

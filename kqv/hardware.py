@@ -94,10 +94,11 @@ def choose_machine(settings: MachineSettings, number: int | None = None) -> Mach
     return Machine(device, dtype, compiled, fast_bfloat16)
 
 
-def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine) -> None:
-    """Raises UserError if a training step needs more memory than the machine has: the system would end this process, or
-    another, without a word. What is counted is less than what is needed, so that nothing is refused that would fit."""
-    tokens = settings.batch_size * settings.block_size
+def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine, windows: int, shares: int = 1) -> None:
+    """Raises UserError if a training step of so many `windows` at once, with weights in so many `shares`, needs more memory than
+    the machine has: the system would end this process, or another, without a word. What is counted is less than what is
+    needed, so that nothing is refused that would fit."""
+    tokens = windows * settings.block_size
     inner = 4 * settings.n_embd + 2 * (settings.mlp_width or 4 * settings.n_embd)
     parameters = settings.n_layer * settings.n_embd * inner + vocab_size * settings.n_embd
     kept = 1 if settings.activation_checkpointing else 8
@@ -105,7 +106,7 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine) -> 
     # weights, gradient and two moments; what the backward pass needs; the logits and their gradient, of a chunk where the
     # vocabulary is large; where the windows of a step begin
     starts = settings.batch_size * settings.gradient_accumulation_steps
-    needed = 4 * 4 * parameters + 4 * activations + 2 * 4 * min(tokens * vocab_size, CHUNK) + 8 * starts
+    needed = 4 * 4 * parameters // shares + 4 * activations + 2 * 4 * min(tokens * vocab_size, CHUNK) + 8 * starts
     there = memory_there(machine)
     if there is not None and needed > there:
         raise UserError(

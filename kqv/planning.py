@@ -213,8 +213,7 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, proc
         model = GPT(config)
     in_matrices = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     step_windows = settings.batch_size * settings.gradient_accumulation_steps
-    parts = processes.parts(step_windows, settings.batch_size)
-    windows = math.ceil(step_windows / (ranks * parts))  # at once
+    parts, windows = processes.parts(step_windows, settings.batch_size)
     memory = count_memory(settings, config, machine, windows, parts, gradients_stay=ranks > 1 and not settings.fsdp)
     window_flops, update_flops = count_flops(settings, config, machine)
     tokens = step_windows * config.block_size * settings.max_iters

@@ -79,8 +79,9 @@ class Processes:
         except (RuntimeError, ValueError) as error:
             raise MachineError(f"rank {self.rank} of {self.count} does not reach the others: {error}") from None
 
-    def parts(self, windows: int, most: int) -> int:
-        """In how many parts each process computes its share of a step of so many windows, at `most` so many at a time.
+    def parts(self, windows: int, most: int) -> tuple[int, int]:
+        """In how many parts each process computes its share of a step of so many windows, at `most` so many at a time; and how
+        many the largest part has.
 
         Raises UserError if there are too few to share.
         """
@@ -90,7 +91,7 @@ class Processes:
                 f"a step of {windows} windows (batch_size × gradient_accumulation_steps) cannot be shared by {self.count} "
                 f"processes: take --batch_size={most + 1}"
             )
-        return each
+        return each, math.ceil(windows / (self.count * each))
 
     def sum(self, *numbers: float) -> list[float]:
         """Of each number the sum over all processes, the same in each."""

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from kqv.hardware import choose_machine
-from kqv.settings import MachineSettings, SampleSettings
+from kqv import hardware
+from kqv.hardware import check_memory, choose_machine
+from kqv.settings import MachineSettings, SampleSettings, TrainSettings
 from model import GPT, GPTConfig, cross_entropy
 
 SHAPE = {"vocab_size": 7, "n_layer": 1, "n_head": 2, "n_embd": 8}
@@ -48,6 +49,19 @@ def test_a_score_that_no_kernel_knows_stays_written_out():
 def test_a_device_that_is_not_there_is_refused_by_name(name, refused):
     with refused(f"device={name}", "--device=cpu"):
         choose_machine(MachineSettings(device=name))
+
+
+def test_a_step_that_memory_cannot_hold_is_refused_unless_processes_share_it(refused, monkeypatch):
+    monkeypatch.setattr(hardware, "memory_there", lambda machine: 16 * 10**9)
+    machine = choose_machine(MachineSettings(device="cpu"))
+    large = TrainSettings(n_layer=24, n_head=16, n_embd=2048, block_size=1024)  # 1.3 billion weights: 21 GB with their moments
+    with refused("22 GB of memory, and there are 16", "--n_embd"):
+        check_memory(large, 50304, machine, windows=1)
+    check_memory(large, 50304, machine, windows=1, shares=4)
+    long = TrainSettings(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=64)
+    with refused("21 GB of memory", "--batch_size"):
+        check_memory(long, 50304, machine, windows=64)
+    check_memory(long, 50304, machine, windows=16)
 
 
 def test_bfloat16_computes_nearly_what_float32_does():

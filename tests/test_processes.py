@@ -28,12 +28,12 @@ def several(count: int) -> Processes:
 @given(st.integers(1, 200), st.integers(1, 64), st.integers(1, 16))
 def test_every_process_has_as_many_parts_and_each_part_has_a_window_and_not_too_many(windows: int, most: int, count: int) -> None:
     try:
-        each = several(count).parts(windows, most)
+        each, largest = several(count).parts(windows, most)
     except Exception as error:
         assert windows < count or most == 1, error
         return
     sizes = [(part + 1) * windows // (count * each) - part * windows // (count * each) for part in range(count * each)]
-    assert sum(sizes) == windows and min(sizes) >= 1 and max(sizes) <= most
+    assert sum(sizes) == windows and min(sizes) >= 1 and max(sizes) == largest <= most
 
 
 def test_windows_that_cannot_be_shared_are_refused_with_a_batch_size_that_can(refused: Callable) -> None:
@@ -46,7 +46,7 @@ def test_windows_that_cannot_be_shared_are_refused_with_a_batch_size_that_can(re
 def test_one_process_is_alone_with_its_numbers() -> None:
     processes = Processes()
     assert processes.first and processes.sum(1.5, 2) == [1.5, 2] and processes.share("a") == "a"
-    assert processes.one_first(lambda: 7) == 7 and processes.parts(96, 12) == 8 and str(processes) == ""
+    assert processes.one_first(lambda: 7) == 7 and processes.parts(96, 12) == (8, 12) and str(processes) == ""
 
 
 def test_matrices_that_processes_share_come_out_as_those_of_one(tmp_path: Path) -> None:
