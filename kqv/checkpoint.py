@@ -41,6 +41,11 @@ from kqv.sharded import holds_shapes, is_sharded, load_whole, open_sharded
 from kqv.tokenizer import Tokenizer, tokenizer_from_dict
 from model import GPT, GPTConfig
 
+if torch.__version__ < "2.10":
+    raise UserError(
+        f"torch {torch.__version__} believes what a checkpoint says of its size (CVE-2026-24747): pip install -r requirements.txt"
+    )
+
 SEAL = b"sha256:"
 LONGEST_BLOCK = 2**17  # tables of positions are as long as a block, and no weight in the file says how long that is
 

@@ -137,6 +137,6 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 cannot say
+        known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 cannot say
         return any(known.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
     return False

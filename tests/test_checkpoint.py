@@ -305,6 +305,14 @@ assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "k
     assert [line.split()[0] for line in done.stdout.splitlines()] == bombs
 
 
+def test_a_torch_that_believes_such_claims_is_refused() -> None:
+    script = "import torch; torch.__version__ = type(torch.__version__)('2.9.1'); import sample; sample.main([])"
+    script = f"from kqv.errors import run_script; run_script(lambda _: exec({script!r}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PROJECT)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "torch 2.9.1" in done.stderr and "pip install -r requirements.txt" in done.stderr
+
+
 @pytest.mark.parametrize(
     "claims",
     [

@@ -73,7 +73,8 @@ def test_two_machines_train_one_model_and_share_no_disk(shell, text, alone, tmp_
     ):
         said, silence = first.communicate(), second.communicate()
     assert first.returncode == second.returncode == 0, said[1] + silence[1]
-    assert b"validation loss" in said[0] and not silence[0] and not (tmp_path / "1").exists()
+    words = [line for line in silence[0].splitlines() if not line.startswith(b"[Gloo]")]  # torch 2.10 speaks itself
+    assert b"validation loss" in said[0] and not words and not (tmp_path / "1").exists()
     one, other = ([line["train_loss"] for line in metrics(folder)[1:7]] for folder in (alone, tmp_path / "0"))
     assert one == pytest.approx(other, abs=1e-4)
 
