@@ -139,8 +139,9 @@ def test_a_damaged_sharded_checkpoint_is_passed_over_for_the_one_before(shell, s
     done = shell.run("train.py", "--init_from=resume", f"--out_dir={folder}")
     assert done.status == 0 and "Traceback" not in done.stderr
     assert str(folder / LATEST) in done.stderr and f"{folder / EARLIER}" in done.stderr
-    assert untimed(metrics(folder)) == untimed(metrics(sharded)) or damage  # the numbers of 30 steps again
     assert load_checkpoint(folder / LATEST)["iter_num"] == 30
+    again, before = ([line.get("train_loss") for line in metrics(run)] for run in (folder, sharded))
+    assert again == pytest.approx(before, abs=1e-4)  # of two processes then, of one now
 
 
 def test_a_sharded_checkpoint_with_a_flipped_bit_or_a_claim_to_more_than_it_holds_is_refused(sharded, tmp_path, refused):
