@@ -481,7 +481,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         by_hidden, by_weight = ctx.saved_tensors
         each = gradient / len(by_hidden)  # only here, in float32: a slope over all tokens is too small for float16
-        return by_hidden * each, by_weight * each, None, None, None
+        return by_hidden.float() * each, by_weight * each, None, None, None
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from kqv.vocabularies import check_name
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
 WATCHED = 4  # windows of the validation split that the figures of the layers are means over
 PATIENCE = 10  # steps in a row whose numbers are not finite; then the run ends
+PASSED_ON = 2.0  # seconds in which torchrun passes a signal on
 
 
 def main(arguments: list[str]) -> int:
@@ -85,7 +86,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     # What to start from: nothing, the run in out_dir, or the weights of another checkpoint. The first process reads it for all.
     # When a process has died torchrun starts all anew: they go on with the run that they had begun.
     read = partial(load_share, fsdp=given.get("fsdp"))
-    if processes.restarts and processes.share(processes.first and is_of_launch(processes.launch, settings.out_dir)):
+    if processes.share(processes.first and processes.restarts and is_of_launch(processes.launch, settings.out_dir)):
         settings.init_from = given["init_from"] = "resume"
     resuming = settings.init_from == "resume"
     model = tokenizer = checkpoint = lock = None
@@ -141,7 +142,8 @@ def train(arguments: list[str], processes: Processes) -> int:
     machine = choose_machine(settings, processes.local_rank if processes.count > 1 else None)
     windows = settings.batch_size * settings.gradient_accumulation_steps  # of a step, which all processes share
     own_parts, at_once = processes.parts(windows, settings.batch_size)
-    check_memory(settings, tokenizer.padded_size, machine, at_once, processes.count if settings.fsdp else 1)
+    if not settings.eval_only:
+        check_memory(settings, tokenizer.padded_size, machine, at_once, processes.count if settings.fsdp else 1)
     torch.manual_seed(settings.seed)
     if model is None:
         model = GPT(shape(tokenizer.padded_size))
@@ -181,6 +183,8 @@ def train(arguments: list[str], processes: Processes) -> int:
             print(f"{path} is nanoGPT's and will give way to ours: {out_dir / NANOGPT} is a copy", file=sys.stderr)
     go_on = processes.command("train.py", "--init_from=resume", f"--out_dir={out_dir}")
     processes.kept = f"what was saved in {out_dir} is whole: go on with {go_on}"
+    if processes.nodes > 1:
+        processes.kept += ", and on the other machines with their --node_rank"
 
     def save(name: str, keep: Path | None = None) -> None:
         state = model_state(model, tokenizer)
@@ -195,7 +199,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     def save_latest() -> None:
         save(LATEST, keep=out_dir / EARLIER)
 
-    signals = catch_stop_signals()
+    signals = catch_stop_signals(several=processes.count > 1)
     with RunLog(settings, step) if processes.first else SilentLog() as log:
 
         def written(write: Callable[..., object], *what: Any, **more: Any) -> bool:
@@ -203,10 +207,13 @@ def train(arguments: list[str], processes: Processes) -> int:
             try:
                 write(*what, **more)
             except (MachineError, OSError) as error:
-                if settings.on_write_error == "stop":
-                    raise
-                log.say(f"{error}; training goes on")
-                return False
+                if settings.on_write_error == "continue":
+                    log.say(f"{error}; training goes on")
+                    return False
+                if isinstance(error, OSError):
+                    hint = processes.kept if (out_dir / LATEST).exists() else "then start again"
+                    raise MachineError(f"{out_dir} takes no more ({error.strerror}): free some space; {hint}") from None
+                raise
             return True
 
         log.say(
@@ -224,14 +231,14 @@ def train(arguments: list[str], processes: Processes) -> int:
             if evaluate:
                 metrics["val_loss"] = estimated_loss(model, val_tokens, settings, machine, processes)
                 log.say(f"step {step}: validation loss {metrics['val_loss']:.4f} (estimate)")
-                if settings.inner_figures:
+                write_sample = settings.sample_chars and math.isfinite(metrics["val_loss"])
+                whole = processes.gathered(model) if settings.fsdp and (settings.inner_figures or write_sample) else model
+                if settings.inner_figures and processes.first:
                     watched, _ = next(spaced_windows(val_tokens, WATCHED, settings.block_size, 1))
-                    metrics |= layer_figures(model, watched)
-                if settings.sample_chars and math.isfinite(metrics["val_loss"]):
+                    metrics |= layer_figures(whole, watched)
+                if write_sample and processes.first:
                     sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
-                    whole = processes.gathered(model) if settings.fsdp else model
-                    if processes.first:
-                        log.sample(step, generate_text(whole.eval(), tokenizer, default_prompt(tokenizer), sampling))
+                    log.sample(step, generate_text(whole.eval(), tokenizer, default_prompt(tokenizer), sampling))
             if last and not stop:
                 metrics["val_loss_full"] = whole_loss(model, val_tokens, settings, machine, processes)
                 if tokenizer.kind != "char":
@@ -245,7 +252,8 @@ def train(arguments: list[str], processes: Processes) -> int:
                 untrained = step == 0 and settings.init_from == "scratch"  # nobody wants to sample from that
                 if not untrained and not written(save, BEST):
                     best_val_loss = before
-            good = not skipped_in_a_row and math.isfinite(metrics.get("val_loss", 0.0))
+            # In float16 steps are skipped now and then while the scale of the gradients is tried.
+            good = (not skipped_in_a_row or scaler.get_scale() > 1) and math.isfinite(metrics.get("val_loss", 0.0))
             if stop or (last and good):
                 save_latest()  # there is no later try: that it cannot be written is the end, whatever --on_write_error says
             elif (evaluate or overdue) and good:
@@ -316,6 +324,7 @@ def train(arguments: list[str], processes: Processes) -> int:
                 steps, seconds = 0, 0.0
 
     if stop:
+        processes.share(None)  # torchrun ends all when one has ended: the first one has written
         if processes.first:
             print(f"stopped after step {step} of {settings.max_iters}, kept in {out_dir / LATEST}; to go on:\n  {go_on}")
         return 128 + (signals or [signal.SIGTERM])[0]
@@ -368,13 +377,21 @@ def follow_checkpoint(
     return settings
 
 
-def catch_stop_signals() -> list[int]:
-    """A list that receives the signal when Ctrl-C is pressed or SIGTERM comes. A second one ends the process at once."""
+def catch_stop_signals(several: bool) -> list[int]:
+    """A list that receives the signal when Ctrl-C is pressed or SIGTERM comes. A second one ends the process at once; one of
+    `several` only a while later, for torchrun passes on what its processes have received themselves."""
     received: list[int] = []
+    first = time.monotonic()
 
     def remember(number: int, _: object) -> None:
+        nonlocal first
+        first = first if received else time.monotonic()
         received.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        if not several:
+            signal.signal(number, signal.SIG_DFL)
+        elif time.monotonic() - first > PASSED_ON:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, remember)

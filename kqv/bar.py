@@ -1,5 +1,6 @@
 """How far something long is, for people: a bar in a terminal; elsewhere lines alone."""
 
+import contextlib
 import sys
 import time
 
@@ -26,16 +27,12 @@ class Bar:
         self.bar.set_postfix_str(text)
 
     def say(self, text: str) -> None:
-        """A line. A full disk under a redirected stderr is no reason to end a run."""
-        try:
+        """A line. That a redirected stderr takes no more, for its disk is full or its reader has left, does not end a run."""
+        with contextlib.suppress(OSError):
             if self.terminal:
                 self.bar.write(text, file=sys.stderr)
             else:
                 print(text, file=sys.stderr, flush=True)
-        except BrokenPipeError:
-            raise
-        except OSError:
-            pass
 
     def close(self) -> None:
         """Leave the bar as it stands."""

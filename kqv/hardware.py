@@ -2,10 +2,12 @@
 
 import ctypes
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -61,14 +63,18 @@ class Machine:
 
 def choose_machine(settings: MachineSettings, number: int | None = None) -> Machine:
     """The machine that the settings ask for, with `auto` resolved; of several GPUs the one with this `number`, for each process
-    takes its own. Raises UserError for a device that is not there.
+    of several takes its own. Raises UserError for a device that is not there, or cannot be shared.
 
     A GPU is taken if there is one. Precision: bfloat16 where its products are fast, float16 on GPUs that know nothing
     else that is short.
     """
-    name = settings.device
+    name, shared = settings.device, number is not None or getattr(settings, "fsdp", False)
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() and not shared else "cpu"
+    if shared and name == "mps":
+        raise UserError("device=mps is for one process that is not sharded: take --device=cpu")
+    if number is not None and name.startswith("cuda:"):
+        raise UserError(f"device={name} is one GPU, and each process takes its own: take --device=cuda, or start one process")
     if name == "cuda" and number is not None:
         name = f"cuda:{number}"
     try:
@@ -90,7 +96,9 @@ def choose_machine(settings: MachineSettings, number: int | None = None) -> Mach
         dtype = torch.float16
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as nanoGPT allows
-    compiled = device.type == "cuda" if settings.compile == "auto" else settings.compile
+        if device.index is not None:
+            torch.cuda.set_device(device)  # what is sharded, or sent, lies on the current one
+    compiled = _can_compile(device) if settings.compile == "auto" else settings.compile
     return Machine(device, dtype, compiled, fast_bfloat16)
 
 
@@ -131,6 +139,13 @@ def _keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3  # from malloc.h
         for parameter in (trim_threshold, mmap_threshold):
             ctypes.CDLL(None).mallopt(parameter, 2**30)
+
+
+def _can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has on a GPU what it needs: Triton, the C compiler that this calls, and a GPU that it knows."""
+    compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("gcc") or shutil.which("clang")
+    known = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return known and compiler is not None and find_spec("triton") is not None
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

@@ -50,7 +50,8 @@ def orthogonalize_divided(matrices: Tensor, dtype: torch.dtype, rank: int, count
     each = math.ceil(len(matrices) / count)
     padded = F.pad(matrices, (0, 0, 0, 0, 0, each * count - len(matrices))).to(dtype)
     results = torch.empty_like(padded)
-    dist.all_gather(list(results.chunk(count)), orthogonalize(padded[rank * each :][:each], dtype))
+    mine = orthogonalize(padded[rank * each :][:each], dtype).contiguous()  # nccl takes nothing else
+    dist.all_gather(list(results.chunk(count)), mine)
     return results[: len(matrices)].to(matrices.dtype)
 
 

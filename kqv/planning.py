@@ -168,8 +168,9 @@ def measure_rate(settings: TrainSettings, config: GPTConfig, machine: Machine, m
 
 
 def _prepare(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[GPT, list[Optimizer]]:
-    with machine.device:
+    with torch.device("cpu") if machine.device.type == "mps" else machine.device:  # mps has no float64, which positions take
         model = GPT(config).train()
+    model.to(machine.device)
     model.activation_checkpointing = settings.activation_checkpointing
     machine.choose_attention(model)
     return model, make_optimizers(model, settings, machine.muon_dtype)

@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kqv.arguments import shell_command
@@ -24,7 +25,7 @@ from kqv.errors import MachineError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed import Store
+    from torch.distributed import ProcessGroup, Store
 
     from kqv.hardware import Machine
     from model import GPT
@@ -40,16 +41,19 @@ class Processes:
     def __init__(self) -> None:
         """Reads what torchrun left in the environment. Imports nothing."""
         environment = os.environ if "RANK" in os.environ else {}
-        self.rank, self.local_rank, self.node, self.count, self.restarts = (
+        self.rank, self.local_rank, self.node, self.count, self.nodes, self.restarts = (
             int(environment.get(name, default))
             for name, default in {
-                "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RESTART_COUNT": "0"
+                "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "1", "GROUP_WORLD_SIZE": "1",
+                "TORCHELASTIC_RESTART_COUNT": "0",
             }.items()
         )  # fmt: skip
         run = environment.get("TORCHELASTIC_RUN_ID", "none")
-        self.launch = run if run != "none" else str(os.getppid())
+        self.launch = run if run != "none" else _parent()
         """what the processes that one torchrun starts, again and again, have in common, and others have not"""
         self.store: Store | None = None
+        self.patient: ProcessGroup | None = None
+        """all processes, for what may take longer than torch waits for them (half an hour)"""
         self.kept = ""
         """what there is to go on from if the run ends now"""
 
@@ -76,6 +80,7 @@ class Processes:
             # What the processes before a restart have left in the store must not be found.
             self.store = dist.PrefixStore(f"restart {self.restarts}", next(dist.rendezvous("env://"))[0])
             dist.init_process_group(backend.replace("auto", "gloo"), store=self.store, rank=self.rank, world_size=self.count)
+            self.patient = dist.new_group(backend="gloo", timeout=PREPARING)
         except (RuntimeError, ValueError) as error:
             raise MachineError(f"rank {self.rank} of {self.count} does not reach the others: {error}") from None
 
@@ -87,9 +92,11 @@ class Processes:
         """
         each = math.ceil(windows / (self.count * most))
         if windows < each * self.count:
+            accumulated = windows // most
+            enough = math.ceil(math.ceil(accumulated / self.count) * self.count / accumulated)
             raise UserError(
                 f"a step of {windows} windows (batch_size × gradient_accumulation_steps) cannot be shared by {self.count} "
-                f"processes: take --batch_size={most + 1}"
+                f"processes: take --batch_size={enough}"
             )
         return each, math.ceil(windows / (self.count * each))
 
@@ -119,13 +126,17 @@ class Processes:
         """What an action gives that one process of each machine does before its others do, such as preparing a text."""
         if self.store is None:
             return action()
+        import torch.distributed as dist
+
         place = f"one first {self.node}"
         if self.local_rank:
             self.store.wait([place], PREPARING)
             with contextlib.redirect_stderr(io.StringIO()):  # what there is to say has been said
-                return action()
-        result = action()
-        self.store.set(place, "done")
+                result = action()
+        else:
+            result = action()
+            self.store.set(place, "done")
+        dist.barrier(self.patient)  # another machine may have more to do
         return result
 
     def shard(self, model: "GPT", machine: "Machine") -> None:
@@ -179,8 +190,8 @@ class Processes:
         return copy
 
     def command(self, script: str, *options: str) -> str:
-        """A command line that starts a script in as many processes as there are, on one machine."""
-        return shell_command(script, *options, launcher=torchrun(self.count))
+        """A command line that starts a script in as many processes as there are; of several machines that of the first."""
+        return shell_command(script, *options, launcher=torchrun(self.count, self.nodes))
 
     def __str__(self) -> str:
         return f"{self.count} processes on " if self.count > 1 else ""
@@ -192,8 +203,8 @@ class Processes:
         """A run of several processes ends as one. That another has gone is told in a line, and nothing is told twice."""
         if self.count == 1 or error is None or isinstance(error, SystemExit):
             return
-        if _is_lost_connection(error):
-            error = MachineError(f"another process of this run has ended, and the run with it; {self.kept or 'start it again'}")
+        if trouble := _connection_trouble(error):
+            error = MachineError(f"{trouble}; {self.kept or 'start it again'}")
         if not self._speaks():
             if self.store is None:
                 time.sleep(LINGER)  # torchrun ends all as soon as one has ended
@@ -210,13 +221,33 @@ class Processes:
             return True
 
 
-def torchrun(count: int) -> list[str]:
-    """What Python has to start, to start a script in so many processes on one machine; nothing for one."""
-    return ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"] if count > 1 else []
+def torchrun(count: int, nodes: int = 1) -> list[str]:
+    """What Python has to start, to start a script in so many processes on one machine, or on the first of several that
+    torchrun has connected; nothing for one process."""
+    address = ["--standalone"]
+    if nodes > 1:
+        address = [f"--nnodes={nodes}", "--node_rank=0"]
+        address += [f"--{name.lower()}={os.environ[name]}" for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ]
+    return ["-m", "torch.distributed.run", *address, f"--nproc_per_node={count // nodes}"] if count > 1 else []
 
 
-def _is_lost_connection(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo/transport", "NCCL", "by peer"))
+def _parent() -> str:
+    """The process that started this one, told from all others of this machine: its number, and when it began."""
+    number = os.getppid()
+    try:
+        return f"{number} {Path(f'/proc/{number}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:  # not on Linux
+        return str(number)
+
+
+def _connection_trouble(error: BaseException) -> str | None:
+    """What an error of the libraries that connect the processes means; None for any other."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not any(name in text for name in ("gloo/transport", "NCCL", "by peer")):
+        return None
+    if "NCCL" in text and "remote" not in text:  # of this process: its GPU, its memory, its network
+        return f"the GPUs of this run do not reach each other ({' '.join(text.split())[:200]})"
+    return "another process of this run has ended, and the run with it"
 
 
 def local(tensor: "Tensor") -> "Tensor":

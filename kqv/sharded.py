@@ -39,6 +39,7 @@ def save_sharded(path: Path, state: dict[str, Any], processes: "Processes", keep
 
     Raises MachineError in each process if one of them cannot write; what was at `path` is still there then.
     """
+    import torch.distributed as dist
     import torch.distributed.checkpoint as dcp
 
     fresh = path.with_name(f".{path.name}.shards.tmp")
@@ -70,9 +71,13 @@ def save_sharded(path: Path, state: dict[str, Any], processes: "Processes", keep
                 part()
         except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
             trouble = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
-        if any(processes.sum(bool(trouble))):
+        troubles = [trouble] * processes.count
+        dist.all_gather_object(troubles, trouble)
+        if any(troubles):
+            if processes.first:
+                remove(fresh)
             raise MachineError(
-                f"{path} could not be written ({trouble or 'by another process'}); what was there before is kept: free some "
+                f"{path} could not be written ({next(filter(None, troubles))}); what was there before is kept: free some "
                 f"space, then go on with --init_from=resume"
             )
 

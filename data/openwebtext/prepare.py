@@ -91,6 +91,8 @@ def find_documents(folder: str) -> Any:
 def texts(documents: Any, bar: ReadingBar) -> Iterator[str]:
     """The texts of a table in its order."""
     for batch in documents.select_columns(["text"]).iter(batch_size=1000):
+        if not all(isinstance(text, str) for text in batch["text"]):
+            raise UserError(f"a row after number {bar.done:,} has no text: take it out of the table")
         yield from batch["text"]
         bar.move(bar.done + len(batch["text"]))
 
