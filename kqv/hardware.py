@@ -98,7 +98,7 @@ def choose_machine(settings: MachineSettings, number: int | None = None) -> Mach
         torch.set_float32_matmul_precision("high")  # TF32, as nanoGPT allows
         if device.index is not None:
             torch.cuda.set_device(device)  # what is sharded, or sent, lies on the current one
-    compiled = _can_compile(device) if settings.compile == "auto" else settings.compile
+    compiled = can_compile(device) if settings.compile == "auto" else settings.compile
     return Machine(device, dtype, compiled, fast_bfloat16)
 
 
@@ -141,7 +141,7 @@ def _keep_freed_memory() -> None:
             ctypes.CDLL(None).mallopt(parameter, 2**30)
 
 
-def _can_compile(device: torch.device) -> bool:
+def can_compile(device: torch.device) -> bool:
     """Whether torch.compile has on a GPU what it needs: Triton, the C compiler that this calls, and a GPU that it knows."""
     compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("gcc") or shutil.which("clang")
     known = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)

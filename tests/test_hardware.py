@@ -1,5 +1,7 @@
 """kqv/hardware.py: what is asked for is what is used, and `auto` is something that works here."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -62,6 +64,25 @@ def test_a_step_that_memory_cannot_hold_is_refused_unless_processes_share_it(ref
     with refused("21 GB of memory", "--batch_size"):
         check_memory(long, 50304, machine, windows=64)
     check_memory(long, 50304, machine, windows=16)
+
+
+@pytest.mark.parametrize("name", ["mps", "cuda:1"])
+def test_a_device_that_several_processes_cannot_share_is_refused(name, refused):
+    with refused(f"device={name}", "--device=" + ("cpu" if name == "mps" else "cuda")):
+        choose_machine(MachineSettings(device=name), 1)
+
+
+def test_a_gpu_is_compiled_for_only_where_triton_and_a_compiler_are(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(hardware, "find_spec", lambda name: name == "triton")
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/gcc" if name == "gcc" else None)
+    assert hardware.can_compile(gpu) and not hardware.can_compile(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    assert not hardware.can_compile(gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not hardware.can_compile(gpu)
 
 
 def test_bfloat16_computes_nearly_what_float32_does():

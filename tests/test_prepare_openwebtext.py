@@ -75,6 +75,14 @@ def test_what_it_cannot_use_is_one_line(prepare: ModuleType, tmp_path: Path, ref
         prepare.main([f"--input={tmp_path}"])
 
 
+@pytest.mark.parametrize("row", ['{"text": null}', '{"text": 7}', '{"body": "a"}'])
+def test_a_row_without_a_text_is_one_line(prepare: ModuleType, tmp_path: Path, refused: Callable, row: str) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.jsonl").write_text(f"{row}\n" * 5)
+    with refused("text"):
+        prepare.main([f"--input={tmp_path / 'files'}"])
+
+
 def test_without_a_network_it_says_what_to_do_and_writes_into_its_own_folder_only(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     folder = tmp_path / "data" / "openwebtext"
