@@ -223,7 +223,7 @@ LONG = (*OPTIONS, "--max_iters=120", "--checkpoint_minutes=0.000001")  # a check
 @pytest.mark.parametrize("fsdp, share", [(False, 3), (True, 6)])
 def test_processes_that_are_killed_are_started_anew_for_the_very_same_run(shell, text, tmp_path, request, fsdp, share):
     kills = max(1, request.config.getoption("--kills") // share)
-    words = (text, *LONG, f"--max_iters={20 * kills + 100}", f"--fsdp={fsdp}")
+    words = (text, *LONG, f"--max_iters={20 * kills + 40}", f"--fsdp={fsdp}")
     done = shell.run("train.py", *words, f"--out_dir={tmp_path / 'straight'}", python=torchrun(2))
     assert done.status == 0, done.stderr
     folder, chance, again = tmp_path / "killed", random.Random(fsdp), torchrun(2, f"--max-restarts={kills}")
