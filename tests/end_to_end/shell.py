@@ -7,12 +7,13 @@ import random
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from kqv.checkpoint import load_checkpoint
 from kqv.tokenizer import load_tokenizer
 
 PROJECT = Path(__file__).resolve().parents[2]
-PATIENCE = 120  # seconds; a process that takes longer hangs
+PATIENCE = 600  # seconds; a process that takes longer hangs
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 
 # What makes a run small. A config file like any other: `run("train.py", text, TINY)`.
@@ -82,9 +83,14 @@ class Shell:
 
     @contextmanager
     def start(
-        self, script: str, *words: object, stderr: int = subprocess.PIPE, python: tuple[str, ...] = ()
+        self,
+        script: str,
+        *words: object,
+        stdin: int = subprocess.DEVNULL,
+        stderr: int = subprocess.PIPE,
+        python: tuple[str, ...] = (),
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """The same process while it runs. It is killed when the block ends.
+        """The same process while it runs. It is killed when the block ends, and what it has started too.
 
         Its pipes are short, so it waits for its reader and cannot run far ahead: that makes a test of
         "in the middle of a run" independent of the machine's speed.
@@ -93,19 +99,19 @@ class Shell:
             self._command(script, words, python),
             cwd=self.folder,
             env=_environment(),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
             bufsize=0,
             pipesize=4096,
         ) as process:
-            watchdog = threading.Timer(PATIENCE, process.kill)
+            watchdog = threading.Timer(PATIENCE, _end, [process])
             watchdog.start()
             try:
                 yield process
             finally:
                 watchdog.cancel()
-                process.kill()
+                _end(process)
 
     def signal_at(self, line: str, number: int, *words: object, pause: float = 0, script: str = "train.py") -> Done:
         """Run a script, send it a signal when it has printed a line that begins with `line`, wait for its end.
@@ -168,9 +174,45 @@ def same_weights(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def _done(command: str | list[str], **options: Any) -> Done:
-    done = subprocess.run(command, env=_environment(), capture_output=True, timeout=PATIENCE, **options)
-    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+def full_pipe() -> tuple[int, int]:
+    """The reading and the writing end of a pipe without room: who writes a line to it stands still until it is read."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"." * 4096)
+    os.set_blocking(writer, True)
+    return reader, writer
+
+
+def _done(command: str | list[str], input: bytes = b"", **options: Any) -> Done:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=_environment(), stdin=pipe, stdout=pipe, stderr=pipe, **options) as process:
+        try:
+            stdout, stderr = process.communicate(input, timeout=PATIENCE)
+        finally:
+            _end(process)
+    return Done(process.returncode, stdout.decode(), stderr.decode())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that still runs, and all that it has started: torchrun's have a session of their own, and live on."""
+    if process.poll() is None:
+        below = _descendants(process.pid)
+        process.kill()
+        for pid in below:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    found = []
+    for path in Path("/proc").glob(f"{pid}/task/*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
 
 
 def _environment() -> dict[str, str]:

@@ -13,6 +13,7 @@ import torch
 
 from kqv.checkpoint import model_state, save_checkpoint
 from kqv.explaining import read
+from kqv.page import GUESSES
 from kqv.report import Picture, Sample, Table, Text, as_html
 from kqv.tokenizer import CharTokenizer
 from model import GPT, Attention, GPTConfig
@@ -275,6 +276,7 @@ def test_two_models_stand_side_by_side_and_show_the_same_place(shell, explained,
     close(torch.tensor([float(text) for text in shown]), read(other, tokenizer.encode(TEXT)).layers[0].weights[0, 9])
     # an untrained model has nothing to say yet
     chances = window.locator(".viewer").nth(0).locator(".guess").all_text_contents()
+    assert len(chances) == (SHAPE["n_layer"] + 1) * GUESSES
     assert all(float(chance.split()[-1]) == pytest.approx(1 / len(set(TEXT)), abs=6e-4) for chance in chances)
 
 

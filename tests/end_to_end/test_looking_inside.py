@@ -1,6 +1,7 @@
 """explain.py as a user starts it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,12 @@ from kqv.checkpoint import load_checkpoint, restore_model, save_checkpoint
 TEXT = "The red fox sits"
 
 
+@pytest.fixture
+def folder(trained, tmp_path):
+    """The run `trained` in a folder that can be written to."""
+    return shutil.copytree(trained.folder, tmp_path / "run")
+
+
 def test_the_terminal_shows_all_heads_one_map_and_what_comes_next(shell, trained):
     options = (f"--out_dir={trained.folder}", "--format=text")
     done = shell.run("explain.py", *options, f"--text={TEXT}", "--layer=0", "--head=1")
@@ -17,17 +24,16 @@ def test_the_terminal_shows_all_heads_one_map_and_what_comes_next(shell, trained
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[:3]] == [["layer", "head"], ["0", "0"], ["0", "1"]]
     assert "  The␣red␣fox␣sits" in lines and any(line.startswith("layer 0, head 1") for line in lines)
-    after_fox = [line for line in lines if line.startswith("x → ")]
-    assert after_fox == [line for line in after_fox if line.startswith("x → ␣ ")]  # it has learnt its text
+    (after_fox,) = (line for line in lines if line.startswith("x → "))
+    assert after_fox.startswith("x → ␣ ")  # it has learnt its text
 
 
-def test_the_json_holds_the_models_numbers(shell, trained):
-    done = shell.run("explain.py", f"--out_dir={trained.folder}", f"--text={TEXT}", "--format=json")
-    path = trained.folder / "explain.json"
+def test_the_json_holds_the_models_numbers(shell, folder):
+    done = shell.run("explain.py", f"--out_dir={folder}", f"--text={TEXT}", "--format=json")
+    path = folder / "explain.json"
     assert done.status == 0 and done.stdout == f"{path}\n"
     numbers = json.loads(path.read_text())
-    path.unlink()
-    model, tokenizer = restore_model(load_checkpoint(trained.folder / "ckpt.pt"), trained.folder)
+    model, tokenizer = restore_model(load_checkpoint(folder / "ckpt.pt"), folder)
     with torch.no_grad():
         expected = model.eval()(torch.tensor([tokenizer.encode(TEXT)]))[0].softmax(-1)
     torch.testing.assert_close(torch.tensor(numbers["predictions"])[-1], expected, atol=1e-5, rtol=1e-5)
@@ -35,20 +41,18 @@ def test_the_json_holds_the_models_numbers(shell, trained):
     assert torch.tensor(numbers["layers"][0]["weights"]).shape == (2, len(TEXT), len(TEXT))
 
 
-def test_the_picture_is_one(shell, trained):
-    done = shell.run("explain.py", f"--out_dir={trained.folder}", "--text=-", "--format=png", input="The old\ncat")
+def test_the_picture_is_one(shell, folder):
+    done = shell.run("explain.py", f"--out_dir={folder}", "--text=-", "--format=png", input="The old\ncat")
     assert done.status == 0, done.stderr
-    assert (trained.folder / "explain.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    (trained.folder / "explain.png").unlink()
+    assert (folder / "explain.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_step_0_is_the_model_that_training_began_with(shell, text, trained, tmp_path):
+def test_step_0_is_the_model_that_training_began_with(shell, text, folder, tmp_path):
     words = (text, "tiny.py", "--max_iters=1", "--eval_interval=1", "--learning_rate=0", "--muon_learning_rate=0")
     assert shell.run("train.py", *words, f"--out_dir={tmp_path}").status == 0
-    for folder, *more in ((tmp_path,), (trained.folder, "--step=0")):
-        assert shell.run("explain.py", f"--out_dir={folder}", f"--text={TEXT}", "--format=json", *more).status == 0
-    before, began = (json.loads((folder / "explain.json").read_text()) for folder in (tmp_path, trained.folder))
-    (trained.folder / "explain.json").unlink()
+    for run, *more in ((tmp_path,), (folder, "--step=0")):
+        assert shell.run("explain.py", f"--out_dir={run}", f"--text={TEXT}", "--format=json", *more).status == 0
+    before, began = (json.loads((run / "explain.json").read_text()) for run in (tmp_path, folder))
     assert before == began
 
 

@@ -1,7 +1,8 @@
 """sample.py from a prompt to a text, as a user runs it."""
 
 import json
-import os
+import select
+import subprocess
 
 import pytest
 from shell import SENTENCES, easy_text
@@ -103,17 +104,36 @@ def test_a_conversation_works_with_a_model_that_knows_no_newline(shell, one_line
     assert done.stdout.startswith("la") and len(done.stdout) >= 2 * (2 + 20)
 
 
+# Runs sample.py so that it waits for a byte on standard input before each token.
+PACED = """
+import sys
+sys.path.insert(0, ".")
+import kqv.decoding, sample
+from kqv.errors import run_script
+real = kqv.decoding.generate
+
+def generate(*arguments):
+    for tokens in real(*arguments):
+        sys.stdin.buffer.raw.read(1)
+        yield tokens
+
+kqv.decoding.generate = generate
+run_script(sample.main)
+"""
+
+
 def test_text_appears_as_it_is_generated_and_a_reader_may_leave(shell, trained):
-    length = 4000  # takes seconds, and fits into the buffer of a script that forgets to flush
-    with shell.start("sample.py", f"--out_dir={trained.folder}", "--start=The", f"--max_new_tokens={length}") as process:
+    (shell.folder / "paced.py").write_text(PACED)
+    words = (f"--out_dir={trained.folder}", "--start=The", "--max_new_tokens=4000")
+    with shell.start("paced.py", *words, stdin=subprocess.PIPE) as process:
+        process.stdin.write(b"." * 20)
         seen = b""
         while len(seen) < len("The") + 20:
-            piece = process.stdout.read(1)
+            assert select.select([process.stdout], [], [], 60)[0], f"after 20 characters there is {seen!r}"
+            seen += (piece := process.stdout.read(1))
             assert piece, process.stderr.read().decode()
-            seen += piece
-        os.set_blocking(process.stdout.fileno(), False)
-        seen += process.stdout.read(length) or b""
-        assert seen.startswith(b"The") and len(seen) < length
+        assert seen.startswith(b"The") and process.poll() is None
         process.stdout.close()  # as `| head` does
+        process.stdin.close()  # no more waiting
         assert process.stderr.read() == b""
         assert process.wait() == 0

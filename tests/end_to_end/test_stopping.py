@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shell import SENTENCES, TINY, Done, metrics, same_weights, untimed
+from shell import SENTENCES, TINY, Done, full_pipe, metrics, same_weights, untimed
 
 from kqv.checkpoint import load_checkpoint, restore_model
 
@@ -128,25 +128,21 @@ def test_a_resumed_run_that_gets_worse_keeps_its_best_checkpoint(straight, longe
 
 def test_a_run_stopped_before_its_first_step_can_go_on(shell, text, tmp_path):
     folder = tmp_path / "my run"
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    try:
-        while True:
-            os.write(writer, b"." * 4096)
-    except BlockingIOError:  # the pipe is full: the run will wait at its first line
-        os.set_blocking(writer, True)
+    reader, writer = full_pipe()  # the run will wait at its first line
     with shell.start("train.py", text, TINY, f"--max_iters={LENGTH}", f"--out_dir={folder}", stderr=writer) as process:
         os.close(writer)
         while not (folder / "metrics.jsonl").exists() and process.poll() is None:
             time.sleep(0.05)
-        time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
         with os.fdopen(reader, "rb") as stderr:
             said = stderr.read().decode().lstrip(".")
         done = Done(process.wait(), process.stdout.read().decode(), said)
     assert done.status == 143 and "Traceback" not in done.stderr
-    assert load_checkpoint(folder / "last.pt")["iter_num"] == stopped_after(done)
+    assert load_checkpoint(folder / "last.pt")["iter_num"] == stopped_after(done) == 1  # a signal counts when a step is done
     assert shlex.split(done.stdout.splitlines()[-1])[-1] == f"--out_dir={folder}"
+    gone_on = shell.run_printed(done, "  ")
+    assert gone_on.status == 0, gone_on.stderr
+    assert load_checkpoint(folder / "last.pt")["iter_num"] == LENGTH
 
 
 def test_a_run_stopped_before_its_first_evaluation_is_sampled_as_it_was_then(shell, text, tmp_path):

@@ -43,6 +43,7 @@ def test_a_checkpoint_has_all_that_sampling_needs(shell, run):
     done = shell.run("sample.py", f"--out_dir={folder}", "--start=Das é 😀", "--max_new_tokens=40", "--stop=\n")
     assert done.status == 0 and done.stdout.startswith("Das é 😀"), done.stderr
     lines = shell.run("sample.py", f"--out_dir={folder}", "--max_new_tokens=40", "--num_samples=2", "--output=jsonl")
+    assert lines.status == 0 and len(lines.stdout.splitlines()) == 2, lines.stderr
     for line in map(json.loads, lines.stdout.splitlines()):
         assert "".join(line["tokens"]) == line["text"] and len(line["tokens"]) == len(line["log_probabilities"]) == 40
 
