@@ -88,9 +88,9 @@ def test_the_order_of_an_epoch_looks_like_chance() -> None:
 def test_the_thousand_millionth_step_is_reached_at_once() -> None:
     text = np.lib.stride_tricks.as_strided(TOKENS, (10**11,), (0,))  # as long as no text: the same token all over
     for step in (0, 10**9, 10**12):
-        began = time.perf_counter()
+        began = time.process_time()
         training_batch(text, 1, step, 480, 1024, order="epoch")
-        assert time.perf_counter() - began < 1  # it takes some milliseconds
+        assert time.process_time() - began < 1  # it takes some milliseconds
 
 
 @given(st.integers(2, 200), st.integers(1, 30), st.integers(1, 9))

@@ -107,7 +107,8 @@ def test_a_section_has_the_question_what_differs_and_pictures(tmp_path: Path) ->
         "seconds of training": "1.5", "tokens/s": "133", "what it changes": "mask = 'causal'", "what it is": "It is a_x.",
     }  # fmt: skip
     assert tables[1].rows[0][:3] == ["a_x", "32", "9 → 25"]
-    assert all(part.png.startswith(PNG) for part in parts if isinstance(part, Picture))
+    pictures = [part for part in parts if isinstance(part, Picture)]
+    assert len(pictures) == 2 and all(part.png.startswith(PNG) for part in pictures)
     assert [part.name for part in parts if isinstance(part, Sample)] == ["a_x, seed 0", "a_y, seed 0"]
 
 

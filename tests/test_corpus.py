@@ -237,14 +237,6 @@ def test_a_preparation_that_breaks_off_leaves_nothing_behind(
     assert sum(map(len, parts_of(open_texts([str(path)])))) == 32_000
 
 
-def test_what_a_killed_preparation_left_goes_after_a_day(tmp_path: Path, data: Path) -> None:
-    (data / "cache" / "unfinished-old").mkdir(parents=True)
-    (data / "cache" / "unfinished-new").mkdir()
-    os.utime(data / "cache" / "unfinished-old", (0, 0))
-    dataset = open_texts([str(written(tmp_path / "novel.txt", "novel " * 10))])
-    assert set((data / "cache").iterdir()) == {data / "cache" / "unfinished-new", dataset.folder}
-
-
 def test_a_dataset_is_prepared_by_its_script_the_first_time(data: Path, refused: Callable) -> None:
     folder = data / "tiny"
     folder.mkdir(parents=True)

@@ -113,7 +113,8 @@ def test_short_weights_are_near_float32_and_do_not_depend_on_the_company(
         logits = three.next_logits(ids[:, :length].expand(3, -1))
         assert torch.equal(logits[:1], one.next_logits(ids[:, :length])) or length == 4  # the first is read as a whole
         expected = exact.next_logits(ids[:, :length])
-        assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
+        far = (logits - expected).abs().max() / expected.abs().max()
+        assert far < 0.1 and (far > 1e-4 or length == 4)  # float32 would be nearer
 
 
 @torch.inference_mode()

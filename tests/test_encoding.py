@@ -138,39 +138,41 @@ def test_work_is_done_at_once_taken_in_order_and_never_much_of_it_waits(monkeypa
         together.wait()  # ends only if another thread is at work too
         return number**2
 
-    for taken, (number, square) in enumerate(in_order(work, items())):
+    taken = 0
+    for number, square in in_order(work, items()):
         assert (number, square) == (taken, taken**2) and len(asked) <= taken + 5 + 1
+        taken += 1
+    assert taken == 40
 
 
 # --- nothing lost -------------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from kqv import corpus, encoding, reading
-from kqv.bpe import BpeTokenizer
 from kqv.corpus import open_texts
 
+def keep_or_die(progress, room, keep=encoding.Progress.keep):
+    if progress.done > int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    keep(progress, room)
+
+encoding.Progress.keep = keep_or_die
 corpus.DATA, encoding.KEEP_EVERY, reading.PIECE = Path(sys.argv[1]), 0.0, 1 << 16
 print(open_texts([sys.argv[2]], tokenizer=sys.argv[3]).folder)
 """
 
 
 @contextmanager
-def preparing(data: Path, path: Path, tokenizer: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", SCRIPT, str(data), str(path), tokenizer]
+def preparing(data: Path, path: Path, tokenizer: str, most: int = 10**9) -> Iterator[subprocess.Popen[str]]:
+    """A process that prepares a text, and kills itself before it notes that more than `most` characters are done."""
+    command = [sys.executable, "-c", SCRIPT, str(data), str(path), tokenizer, str(most)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
             process.kill()
-
-
-def wait_for(what: Callable[[], object]) -> None:
-    began = time.monotonic()
-    while not what():
-        assert time.monotonic() - began < 60
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "bpe:300"])
@@ -180,15 +182,13 @@ def test_a_preparation_that_is_killed_goes_on_where_it_was(tokenizer: str, tmp_p
     path = lines(tmp_path / "x.jsonl", [f"The cat number {i} sat on the mat.\n" * 40 for i in range(3000)])
     expected = open_texts([str(path)], tokenizer=tokenizer)
 
-    def done() -> int:
-        notes = list((tmp_path / "killed").glob("cache/unfinished-*/progress.json"))
-        return json.loads(notes[0].read_text())["done"] if notes else 0
-
-    with preparing(tmp_path / "killed", path, tokenizer) as process:
-        wait_for(lambda: done() > 500_000)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    before = done()
+    with preparing(tmp_path / "killed", path, tokenizer, most=500_000) as process:
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    (note,) = (tmp_path / "killed").glob("cache/unfinished-*/progress.json")
+    kept = json.loads(note.read_text())
+    before, size = kept["done"], 2 if tokenizer != "char" else 1
+    assert 0 < before <= 500_000 and (note.parent / "ids" / "train.bin").stat().st_size > size * kept["train"]
     with preparing(tmp_path / "killed", path, tokenizer) as process, preparing(tmp_path / "killed", path, tokenizer) as other:
         said = [process.communicate(timeout=60), other.communicate(timeout=60)]
     folder, again = (Path(stdout.strip()) for stdout, _ in said)
@@ -223,7 +223,7 @@ def test_the_hash_of_a_large_text_is_remembered_while_it_is_the_same_file(
     path.write_text("the cat sat " * 200)
     folder = open_texts([str(path)]).folder
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "PIECE", None)  # it is not read
+        patch.setattr(corpus, "PIECE", object())  # so that it cannot be read
         assert open_texts([str(path)]).folder == folder
     path.write_text("the dog sat " * 200)  # as long, but later
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
@@ -236,8 +236,9 @@ def test_the_hash_of_a_large_text_is_remembered_while_it_is_the_same_file(
 def test_what_was_abandoned_is_removed_after_a_week_and_not_before(tmp_path: Path, data: Path) -> None:
     (tmp_path / "x.txt").write_text("the cat sat")
     left = [data / "cache" / f"unfinished-{name}" for name in ("new", "old")]
-    for folder in left:
+    for folder, days in zip(left, (6, 8), strict=True):
         folder.mkdir(parents=True)
-    os.utime(left[1], (0, 0))
+        then = time.time() - days * 24 * 3600
+        os.utime(folder, (then, then))
     open_texts([str(tmp_path / "x.txt")])
     assert left[0].exists() and not left[1].exists()

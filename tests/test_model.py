@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from model import (
     attend_linear,
     cross_entropy,
     drop,
+    linear_cross_entropy,
     rotate,
     rotation_table,
 )
@@ -76,13 +77,14 @@ def test_default_shape_is_transformers_qwen3() -> None:
         torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("mask", ["causal", "none", "future"])
-@pytest.mark.parametrize("window", [0, 5])
-@pytest.mark.parametrize(
-    "options", [{"attention_scale": scale} for scale in ("sqrt", "dim", "none", 0.3)] + [{"attention_score": "linear"}], ids=str
-)
-def test_fused_and_written_attention_agree(mask: str, window: int, options: dict[str, Any]) -> None:
-    config = GPTConfig(vocab_size=11, block_size=70, n_layer=2, n_head=2, n_embd=16, mask=mask, window=window, **options)
+LOOKS = [{"mask": mask, "window": window} for mask in ("causal", "none", "future") for window in (0, 5)]
+SCALED = [{**look, "attention_scale": scale} for look in LOOKS for scale in ("sqrt", "dim", "none", 0.3)]
+
+
+# linear scores have a body of their own under the plain causal mask only
+@pytest.mark.parametrize("options", [*SCALED, {"attention_score": "linear"}], ids=str)
+def test_fused_and_written_attention_agree(options: dict[str, Any]) -> None:
+    config = GPTConfig(vocab_size=11, block_size=70, n_layer=2, n_head=2, n_embd=16, **options)
     model, ids = randomised(config), random_ids(config)
     with torch.no_grad():
         fused = model(ids)
@@ -174,16 +176,16 @@ def test_rotary_scores_depend_on_distance_only() -> None:
 
 def test_every_combination_of_options_trains() -> None:
     """Each way through the tables gives a finite loss and a gradient for each weight."""
-    fields = {"position": 4, "norm": 2, "mlp": 4, "qk_norm": 2, "attention_score": 3, "mask": 3, "bias": 2, "tie_weights": 2}
-    choices = {
-        "position": ["rope", "learned", "sinusoidal", "none"], "norm": ["rmsnorm", "layernorm"],
-        "mlp": ["swiglu", "gelu", "gelu_tanh", "relu2"], "qk_norm": [True, False],
-        "attention_score": ["dot", "squared", "linear"], "mask": ["causal", "none", "future"],
-        "bias": [True, False], "tie_weights": [True, False],
-    }  # fmt: skip
-    assert {name: len(values) for name, values in choices.items()} == fields
+    choices: dict[str, list[Any]] = {}
+    for name, hint in get_type_hints(GPTConfig).items():
+        words = [word for part in (hint, *get_args(hint)) if get_origin(part) is Literal for word in get_args(part)]
+        if values := [True, False] if hint is bool else words:
+            choices[name] = values
+    assert len(choices) >= 9
     every = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    for options in every[::17]:
+    some = every[::53]
+    assert all({options[name] for options in some} == {*values} for name, values in choices.items())
+    for options in some:
         model = GPT(GPTConfig(vocab_size=7, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1, **options))
         ids = random_ids(model.config)
         cross_entropy(model(ids), ids).backward()
@@ -261,6 +263,19 @@ def test_rotated_queries_and_keys_know_only_their_distance() -> None:
 # --- the loss of a large vocabulary, and blocks that are computed again ---------------------------------------------
 
 
+@pytest.fixture
+def in_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many targets each loss had that was computed in chunks."""
+    calls: list[int] = []
+
+    def recorded(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        calls.append(targets.numel())
+        return linear_cross_entropy(hidden, weight, targets)
+
+    monkeypatch.setattr("model.linear_cross_entropy", recorded)
+    return calls
+
+
 def loss_and_gradients(model: GPT, compiled: Any = None, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     torch.manual_seed(3)  # of the dropout
     ids, targets = random_ids(model.config), random_ids(model.config).flip(0)
@@ -276,15 +291,19 @@ FAMILIES: list[dict[str, Any]] = [{}, {"bias": True, **GPT2}]
 @pytest.mark.parametrize("family", FAMILIES, ids=["default", "gpt2"])
 @pytest.mark.parametrize("chunk", [1, 700, 130 * 30])  # logits: one position, some, all but the last few
 @pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-3)])
-def test_the_loss_in_chunks_is_that_of_all_logits_and_has_its_gradients(family, chunk, dtype, far, monkeypatch) -> None:
+def test_the_loss_in_chunks_is_that_of_all_logits_and_has_its_gradients(
+    family, chunk, dtype, far, monkeypatch, in_chunks
+) -> None:
     model = randomised(GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16, **family))
     plain = loss_and_gradients(model, dtype=dtype)
+    assert not in_chunks
     monkeypatch.setattr("model.CHUNK", chunk)
     for one, other in zip(loss_and_gradients(model, dtype=dtype), plain, strict=True):
         torch.testing.assert_close(one, other, atol=far, rtol=0)
     with torch.no_grad():
         ids = random_ids(model.config)
         torch.testing.assert_close(model(ids, targets=ids), cross_entropy(model(ids), ids), atol=1e-5, rtol=0)
+    assert in_chunks == [40, 40]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=["default", "gpt2"])
@@ -297,7 +316,7 @@ def test_activation_checkpointing_changes_no_loss_and_no_gradient(family, dtype)
         assert torch.equal(one, other)
 
 
-def test_a_compiled_model_computes_the_same_loss_in_chunks_and_with_blocks_computed_again(monkeypatch) -> None:
+def test_a_compiled_model_computes_the_same_loss_in_chunks_and_with_blocks_computed_again(monkeypatch, in_chunks) -> None:
     """What torch.compile makes of the model, less the C++ at its end, for which a compiler is needed."""
     monkeypatch.setattr("model.CHUNK", 1000)
     model = randomised(GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16)).train()
@@ -306,3 +325,4 @@ def test_a_compiled_model_computes_the_same_loss_in_chunks_and_with_blocks_compu
     compiled = torch.compile(model, backend="aot_eager")
     for one, other in zip(loss_and_gradients(model, compiled), plain, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert in_chunks == [40, 40]

@@ -170,7 +170,13 @@ HURTS: dict[str, Any] = {
 def test_rubbish_in_any_part_is_one_line(part: str, value: Any, folder: Path, refused: Callable, monkeypatch: Any) -> None:
     monkeypatch.setattr(corpus, "DATA", folder)
     _, weights = their_gpt2()
-    torch.save({**nanogpt_state(weights), part: value}, folder / "ckpt.pt")
+    optimizer = adamw(weights)
+    gradients(weights, 0)
+    optimizer.step()
+    good = {**nanogpt_state(weights), "optimizer": optimizer.state_dict()}
+    torch.save(good, folder / "ckpt.pt")
+    load_latest(str(folder))
+    torch.save({**good, part: value}, folder / "ckpt.pt")
     with refused(str(folder / "ckpt.pt")):
         load_latest(str(folder))
 

@@ -65,11 +65,11 @@ def test_each_picture_names_a_line_that_is_there(picture: str) -> None:
     assert lines[int(number) - 1].strip() == line
 
 
-def view_of(text: str, **options: Any) -> View:
+def view_of(text: str, title: str = "a model", **options: Any) -> View:
     tokenizer = CharTokenizer.of(text)
     model = randomised(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=len(text), **options))
     reading = read(model, tokenizer.encode(text))
-    return View("a model", model, tokenizer, reading, head_figures(model, reading, reading, ()))
+    return View(title, model, tokenizer, reading, head_figures(model, reading, reading, ()))
 
 
 def data_of(html: str) -> Any:
@@ -80,12 +80,13 @@ def data_of(html: str) -> Any:
 
 def test_the_page_holds_the_numbers_and_fills_each_place_once() -> None:
     text = "{{script}} {{data}} </script>"
-    view = view_of(text, n_layer=2, n_head=2, n_embd=16)
+    view = view_of(text, title=text, n_layer=2, n_head=2, n_embd=16)
     html = page(text, [view], {"layer": 1, "head": 0})
     data = data_of(html)
     assert "".join(data["labels"]) == text.replace(" ", "␣") and data["start"] == {"layer": 1, "head": 0}
-    assert html.count("</script>") == 2 and "{{" not in html
     [model] = data["models"]
+    assert model["title"] == text  # labels are single characters: only here it stands whole
+    assert html.count("</script>") == 2 and html.count("{{") == html.count("{{script}} {{data}} \\u003c/script>") * 2 == 2
     for layer, packed in zip(view.reading.layers, model["layers"], strict=True):
         for name in ("query", "key", "value"):
             numbers = getattr(layer, name)

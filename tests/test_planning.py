@@ -1,9 +1,11 @@
 """kqv/planning.py: what a dry run says is what a run takes."""
 
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,20 +135,26 @@ def test_a_run_of_several_processes_says_what_each_of_them_needs_and_sends(capsy
     said = {}
     for fsdp in (False, True):
         settings.fsdp = fsdp
-        print_plan(settings, GPTConfig(**SMALL), "", Processes())
+        print_plan(settings, GPTConfig(**{**SMALL, "n_embd": 256}), "", Processes())
         said[fsdp] = capsys.readouterr().out
         assert "each of 4 processes" in said[fsdp] and "a step by each process" in said[fsdp]
         assert "5,120 in 10 steps" in said[fsdp]  # however many share them
     assert "gathered" in said[True] and "gathered" not in said[False]
     whole, quarter = (float(said[fsdp].split("  weights")[0].split()[-2]) for fsdp in (False, True))
-    assert quarter == pytest.approx(whole / 4, abs=0.06)
+    assert whole > 4 and quarter == pytest.approx(whole / 4, abs=0.06)
 
 
-def test_the_speed_is_that_of_real_steps():
+@pytest.mark.parametrize(
+    ("tick", "parts", "expected", "step"),  # seconds of a micro-batch and of an update, and of a step by these
+    [(0.5, 1, 4, 1 * 0.5 + 0.5), (0.5, 3, 4, 3 * 0.5 + 0.5), (0.8, 3, 3, 4 * 0.8 + 0.8), (60.0, 1, 1, 4 * 60.0 + 60.0)],
+)
+def test_the_speed_is_that_of_real_steps(tick, parts, expected, step, monkeypatch):
     settings = TrainSettings(device="cpu", dtype="float32", batch_size=4, n_layer=1, n_embd=16, block_size=8)
     config = GPTConfig(vocab_size=16, n_layer=1, n_embd=16, block_size=8)
-    rate, windows = measure_rate(settings, config, choose_machine(settings), 4, 1)
-    assert windows == 4 and 100 < rate < 1e6
+    clock = itertools.count(0, tick)
+    monkeypatch.setattr("kqv.planning.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    rate, windows = measure_rate(settings, config, choose_machine(settings), 4, parts)
+    assert windows == expected and rate == pytest.approx(parts * 4 * 8 / step)
 
 
 @pytest.mark.parametrize(

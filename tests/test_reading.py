@@ -3,6 +3,7 @@
 import gzip
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from kqv.reading import Texts, text_files
 from kqv.tokenizer import END
 
 parquet = pytest.importorskip("pyarrow.parquet")
-zstd = pytest.importorskip("backports.zstd")
+zstd = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 pyarrow = importlib.import_module("pyarrow")
 
 TEXT = "The cat sat on the mat.\r\n山水 é\n" * 200

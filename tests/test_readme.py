@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import BenchSettings
+from bench import BENCHES, BenchSettings
 from kqv.arguments import read_arguments
 from kqv.settings import (
     CompareSettings,
@@ -47,8 +47,12 @@ def test_a_command_of_the_readme_is_understood(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script, *words = [found for word in shlex.split(command) for found in (glob.glob(word) if "*" in word else [word])]
     settings_class, check = KINDS[script]
-    given, _ = read_arguments(settings_class, [word for word in words if word not in ("...", "--help")])
+    given, words = read_arguments(settings_class, [word for word in words if word not in ("...", "--help")])
     check(settings_class(**given))
+    if script == "bench.py":
+        (what,) = words
+        assert what in BENCHES
+    assert script in ("train.py", "compare.py", "bench.py") or not words
 
 
 def test_the_table_of_files_names_all_code_and_nothing_else():

@@ -42,6 +42,10 @@ def test_sending_costs_what_does_not_hide_behind_computing() -> None:
 ROWS = re.findall(r"^\| (\d+), ([\d.]+) GB/s \| (.*) \|$", STORY, re.MULTILINE)
 
 
+def test_no_row_of_the_table_is_passed_over() -> None:
+    assert len(ROWS) == len(re.findall(r"^\| *\d+,", STORY, re.MULTILINE))
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: " ".join(row[:2]))
 def test_the_table_of_docs_scaling_is_what_the_arithmetic_says(row: tuple[str, str, str]) -> None:
     count, link, rest = row

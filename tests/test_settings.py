@@ -45,7 +45,7 @@ def test_heads_that_do_not_fit_are_refused_with_numbers_that_do(n_embd: int, n_h
     options = {"n_embd": n_embd, "n_head": n_head, "position": position}
     try:
         check_training(TrainSettings(**options))
-        assert n_embd % n_head == 0
+        assert n_embd % n_head == 0 and (position != "rope" or n_embd // n_head % 2 == 0)
     except UserError as error:
         assert n_embd % n_head or position == "rope"
         advice = re.findall(r"--(n_head|n_embd|position)=(\w+)", str(error))

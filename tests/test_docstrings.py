@@ -1,0 +1,21 @@
+"""The examples in docstrings are true."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from kqv.settings import TrainSettings
+
+FILES = sorted((Path(__file__).parents[1] / "kqv").glob("*.py"))
+MODULES = [path.stem for path in FILES if re.search(r">>> (?!.*\+SKIP)", path.read_text(encoding="utf-8"))]
+NAMES = {"Literal": Literal, "TrainSettings": TrainSettings}  # which examples use and their modules have not
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_a_module_are_true(name: str) -> None:
+    failed, tried = doctest.testmod(importlib.import_module(f"kqv.{name}"), extraglobs=NAMES)
+    assert tried and not failed
