@@ -92,7 +92,7 @@ class Processes:
         """
         each = math.ceil(windows / (self.count * most))
         if windows < each * self.count:
-            accumulated = windows // most
+            accumulated = math.ceil(windows / most)
             enough = math.ceil(math.ceil(accumulated / self.count) * self.count / accumulated)
             raise UserError(
                 f"a step of {windows} windows (batch_size × gradient_accumulation_steps) cannot be shared by {self.count} "

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
@@ -44,6 +45,28 @@ def test_windows_that_cannot_be_shared_are_refused_with_a_batch_size_that_can(re
         several(4).parts(3, 3)
     with refused("9 windows", "4 processes", "--batch_size=2"):
         several(4).parts(9, 1)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 16))
+def test_the_batch_size_that_is_advised_is_the_least_that_can_be_shared(batch: int, accumulated: int, count: int) -> None:
+    try:
+        several(count).parts(batch * accumulated, batch)
+    except UserError as error:
+        advised = int(str(error).rpartition("=")[2])
+        several(count).parts(advised * accumulated, advised)
+        assert advised > batch
+        with pytest.raises(UserError):
+            several(count).parts((advised - 1) * accumulated, advised - 1)
+
+
+def test_the_command_that_goes_on_starts_as_many_processes_on_as_many_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"RANK": "0", "WORLD_SIZE": "16", "GROUP_WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    command = Processes().command("train.py", "--init_from=resume")
+    assert "--nnodes=2 --node_rank=0 --master_addr=10.0.0.1 --master_port=29500 --nproc_per_node=8" in command
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
+    assert "--standalone --nproc_per_node=16" in Processes().command("train.py", "--init_from=resume")
 
 
 def test_one_process_is_alone_with_its_numbers() -> None:

@@ -39,11 +39,28 @@ def test_sending_costs_what_does_not_hide_behind_computing() -> None:
     assert step_seconds(8.0, 8, sent=1e8, bandwidth=1e9, hidden=0.5) == 1.0
 
 
+HOSTS = re.findall(r"^\| (\d) hosts, (\d) × (\d+) \| (\w+) \| (.*) \|$", STORY, re.MULTILINE)
+
+
+@pytest.mark.parametrize("row", HOSTS, ids=lambda row: " ".join(row[:4]))
+def test_what_is_said_of_slow_links_is_what_the_arithmetic_says(row: tuple[str, ...]) -> None:
+    hosts, layers, width, kind, rest = row
+    megabytes, alone, *said_and_measured = (cell.strip().replace(",", "") for cell in rest.split("|"))
+    shape = dict(n_layer=int(layers), n_embd=int(width), n_head=4 if width == "128" else 6, block_size=64)
+    sizes = Sizes.of(GPT(GPTConfig(vocab_size=65, **shape)))
+    sent = sent_bytes(sizes, int(hosts), kind == "sharded", muon_bytes=4, gloo=True)
+    assert float(megabytes) == pytest.approx(sent / 1e6, rel=0.005)
+    for link, said in zip((119.6e6, 11.9e6), said_and_measured[::2], strict=True):
+        if said:
+            assert int(said) == pytest.approx(1e3 * step_seconds(int(alone) / 1e3, 1, sent, link), abs=2)
+
+
 ROWS = re.findall(r"^\| (\d+), ([\d.]+) GB/s \| (.*) \|$", STORY, re.MULTILINE)
 
 
 def test_no_row_of_the_table_is_passed_over() -> None:
     assert len(ROWS) == len(re.findall(r"^\| *\d+,", STORY, re.MULTILINE))
+    assert len(HOSTS) == STORY.count("\n| 2 hosts") + STORY.count("\n| 4 hosts")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: " ".join(row[:2]))

@@ -86,7 +86,6 @@ def test_a_run_with_dropout_is_repeatable(shell, text, tmp_path):
     assert same_weights(tmp_path / "one" / LATEST, tmp_path / "other" / LATEST)
 
 
-@pytest.mark.xfail(strict=True, reason="a CPU's generator looks at the lower 32 bits of a seed only, and the rank is above them")
 def test_dropout_differs_between_processes(shell, tmp_path):
     """All windows are the same, so only by what they drop do two processes learn other than one of them alone."""
     (tmp_path / "a.txt").write_text("a" * 2000)
@@ -100,6 +99,19 @@ def test_dropout_differs_between_processes(shell, tmp_path):
     one, two = losses
     assert one[0] == pytest.approx(two[0], abs=1e-5)  # nothing has been learnt yet
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) > 1e-3
+
+
+def test_a_sharded_run_tells_the_same_of_its_layers_as_one_process(shell, text, tmp_path):
+    words = (text, *OPTIONS, "--max_iters=4", "--eval_interval=2", "--dtype=bfloat16", "--inner_figures=True", "--sample_chars=9")
+    for name, more, python in (("one", (), ()), ("two", ("--fsdp=True",), torchrun(2))):
+        done = shell.run("train.py", *words, *more, f"--out_dir={tmp_path / name}", python=python)
+        assert done.status == 0, done.stderr
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [line.keys() for line in one] == [line.keys() for line in two]
+    layered = [name for name, value in one[0].items() if isinstance(value, list)]
+    assert layered
+    for name in layered:  # before the first step
+        assert one[0][name] == pytest.approx(two[0][name], rel=1e-5), name
 
 
 # --- sharded checkpoints

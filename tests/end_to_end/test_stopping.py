@@ -29,6 +29,15 @@ def stopped_after(done):
     return int(re.search(rf"^stopped after step (\d+) of {LENGTH}", done.stdout, re.MULTILINE)[1])
 
 
+def test_a_run_whose_output_nobody_reads_any_more_goes_on_to_its_end(shell, text, tmp_path):
+    with shell.start("train.py", text, TINY, "--max_iters=30", "--log_interval=1", f"--out_dir={tmp_path}") as process:
+        assert process.stderr.readline()
+        process.stderr.close()
+        process.stdout.close()
+        process.wait()
+    assert process.returncode == 0 and metrics(tmp_path)[-1]["step"] == 30
+
+
 @pytest.fixture(scope="module")
 def straight(shell, text, tmp_path_factory):
     """A run that nothing disturbs, in a folder that was renamed afterwards: no test finds its way back to it."""
