@@ -170,15 +170,15 @@ def measure_rate(settings: TrainSettings, config: GPTConfig, machine: Machine, m
 def _prepare(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[GPT, list[Optimizer]]:
     with torch.device("cpu") if machine.device.type == "mps" else machine.device:  # mps has no float64, which positions take
         model = GPT(config).train()
-    model.to(machine.device)
     model.activation_checkpointing = settings.activation_checkpointing
     machine.choose_attention(model)
     return model, make_optimizers(model, settings, machine.muon_dtype)
 
 
 def _micro_batch(forward: Any, windows: int, machine: Machine) -> None:
-    config = getattr(forward, "_orig_mod", forward).config  # of the model that is compiled
-    ids = torch.randint(config.vocab_size, (2, windows, config.block_size), device=machine.device)
+    model = getattr(forward, "_orig_mod", forward)  # the one that is compiled
+    size = (2, windows, model.config.block_size)
+    ids = torch.randint(model.config.vocab_size, size, device=model.embedding.weight.device)
     with machine.autocast():
         loss = forward(ids[0], targets=ids[1])
     loss.backward()

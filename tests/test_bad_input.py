@@ -47,7 +47,7 @@ def at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A data folder of our own, and no signal handlers that outlive a run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "DATA", tmp_path_factory.mktemp("data"))
-        patch.setattr(train, "catch_stop_signals", list)
+        patch.setattr(train, "catch_stop_signals", lambda several: [])
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
         yield
 
