@@ -247,6 +247,8 @@ def _connection_trouble(error: BaseException) -> str | None:
         return None
     if "NCCL" in text and "remote" not in text:  # of this process: its GPU, its memory, its network
         return f"the GPUs of this run do not reach each other ({' '.join(text.split())[:200]})"
+    if "Timed out" in text:
+        return "another process of this run does not answer, and the run has ended"
     return "another process of this run has ended, and the run with it"
 
 

@@ -1,8 +1,13 @@
 """What a user can rely on of processes that share the work: every part is done once, and none is done wrong."""
 
+import functools
 import itertools
 import math
+import os
+import socket
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -73,6 +78,23 @@ def test_one_process_is_alone_with_its_numbers() -> None:
     processes = Processes()
     assert processes.first and processes.sum(1.5, 2) == [1.5, 2] and processes.share("a") == "a"
     assert processes.one_first(lambda: 7) == 7 and processes.parts(96, 12) == (8, 12) and str(processes) == ""
+
+
+def test_a_machine_waits_for_another_that_prepares_for_longer_than_torch_waits() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(prepare_for_long, (port,), nprocs=2)
+
+
+def prepare_for_long(rank: int, port: int) -> None:
+    """What the only process of each machine does."""
+    os.environ |= {"RANK": str(rank), "GROUP_RANK": str(rank), "WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group = functools.partial(dist.init_process_group, timeout=timedelta(seconds=2))  # not half an hour
+    with Processes() as processes:
+        processes.join("auto")
+        processes.one_first(lambda: time.sleep(4 * rank))
+        assert processes.sum(1) == [2]
 
 
 def test_matrices_that_processes_share_come_out_as_those_of_one(tmp_path: Path) -> None:
