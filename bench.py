@@ -14,6 +14,11 @@ transformers, and llama.cpp (pip install xllamacpp gguf). A peer that is missing
 The table goes to the terminal, and with all single measurements to out_dir as JSON and as a picture.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process, without a traceback
+
 import importlib.util
 import json
 import re
@@ -36,6 +41,7 @@ from kqv.peers import missing
 from kqv.processes import torchrun
 from kqv.runlog import read_metrics
 from kqv.settings import check_at_least
+from kqv.signals import end_by_exception
 
 GPT2_CONFIG = str(HERE / "config" / "train_shakespeare_char.py")  # nanoGPT's model and optimizer
 
@@ -72,6 +78,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"prepare nanoGPT's data first: python {settings.nanogpt}/data/shakespeare_char/prepare.py")
     if not settings.nanogpt and words[0] not in ("attention", "start", "scale", "safety"):
         say("nanoGPT is left out: name a checkout with --nanogpt=DIR")
+    end_by_exception()
     with tempfile.TemporaryDirectory() as scratch:
         rows = BENCHES[words[0]](settings, Path(scratch))
     report(words[0], rows, Path(settings.out_dir))

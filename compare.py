@@ -9,14 +9,18 @@ compared. A run has a folder named after what is trained, out_dir/runs/DIGEST: o
 one that was stopped goes on. At the end out_dir/report.html and report.md show them side by side.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process, without a traceback
+
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +34,11 @@ from kqv.measure import HERE, processor
 from kqv.report import write_report
 from kqv.runlog import Bar, read_metrics
 from kqv.settings import CompareSettings, SampleSettings, TrainSettings, check_comparing, check_training
+from kqv.signals import end_by_exception, stop_signals
 
 LOG = "log.txt"  # what train.py said, in the folder of a run
 SAMPLE_CHARS = 150
+ANSWER = "stopping after this step of this run; Ctrl-C again ends it now"  # to the first Ctrl-C
 
 OWN = ("out_dir", "seed", "seeds")  # options that are not laid over the configurations
 # Settings that make no difference to what is trained.
@@ -62,6 +68,7 @@ def main(arguments: list[str]) -> int:
     # The texts, prepared once for each tokenizer.
     from kqv.corpus import open_dataset, open_texts
 
+    end_by_exception()
     prepared: dict[str, str] = {}
     for each in configurations:
         tokenizer = str(each.changes.get("tokenizer", over.get("tokenizer", "")))
@@ -74,7 +81,7 @@ def main(arguments: list[str]) -> int:
     lock = occupy(out_dir)
     for each in configurations:
         each.runs = [run_of(each.settings, settings.seed + number, out_dir) for number in range(settings.seeds)]
-    with stop_signals() as stop:
+    with stop_signals(ANSWER, second_after=None) as stop:
         failures = train_all(configurations, stop)
     if stop:
         texts = words if "-" not in words else []  # standard input is gone, but not what was made of it
@@ -119,20 +126,6 @@ def run_of(settings: TrainSettings, seed: int, out_dir: Path) -> Run:
     identity = {name: value for name, value in asdict(settings).items() if name not in ASIDE}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return Run(replace(settings, out_dir=str(out_dir / "runs" / digest)))
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that receives the signal each time Ctrl-C is pressed or SIGTERM comes, while the block lasts."""
-    received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Progress(Bar):

@@ -7,6 +7,11 @@
     python explain.py --format=json                       all numbers, in out/explain.json
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process, without a traceback
+
 import io
 import json
 from dataclasses import asdict
@@ -17,6 +22,7 @@ from kqv.arguments import read_settings
 from kqv.errors import UserError, run_script
 from kqv.files import replacing, text_of
 from kqv.settings import ExplainSettings, check_explaining
+from kqv.signals import end_by_exception
 
 if TYPE_CHECKING:
     from kqv.explaining import HeadFigures, Reading
@@ -35,6 +41,7 @@ def main(arguments: list[str]) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     from kqv.checkpoint import load_model
 
+    end_by_exception()
     model, tokenizer, checkpoint, path = load_model(settings.out_dir)
     folder, title = path.parent, str(path)
     if settings.step == 0:

@@ -8,11 +8,17 @@
     python export.py --format=checkpoint                out/model.pt: a sharded checkpoint as one file
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process, without a traceback
+
 from pathlib import Path
 
 from kqv.arguments import read_settings
 from kqv.errors import run_script
 from kqv.settings import SUFFIXES, ExportSettings, check_exporting
+from kqv.signals import end_by_exception
 
 
 def main(arguments: list[str]) -> int:
@@ -25,6 +31,7 @@ def main(arguments: list[str]) -> int:
     from kqv.checkpoint import load_model, save_checkpoint
     from kqv.gguf_file import to_gguf
 
+    end_by_exception()
     model, tokenizer, checkpoint, path = load_model(settings.out_dir)
     name = f"model{SUFFIXES[settings.format]}" if settings.format in SUFFIXES else settings.format
     to = Path(settings.to) if settings.to else path.parent / name

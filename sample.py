@@ -5,9 +5,13 @@
     python sample.py --interactive
 """
 
-import json
 import os
 import signal
+
+if __name__ == "__main__":  # there is nothing to save: Ctrl-C ends it at once, while torch is imported as well
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+
+import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -28,9 +32,6 @@ SEPARATOR = "---------------"
 
 def main(arguments: list[str]) -> int:
     """Read the options and the checkpoint, then write. Returns the exit status."""
-    # There is nothing to save: Ctrl-C ends it at once. A KeyboardInterrupt can get lost while torch is imported.
-    if __name__ == "__main__":
-        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     settings, given = read_settings(SampleSettings, arguments, "a prompt is given as --start={!r}")
     check_sampling(settings)
 

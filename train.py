@@ -7,9 +7,14 @@
     torchrun --standalone --nproc_per_node=4 train.py   four processes that share the work, the result is the same
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process, without a traceback
+
+import contextlib
 import math
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,16 +26,16 @@ from typing import Any
 from kqv.arguments import check_types, read_arguments, shell_command
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
-from kqv.folder import make_room, occupy
 from kqv.processes import Processes, as_number
 from kqv.settings import SampleSettings, TrainSettings, check_training
+from kqv.signals import end_by_exception, stop_signals
 from kqv.vocabularies import check_name
 
 GPU_RECIPE = Path(__file__).parent / "config" / "gpu.py"
 WATCHED = 4  # windows of the validation split that the figures of the layers are means over
 PATIENCE = 10  # steps in a row whose numbers are not finite; then the run ends
 RANKS_APART = 0x9E3779B9  # between the seeds of two processes: a CPU's generator takes 32 bits of them
-PASSED_ON = 2.0  # seconds in which torchrun passes a signal on
+PASSED_ON = 2.0  # seconds within which torchrun passes on a signal that its processes have received themselves
 
 
 def main(arguments: list[str]) -> int:
@@ -67,6 +72,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     from kqv.decoding import default_prompt, generate_text
     from kqv.evaluation import characters_per_token, describe_loss, estimated_loss, whole_loss
     from kqv.explaining import layer_figures
+    from kqv.folder import make_room, occupy, write_config
     from kqv.hardware import check_memory, choose_machine
     from kqv.importing import located
     from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
@@ -75,6 +81,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     from kqv.tokens import fingerprint, open_tokens
     from model import GPT, GPTConfig
 
+    end_by_exception()
     processes.join(settings.backend)
 
     # The defaults are a recipe for a CPU: a GPU has its own, unless one is named.
@@ -93,7 +100,8 @@ def train(arguments: list[str], processes: Processes) -> int:
     model = tokenizer = checkpoint = lock = None
     path = Path(settings.out_dir)
     if resuming and processes.first:
-        find_checkpoint(settings.out_dir, TO_RESUME)  # a mistake makes no folder
+        if not path.is_dir():
+            find_checkpoint(settings.out_dir, TO_RESUME)  # a mistake makes no folder
         lock = None if settings.eval_only or settings.dry_run else occupy(path)
         checkpoint, path = load_latest(settings.out_dir, read)
     elif settings.init_from != "scratch" and processes.first:
@@ -179,6 +187,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     if processes.first:
         lock = lock or occupy(out_dir)
         make_room(out_dir, model.parameter_count(), path if resuming else None)
+        write_config(out_dir, settings, dataset.name, model.parameter_count())
         if resuming and from_nanogpt:
             shutil.copy2(path, out_dir / NANOGPT)
             print(f"{path} is nanoGPT's and will give way to ours: {out_dir / NANOGPT} is a copy", file=sys.stderr)
@@ -200,8 +209,11 @@ def train(arguments: list[str], processes: Processes) -> int:
     def save_latest() -> None:
         save(LATEST, keep=out_dir / EARLIER)
 
-    signals = catch_stop_signals(several=processes.count > 1)
-    with RunLog(settings, step) if processes.first else SilentLog() as log:
+    answer = "stopping after this step; Ctrl-C again ends now" if processes.first else ""
+    with (
+        stop_signals(answer, PASSED_ON if processes.count > 1 else 0) as signals,
+        RunLog(settings, step) if processes.first else SilentLog() as log,
+    ):
 
         def written(write: Callable[..., object], *what: Any, **more: Any) -> bool:
             """Whether writing succeeds. If it does not, the run ends, or says so and goes on, as --on_write_error has it."""
@@ -248,6 +260,8 @@ def train(arguments: list[str], processes: Processes) -> int:
             # Keep. The metrics come first: a run that is killed in between goes on from an earlier step and writes them again.
             if metrics:
                 written(log.write, step, **metrics)
+            if evaluate or overdue or stop or last:  # a power cut must not leave a checkpoint beyond the metrics
+                written(log.flush)
             if evaluate and (metrics["val_loss"] < best_val_loss or settings.always_save_checkpoint):
                 before, best_val_loss = best_val_loss, min(best_val_loss, metrics["val_loss"])
                 untrained = step == 0 and settings.init_from == "scratch"  # nobody wants to sample from that
@@ -327,7 +341,8 @@ def train(arguments: list[str], processes: Processes) -> int:
     if stop:
         processes.share(None)  # torchrun ends all when one has ended: the first one has written
         if processes.first:
-            print(f"stopped after step {step} of {settings.max_iters}, kept in {out_dir / LATEST}; to go on:\n  {go_on}")
+            with contextlib.suppress(OSError):  # a terminal that has closed
+                print(f"stopped after step {step} of {settings.max_iters}, kept in {out_dir / LATEST}; to go on:\n  {go_on}")
         return 128 + (signals or [signal.SIGTERM])[0]
 
     # The checkpoint that sampling takes is the best by the estimate: measure it too, if it is not the last one.
@@ -376,27 +391,6 @@ def follow_checkpoint(
     settings = replace(settings, **shape)
     check_training(settings)
     return settings
-
-
-def catch_stop_signals(several: bool) -> list[int]:
-    """A list that receives the signal when Ctrl-C is pressed or SIGTERM comes. A second one ends the process at once; one of
-    `several` only a while later, for torchrun passes on what its processes have received themselves."""
-    received: list[int] = []
-    first = time.monotonic()
-
-    def remember(number: int, _: object) -> None:
-        nonlocal first
-        first = first if received else time.monotonic()
-        received.append(number)
-        if not several:
-            signal.signal(number, signal.SIG_DFL)
-        elif time.monotonic() - first > PASSED_ON:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, remember)
-    return received
 
 
 if __name__ == "__main__":

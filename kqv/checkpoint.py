@@ -34,7 +34,7 @@ from typing import Any, BinaryIO
 import torch
 
 from kqv.errors import MachineError, UserError
-from kqv.files import FORMAT, TO_RESUME, TO_USE, VERSION, replacing
+from kqv.files import CONFIG, FORMAT, METRICS, TO_RESUME, TO_USE, VERSION, replacing
 from kqv.importing import from_huggingface, from_safetensors
 from kqv.nanogpt import from_nanogpt
 from kqv.sharded import holds_shapes, is_sharded, load_whole, open_sharded
@@ -65,9 +65,12 @@ def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None)
     """Write `state` to `path`: to another name, flushed, then renamed, so `path` is whole at every moment. The checkpoint
     that was there is renamed to `keep` if that is given.
 
-    Raises MachineError if it cannot be written; what was at `path` is still there then.
+    Raises MachineError if it cannot be written; what was at `path` is still there then. If the folder has been removed or
+    renamed meanwhile, a new one gets the checkpoint, and the MachineError says so.
     """
+    gone = not path.parent.exists()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, keep) as file:
             torch.save({"format": FORMAT, **state}, file)
             file.seek(0)
@@ -79,6 +82,9 @@ def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None)
             command = f"python train.py --init_from=resume --out_dir={path.parent}"
             hint = f"the one before it is kept: free some space, then go on with {command}"
         raise MachineError(f"{path} could not be written ({reason}); {hint}") from None
+    if gone:
+        command = f"python train.py --init_from=resume --out_dir={path.parent}"
+        raise MachineError(f"{path.parent} was removed or renamed during the run: {path} is in a new one; go on with {command}")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -247,8 +253,9 @@ def load_any(where: str) -> tuple[dict[str, Any], Path]:
     Raises UserError if there is none, or it is damaged.
     """
     path = Path(where)
-    if path.is_dir() and (path / "config.json").exists():
-        return from_huggingface(path), path / "config.json"
+    of_a_run = any((path / name).exists() for name in (METRICS, *TO_USE))  # which has a config.json of ours
+    if path.is_dir() and (path / CONFIG).exists() and not of_a_run:
+        return from_huggingface(path), path / CONFIG
     if path.suffix == ".safetensors":
         return from_safetensors(path), path
     path = find_checkpoint(where)

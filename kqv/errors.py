@@ -36,10 +36,10 @@ def run_script(main: Callable[[list[str]], int | None]) -> None:
     gc.set_threshold(100_000)
     status = _answered(lambda: main(sys.argv[1:]))
     # What is still in the buffer is written here, where an error can be answered; nothing else is left to do.
-    status = _answered(sys.stdout.flush) or status
+    flushed = _answered(sys.stdout.flush)
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
-    os._exit(status)
+    os._exit(status or flushed)
 
 
 def _answered(action: Callable[[], Any]) -> int:
@@ -56,7 +56,7 @@ def _answered(action: Callable[[], Any]) -> int:
         return 0
     except KeyboardInterrupt:
         return _report("interrupted", 130)
-    except (MemoryError, OSError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
         message = _machine_trouble(error)
         if message is None:
             raise
@@ -72,7 +72,8 @@ def _drop_output() -> None:
 
 def _report(message: str, status: int) -> int:
     one_line = " ".join(message.split())
-    print(f"{Path(sys.argv[0]).name}: {one_line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a terminal that has closed
+        print(f"{Path(sys.argv[0]).name}: {one_line}", file=sys.stderr)
     return status
 
 
@@ -81,6 +82,10 @@ def _machine_trouble(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         hint = ": free some space and run the command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return f"{error.filename or 'input or output'}: {error.strerror or error}{hint}"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(("kqv", "model")):
+        return f"the package {error.name.partition('.')[0]} is missing: pip install -r requirements.txt"
+    if isinstance(error, ImportError) and ("failed to map" in str(error) or "cannot allocate" in str(error).lower()):
+        return "out of memory: this process may not take what its libraries need (ulimit -v); allow it 2 GB or more"
     # torch reports a failed allocation as a RuntimeError: "out of memory" on a GPU, "can't allocate" on a CPU.
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:

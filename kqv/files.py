@@ -19,8 +19,15 @@ VERSION = 1
 FORMAT = f"kqv {VERSION}"  # what a checkpoint says of itself
 DAMAGED = "damaged.pt"  # a last.pt that could not be read
 NANOGPT = "nanogpt.pt"  # nanoGPT's ckpt.pt, in whose place a run of it that goes on here puts its own
-METRICS, CURVE = "metrics.jsonl", "loss.png"
-TENSORBOARD = "tensorboard"  # a folder
+METRICS, CURVE, CONFIG = "metrics.jsonl", "loss.png", "config.json"
+TENSORBOARD, WANDB = "tensorboard", "wandb"  # folders
+# What a run and the scripts that read it write into out_dir. The checkpoints come last: while others are moved they are
+# still in place.
+OF_A_RUN = (
+    "explain.html", "explain.png", "explain.json",
+    "huggingface", "nanogpt", "model.gguf", "model.onnx", "model.safetensors", "model.pt",
+    TENSORBOARD, WANDB, METRICS, CURVE, CONFIG, NANOGPT, DAMAGED, EARLIER, LATEST, BEST,
+)  # fmt: skip
 
 
 @contextmanager
@@ -59,6 +66,22 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+    return path.lstat().st_size
+
+
+def in_words(size: int) -> str:
+    """A number of bytes for people.
+
+    >>> in_words(7_512_345), in_words(3_210_000_000)
+    ('7.5 MB', '3.21 GB')
+    """
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 MARK = ".kqv"  # stands in each folder that `replacing_folder` wrote, and names the files that it wrote there

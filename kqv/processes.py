@@ -15,7 +15,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,15 +39,19 @@ class Processes:
     """This process among those of the run; alone if torchrun did not start it. Use it as a context."""
 
     def __init__(self) -> None:
-        """Reads what torchrun left in the environment. Imports nothing."""
+        """Reads what torchrun left in the environment. Imports nothing. Raises UserError if it makes no sense."""
         environment = os.environ if "RANK" in os.environ else {}
-        self.rank, self.local_rank, self.node, self.count, self.nodes, self.restarts = (
-            int(environment.get(name, default))
-            for name, default in {
-                "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "1", "GROUP_WORLD_SIZE": "1",
-                "TORCHELASTIC_RESTART_COUNT": "0",
-            }.items()
-        )  # fmt: skip
+        self.rank = _number(environment, "RANK", 0)
+        self.local_rank = _number(environment, "LOCAL_RANK", 0)
+        self.node = _number(environment, "GROUP_RANK", 0)
+        self.count = _number(environment, "WORLD_SIZE", 1)
+        self.nodes = _number(environment, "GROUP_WORLD_SIZE", 1)
+        self.restarts = _number(environment, "TORCHELASTIC_RESTART_COUNT", 0)
+        if not (self.local_rank <= self.rank < self.count and self.nodes <= self.count):
+            raise UserError(
+                f"the environment has RANK={self.rank}, LOCAL_RANK={self.local_rank}, WORLD_SIZE={self.count}, which do not "
+                f"fit together: start several processes with torchrun, or one after: unset RANK LOCAL_RANK WORLD_SIZE"
+            )
         run = environment.get("TORCHELASTIC_RUN_ID", "none")
         self.launch = run if run != "none" else _parent()
         """what the processes that one torchrun starts, again and again, have in common, and others have not"""
@@ -219,6 +223,14 @@ class Processes:
             return self.store.add("spoken", 1) == 1
         except RuntimeError:  # the store has gone with the process that kept it
             return True
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    """The number that torchrun puts into a variable. Raises UserError if something else is there."""
+    text = environment.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise UserError(f"{name}={text[:50]} in the environment is no number of torchrun's: unset RANK {name}")
+    return int(text)
 
 
 def torchrun(count: int, nodes: int = 1) -> list[str]:

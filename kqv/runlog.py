@@ -87,6 +87,10 @@ class RunLog:
         else:
             self._append(_json_line(line))
 
+    def flush(self) -> None:
+        """Flush metrics.jsonl to the disk. Raises OSError if that fails."""
+        os.fsync(self.file.fileno())
+
     def sample(self, step: int, text: str) -> None:
         """A text that the model wrote."""
         self.say(text + "\n")
@@ -135,6 +139,9 @@ class SilentLog:
         """Nothing."""
 
     def write(self, step: int, **metrics: Any) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
         """Nothing."""
 
 

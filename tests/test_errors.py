@@ -39,6 +39,9 @@ def main(arguments):
         case ["memory"]: raise MemoryError
         case ["gpu memory"]: raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB\nGPU 0 has a total of")
         case ["cpu memory"]: raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+        case ["torch"]: raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+        case ["package"]: import safetensor_s.torch
+        case ["our package"]: import kqv.nothing
         case ["bug"]: raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
         case ["other bug"]: return 1 / 0
 
@@ -68,6 +71,8 @@ def run(script: Path, *arguments: str, **options: Any) -> subprocess.CompletedPr
         ("memory", 1, ["out of memory", "--batch_size"]),
         ("gpu memory", 1, ["out of memory", "--batch_size"]),
         ("cpu memory", 1, ["out of memory", "--batch_size"]),
+        ("torch", 1, ["out of memory", "ulimit -v"]),
+        ("package", 1, ["safetensor_s is missing", "pip install -r requirements.txt"]),
     ],
 )
 def test_an_expected_error_is_one_line_and_a_status(script: Path, argument: str, status: int, parts: list[str]) -> None:
@@ -83,7 +88,10 @@ def test_the_status_is_the_one_that_main_returns(script: Path, arguments: str, s
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
 
 
-@pytest.mark.parametrize(("argument", "words"), [("bug", "RuntimeError: mat1 and mat2"), ("other bug", "ZeroDivisionError:")])
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [("bug", "RuntimeError: mat1 and mat2"), ("other bug", "ZeroDivisionError:"), ("our package", "ModuleNotFoundError:")],
+)
 def test_a_bug_of_ours_keeps_its_traceback(script: Path, argument: str, words: str) -> None:
     done = run(script, argument)
     assert done.returncode == 1

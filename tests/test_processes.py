@@ -114,3 +114,18 @@ def orthogonalize_together(rank: int, store: str) -> None:
         own = slice(rank * most, (rank + 1) * most)  # as torch.chunk cuts: the last may have few rows, or none
         torch.testing.assert_close(orthogonalize_sharded(whole[:, own], dtype, COUNT, rows), expected[:, own], **exact)
     dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "environment, part",
+    [({"LOCAL_RANK": "x"}, "LOCAL_RANK=x"), ({"RANK": "1"}, "RANK=1"), ({"WORLD_SIZE": "-1"}, "WORLD_SIZE=-1"),
+     ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE=999"), ({"RANK": ""}, "RANK= ")],
+)  # fmt: skip
+def test_what_torchrun_would_not_put_into_the_environment_is_refused(
+    environment: dict[str, str], part: str, monkeypatch: pytest.MonkeyPatch, refused: Callable
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with refused(part, "unset RANK"):
+        Processes()

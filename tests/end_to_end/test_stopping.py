@@ -1,11 +1,15 @@
 """A run that is stopped, killed or finished goes on as if nothing had happened; a checkpoint starts a new one."""
 
+import fcntl
 import math
 import os
 import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
+import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +137,72 @@ def test_a_resumed_run_that_gets_worse_keeps_its_best_checkpoint(straight, longe
     losses = [line["val_loss"] for line in metrics(longer) if "val_loss" in line]
     assert losses[-1] > 2 * losses[-2]
     assert same_weights(longer / "ckpt.pt", straight / "ckpt.pt")
+
+
+def test_ctrl_c_is_answered_before_the_step_is_done(pieces):
+    assert "stopping after this step; Ctrl-C again ends now" in pieces.interrupted.stderr.splitlines()
+
+
+def test_a_run_whose_terminal_closes_saves_and_ends_with_129(shell, text, tmp_path):
+    master, terminal = os.openpty()
+
+    def take_terminal():
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+    command = [sys.executable, str(shell.folder / "train.py"), *map(str, (text, *OPTIONS)), f"--out_dir={tmp_path}"]
+    command += ["--max_iters=1000000"]
+    options = {"stdin": terminal, "stdout": terminal, "stderr": terminal, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    with subprocess.Popen(command, start_new_session=True, preexec_fn=take_terminal, cwd=shell.folder, **options) as process:
+        try:
+            os.close(terminal)
+            said = b""
+            while not re.search(rb"step \d\d+/", said):  # the bar does not show every step
+                said += os.read(master, 1000)
+            os.close(master)
+            assert process.wait(timeout=600) == 128 + signal.SIGHUP
+        finally:
+            process.kill()
+    kept = load_checkpoint(tmp_path / "last.pt")["iter_num"]
+    assert kept >= 10 and metrics(tmp_path)[-1]["step"] == kept
+
+
+@pytest.mark.parametrize(
+    "script, words, status",
+    [("train.py", ["--max_iters=100000"], -2), ("sample.py", [], 130), ("explain.py", [], -2), ("export.py", [], -2)],
+)
+@pytest.mark.parametrize("library", ["numpy", "libtorch_cpu"])
+def test_ctrl_c_while_libraries_are_loaded_ends_a_script_without_a_word(shell, trained, tmp_path, script, words, status, library):
+    words = [*words, f"--out_dir={trained.folder}"] if script != "train.py" else [*words, f"--out_dir={tmp_path}"]
+    with shell.start(script, *words) as process:
+        while library not in Path(f"/proc/{process.pid}/maps").read_text():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate()
+    assert (process.returncode, stdout, stderr) == (status, b"", b"")
+
+
+def test_sigterm_while_a_text_is_read_from_standard_input_leaves_no_copy_of_it(shell, tmp_path):
+    with shell.start("train.py", "-", f"--out_dir={tmp_path}", stdin=subprocess.PIPE) as process:
+        process.stdin.write(b"secret\n" * 1000)
+        while not (copies := list((shell.folder / "data" / "cache").glob("unfinished-*/stdin"))):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=600) == 143
+    assert not copies[0].parent.exists()
+
+
+def test_a_folder_that_is_removed_during_a_run_comes_back_with_what_was_trained(shell, text, tmp_path):
+    folder = tmp_path / "run"
+    with shell.start("train.py", text, *OPTIONS, "--max_iters=1000000", f"--out_dir={folder}") as process:
+        while not process.stderr.readline().startswith(b"step 40/"):
+            assert process.poll() is None
+        folder.rename(tmp_path / "elsewhere")
+        while process.stderr.readline():
+            pass
+        assert process.wait(timeout=600) == 1
+    done = shell.run("train.py", "--init_from=resume", f"--out_dir={folder}", "--max_iters=60")
+    assert done.status == 0, done.stderr
 
 
 def test_a_run_stopped_before_its_first_step_can_go_on(shell, text, tmp_path):

@@ -1,21 +1,24 @@
 """train.py from a text file to a checkpoint, as a user runs it."""
 
 import dataclasses
+import json
 import math
 import os
 import re
 import shlex
 import shutil
 import threading
+from importlib.metadata import version
 
 import pytest
 from shell import SENTENCES, TINY, easy_text, metrics, prepared_text, same_weights, untimed
 
+import kqv
 from kqv.checkpoint import load_checkpoint
 from kqv.runlog import LAYER_MEASURES
 from kqv.settings import SampleSettings, TrainSettings
 
-FILES = ["ckpt.pt", "earlier.pt", "last.pt", "loss.png", "metrics.jsonl"]
+FILES = ["ckpt.pt", "config.json", "earlier.pt", "last.pt", "loss.png", "metrics.jsonl"]
 KEYS = {
     "step", "train_loss", "val_loss", "val_loss_full", "learning_rate", "grad_norm", "tokens_per_second", "wall_seconds",
 }  # fmt: skip
@@ -74,6 +77,15 @@ def test_metrics_has_each_step_once_with_the_documented_keys(trained):
     assert times == sorted(times) and times[0] > 0
 
 
+def test_config_json_says_what_the_run_is(trained):
+    config = json.loads((trained.folder / "config.json").read_text())
+    assert config["kqv"] == kqv.__version__ and config["torch"] == version("torch")
+    assert "animals" in config["text"]
+    assert config["parameters"] == sum(w.numel() for w in load_checkpoint(trained.folder / "ckpt.pt")["model"].values())
+    assert config["settings"] == load_checkpoint(trained.folder / "ckpt.pt")["config"]
+    assert config["settings"]["max_iters"] == 300
+
+
 def test_an_easy_text_is_learnt(trained):
     lines = metrics(trained.folder)
     guessing = math.log(len(set(easy_text())))
@@ -99,23 +111,23 @@ def repeated(shell, trained, tmp_path_factory):
 
 def test_an_earlier_run_is_moved_to_previous_and_said_so(trained, repeated):
     folder, done, _ = repeated
-    assert set(FILES) <= set(names_in(folder / "previous"))
+    assert set(FILES) <= set(names_in(folder / "previous" / "1"))
     for name in FILES:
-        assert (folder / "previous" / name).read_bytes() == (trained.folder / name).read_bytes()
-    assert str(folder / "previous") in done.stderr
+        assert (folder / "previous" / "1" / name).read_bytes() == (trained.folder / name).read_bytes()
+    assert f"a run of 300 steps: it is in {folder / 'previous' / '1'} now" in done.stderr
 
 
 def test_only_what_a_run_wrote_is_moved(repeated):
     folder, _, _ = repeated
     assert (folder / "holiday.png").read_bytes() == b"the user's own"
-    assert names_in(folder / "previous") == FILES
+    assert names_in(folder / "previous" / "1") == FILES
 
 
 def test_the_same_command_gives_the_same_weights_and_metrics(repeated):
     folder, _, _ = repeated
     for name in ("ckpt.pt", "last.pt"):
-        assert same_weights(folder / name, folder / "previous" / name)
-    assert untimed(metrics(folder)) == untimed(metrics(folder / "previous"))
+        assert same_weights(folder / name, folder / "previous" / "1" / name)
+    assert untimed(metrics(folder)) == untimed(metrics(folder / "previous" / "1"))
 
 
 def test_the_ids_of_an_unchanged_text_are_not_made_again(repeated):
