@@ -156,14 +156,14 @@ def test_a_run_whose_terminal_closes_saves_and_ends_with_129(shell, text, tmp_pa
         try:
             os.close(terminal)
             said = b""
-            while not re.search(rb"step \d\d+/", said):  # the bar does not show every step
+            while b"step 50: validation" not in said:
                 said += os.read(master, 1000)
             os.close(master)
             assert process.wait(timeout=600) == 128 + signal.SIGHUP
         finally:
             process.kill()
     kept = load_checkpoint(tmp_path / "last.pt")["iter_num"]
-    assert kept >= 10 and metrics(tmp_path)[-1]["step"] == kept
+    assert kept >= 50 and metrics(tmp_path)[-1]["step"] == kept
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,11 @@ def test_ctrl_c_while_libraries_are_loaded_ends_a_script_without_a_word(shell, t
 
 def test_sigterm_while_a_text_is_read_from_standard_input_leaves_no_copy_of_it(shell, tmp_path):
     with shell.start("train.py", "-", f"--out_dir={tmp_path}", stdin=subprocess.PIPE) as process:
-        process.stdin.write(b"secret\n" * 1000)
-        while not (copies := list((shell.folder / "data" / "cache").glob("unfinished-*/stdin"))):
+        process.stdin.write(b"secret\n" * 100)
+        waits_for_more = "0 0x0 "  # in read(0, ...)
+        while not (copies := list((shell.folder / "data" / "cache").glob("unfinished-*/stdin"))) or not (
+            Path(f"/proc/{process.pid}/syscall").read_text().startswith(waits_for_more)
+        ):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
