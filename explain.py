@@ -189,10 +189,10 @@ def numbers(text: str, view: "View") -> dict[str, Any]:
 
 def draw_heads(names: list[str], reading: "Reading") -> bytes:
     """A PNG of all heads as a grid, a layer a row: who (from above) looks at whom (from the left), the darker the more."""
-    from matplotlib.figure import Figure
+    from kqv.drawing import empty_figure
 
     rows, columns = len(reading.layers), reading.layers[0].weights.shape[0]
-    figure = Figure(figsize=(2.2 * columns + 0.6, 2.2 * rows + 0.6), layout="constrained")
+    figure = empty_figure(2.2 * columns + 0.6, 2.2 * rows + 0.6)
     for layer, view in enumerate(reading.layers):
         for head, weights in enumerate(view.weights):
             axes = figure.add_subplot(rows, columns, layer * columns + head + 1)

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from shell import TINY, copy_project
 
 from kqv.checkpoint import load_checkpoint, restore_model, save_checkpoint
 
@@ -45,6 +46,26 @@ def test_the_picture_is_one(shell, folder):
     done = shell.run("explain.py", f"--out_dir={folder}", "--text=-", "--format=png", input="The old\ncat")
     assert done.status == 0, done.stderr
     assert (folder / "explain.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_pictures_do_not_mind_the_matplotlib_backend_of_a_notebook(shell, text, folder, tmp_path, monkeypatch, backend):
+    monkeypatch.setenv("MPLBACKEND", backend)
+    done = shell.run("train.py", text, TINY, f"--out_dir={tmp_path / 'new'}", "--tensorboard=True")
+    assert (done.status, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert (tmp_path / "new" / "loss.png").exists() and "to sample" in done.stdout
+    done = shell.run("explain.py", f"--out_dir={folder}", f"--text={TEXT}", "--format=png")
+    assert done.status == 0 and (folder / "explain.png").exists(), done.stderr
+
+
+def test_a_curve_that_cannot_be_drawn_is_a_remark_and_loses_nothing(text, tmp_path):
+    shell = copy_project(tmp_path / "kqv")
+    (shell.folder / "matplotlib.py").write_text("raise ImportError('its binary\\nis broken')")
+    done = shell.run("train.py", text, TINY, "--max_iters=2", f"--out_dir={tmp_path / 'run'}")
+    assert done.status == 0
+    (remark,) = (line for line in done.stderr.splitlines() if "curve" in line)
+    assert "its binary is broken" in remark and str(tmp_path / "run" / "metrics.jsonl") in remark
+    assert done.stdout.startswith("validation loss") and "to sample" in done.stdout and "loss.png" not in done.stdout
 
 
 def test_step_0_is_the_model_that_training_began_with(shell, text, folder, tmp_path):
