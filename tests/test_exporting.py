@@ -227,13 +227,15 @@ def test_the_card_names_what_finds_an_unknown_character(tmp_path: Path) -> None:
 
 
 class Llama:
-    """llama.cpp with a model, keys and values in float32."""
+    """llama.cpp with a model, its keys and values in float32 and without flash attention: by default it keeps 16 bits of them
+    and decides about flash attention itself, which turns near-ties into other texts (docs/log.md has counts)."""
 
     def __init__(self, path: Path) -> None:
         x = pytest.importorskip("xllamacpp")
         params = x.CommonParams()
         params.model.path, params.n_ctx, params.n_parallel, params.warmup = str(path), 96, 1, False
         params.cache_type_k = params.cache_type_v = x.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         self.server = x.Server(params)
 
@@ -269,7 +271,7 @@ def lead(model: GPT, ids: list[int]) -> float:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
-def test_llama_cpp_has_our_loss_and_writes_our_text(shape: str, dtype: str, tmp_path: Path) -> None:
+def test_llama_cpp_has_our_loss_and_in_float32_our_text_up_to_near_ties(shape: str, dtype: str, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     model, tokenizer = shaped(shape)
     narrow = dtype == "q8_0" and "mlp_width" in SHAPES[shape]  # 48 is no multiple of 32

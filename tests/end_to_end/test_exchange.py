@@ -75,7 +75,7 @@ def test_the_example_of_a_model_card_is_a_program_that_runs(shell, trained, gpt2
         assert len(done.stdout) == 16 + 1 and "The" in done.stdout  # print ends with a newline
 
 
-def test_llama_cpp_writes_what_was_trained(shell, trained, gpt2, tmp_path):
+def test_llama_cpp_in_float32_writes_what_was_trained(shell, trained, gpt2, tmp_path):
     pytest.importorskip("xllamacpp")
     from test_exporting import Llama
 
