@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from kqv.arguments import read_arguments, shell_command
+from kqv.browser import show
 from kqv.comparing import FACTS, Configuration, Run, docstring, loss_table
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import TO_RESUME, replacing
@@ -40,7 +41,7 @@ LOG = "log.txt"  # what train.py said, in the folder of a run
 SAMPLE_CHARS = 150
 ANSWER = "stopping after this step of this run; Ctrl-C again ends it now"  # to the first Ctrl-C
 
-OWN = ("out_dir", "seed", "seeds")  # options that are not laid over the configurations
+OWN = ("out_dir", "seed", "seeds", "open")  # options that are not laid over the configurations
 # Settings that make no difference to what is trained.
 ASIDE = (
     "out_dir", "encoding", "init_from", "eval_only", "checkpoint_minutes", "on_write_error", "sample_chars", "inner_figures",
@@ -91,8 +92,9 @@ def main(arguments: list[str]) -> int:
         print(f"  {shell_command('compare.py', *paths, *texts, *options)}")
         return 128 + stop[0]
     laid_over = " ".join(f"--{name}={value}" for name, value in over.items())
-    print(*write_report(configurations, out_dir, laid_over), sep="\n")
-    print(loss_table(configurations))
+    page, report = write_report(configurations, out_dir, laid_over)
+    print(page, report, loss_table(configurations), sep="\n")
+    show(page, settings.open)
     lock.release()
     if failures:
         raise MachineError(failures[0] + (f" (and {len(failures) - 1} more failed)" if failures[1:] else ""))
@@ -129,25 +131,26 @@ def run_of(settings: TrainSettings, seed: int, out_dir: Path) -> Run:
 
 
 class Progress(Bar):
-    """How far all runs are."""
+    """How far all runs are, and the one that is being made."""
 
     def __init__(self, steps: int, done: int) -> None:
-        super().__init__(steps, done)
+        super().__init__(steps, done, "steps of all runs:")
         self.before = done
 
     def begin(self, what: str, steps: int, number: str) -> None:
-        """The next run, of so many steps."""
-        self.what, self.steps = what, steps
-        self.move(self.before, what)
+        """The next run, of so many steps; `number` is "1 of 3"."""
+        self.what, self.steps = f"run {number} ({what})", steps
+        self.move(self.before, self.what)
         if not self.terminal:
-            self.say(f"run {number}: {what}")
+            self.say(f"run {number}: {what}, {steps:,} steps")
 
     def show(self, line: dict[str, Any]) -> None:
         """A line of its metrics."""
-        loss = f", loss {line['train_loss']:.3f}" if "train_loss" in line else ""
-        self.move(self.before + line["step"], self.what + loss)
+        where = f"{self.what}, step {line['step']:,} of {self.steps:,}"
+        loss = f": loss {line['train_loss']:.3f}" if "train_loss" in line else ""
+        self.move(self.before + line["step"], where + loss)
         if not self.terminal and "val_loss" in line:
-            self.say(f"step {line['step']}/{self.steps} of {self.what}: loss {line['val_loss']:.4f}")
+            self.say(f"{where}: validation loss {line['val_loss']:.4f} (estimate)")
 
     def end(self) -> None:
         """The run is over, finished or not."""

@@ -1,6 +1,6 @@
 """Look inside a trained model as it reads a text: who looks at whom, and what it would say.
 
-    python explain.py --text="The cat sat on the mat."    out/explain.html, a page to explore
+    python explain.py --text="The cat sat on the mat."    out/explain.html, a page to explore, opened in the browser
     python explain.py --step=0 --against=out              the model before training beside the trained one
     python explain.py --format=text --layer=1 --head=2    figures of all heads and a map of one, in the terminal
     python explain.py --format=png                        all heads as maps, in out/explain.png
@@ -12,13 +12,18 @@ import signal
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process, without a traceback
 
+import ast
+import inspect
 import io
 import json
+import textwrap
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kqv.arguments import read_settings
+from kqv.browser import show
 from kqv.errors import UserError, run_script
 from kqv.files import replacing, text_of
 from kqv.settings import ExplainSettings, check_explaining
@@ -60,14 +65,18 @@ def main(arguments: list[str]) -> int:
             if names_of(its_tokenizer, views[1].reading.ids) != names:
                 raise UserError(f"{path} and {its_path} cut the text into different tokens: one page cannot show both")
         write(folder / "explain.html", page(text, views, {"layer": layer, "head": head}).encode())
+        show(folder / "explain.html", settings.open)
     elif settings.format == "json":
         write(folder / "explain.json", json.dumps(numbers(text, view)).encode())
     elif settings.format == "png":
         write(folder / "explain.png", draw_heads(names, view.reading))
+        show(folder / "explain.png", settings.open is True)
     else:
         print(table(view.heads))
+        print(f"\n{legend()}")
         thing = "character" if tokenizer.kind == "char" else "token"
-        print(f"\nlayer {layer}, head {head}: each row is a {thing}, its marks where it looks ({SHADES!r}: from none to all)\n")
+        marks = f"its marks where it looks ({shades()} of its weight or more)"
+        print(f"\nlayer {layer}, head {head}: each row is a {thing}, {marks}\n")
         print(head_map(names, view.reading.layers[layer].weights[head].tolist()))
         print("\nwhat would come next, after the last layer\n")
         print(next_tokens(names, tokenizer, view.reading))
@@ -133,7 +142,7 @@ def chosen_head(settings: ExplainSettings, heads: list["HeadFigures"]) -> tuple[
 
 
 def table(heads: list["HeadFigures"]) -> str:
-    """The figures of all heads, one a line (see HeadFigures in kqv/explaining.py for what they mean)."""
+    """The figures of all heads, one a line."""
     names = list(asdict(heads[0]))
     widths = [max(6, len(name)) for name in names]
     lines = ["  ".join(name.rjust(width) for name, width in zip(names, widths, strict=True))]
@@ -141,6 +150,32 @@ def table(heads: list["HeadFigures"]) -> str:
         values = [str(value) if isinstance(value, int) else f"{value:.3f}" for value in asdict(figures).values()]
         lines.append("  ".join(value.rjust(width) for value, width in zip(values, widths, strict=True)))
     return "\n".join(lines)
+
+
+def legend() -> str:
+    """What the figures mean, in the words below the fields of HeadFigures."""
+    from kqv.explaining import HeadFigures
+
+    (definition,) = ast.parse(inspect.getsource(HeadFigures)).body
+    assert isinstance(definition, ast.ClassDef)
+    width = max(map(len, HeadFigures.__annotations__)) + 2
+    lines = []
+    for field, below in pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            words = ast.literal_eval(below.value)
+            name = ast.unparse(field.target).ljust(width)
+            lines.append(textwrap.fill(words, 100, initial_indent=name, subsequent_indent=" " * width))
+    return "\n".join(lines)
+
+
+def shades() -> str:
+    """The least weight of each mark, as `head_map` rounds them.
+
+    >>> shades()
+    '· 0.1, ░ 0.3, ▒ 0.5, ▓ 0.7, █ 0.9'
+    """
+    steps = len(SHADES) - 1
+    return ", ".join(f"{mark} {(number - 0.5) / steps:.1f}" for number, mark in enumerate(SHADES) if number)
 
 
 def head_map(names: list[str], weights: list[list[float]]) -> str:
@@ -189,10 +224,10 @@ def numbers(text: str, view: "View") -> dict[str, Any]:
 
 def draw_heads(names: list[str], reading: "Reading") -> bytes:
     """A PNG of all heads as a grid, a layer a row: who (from above) looks at whom (from the left), the darker the more."""
-    from matplotlib.figure import Figure
+    from kqv.drawing import empty_figure
 
     rows, columns = len(reading.layers), reading.layers[0].weights.shape[0]
-    figure = Figure(figsize=(2.2 * columns + 0.6, 2.2 * rows + 0.6), layout="constrained")
+    figure = empty_figure(2.2 * columns + 0.6, 2.2 * rows + 0.6)
     for layer, view in enumerate(reading.layers):
         for head, weights in enumerate(view.weights):
             axes = figure.add_subplot(rows, columns, layer * columns + head + 1)

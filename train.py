@@ -76,7 +76,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     from kqv.hardware import check_memory, choose_machine
     from kqv.importing import located
     from kqv.optim import make_optimizers, rate_factor, restore_optimizers, set_rates
-    from kqv.runlog import RunLog, SilentLog, draw_curve
+    from kqv.runlog import RunLog, SilentLog
     from kqv.sharded import holds_shapes, restore_shards, restore_weights, save_sharded
     from kqv.tokens import fingerprint, open_tokens
     from model import GPT, GPTConfig
@@ -275,8 +275,7 @@ def train(arguments: list[str], processes: Processes) -> int:
                 written(save_latest)
                 saved_at = time.perf_counter()
             if stop or last:
-                if processes.first:
-                    written(draw_curve, out_dir)
+                log.curve()
                 break
             metrics = {}
 
@@ -362,7 +361,8 @@ def train(arguments: list[str], processes: Processes) -> int:
     if processes.first:
         print(f"validation loss  {describe_loss(final_loss, characters)}, over the whole validation split")
         print(f"checkpoint       {path} (step {best_step})")
-        print(f"curve            {out_dir / CURVE}")
+        if (out_dir / CURVE).exists():
+            print(f"curve            {out_dir / CURVE}")
         print(f"to sample        {shell_command('sample.py', f'--out_dir={out_dir}')}")
     return 0
 

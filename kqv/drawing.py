@@ -1,6 +1,8 @@
-"""The pictures of a comparison: losses, and the figures of the layers, a line for each configuration."""
+"""Pictures: an empty figure for all that draw, and those of a comparison: losses, and the figures of the layers, a line for
+each configuration."""
 
 import io
+import os
 import statistics
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,6 +14,26 @@ from kqv.comparing import MEASURES, Configuration
 # Eight colours that the colour-blind can tell apart (Okabe & Ito 2008, with grey for their yellow), then other lines.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 LINES = ("-", "--", ":", "-.")
+
+
+def import_matplotlib() -> None:
+    """Import matplotlib whatever MPLBACKEND says. A notebook sets it for the processes that it starts, to a module that need not
+    be installed where they run, and matplotlib then refuses to be imported. Pictures that become files show in no backend."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
+def empty_figure(width: float, height: float) -> Any:
+    """A figure of so many inches. Its class alone, without pyplot: no window system is asked for, and it loads in half the
+    time."""
+    import_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def styles(count: int) -> list[dict[str, Any]]:
@@ -36,7 +58,7 @@ def draw(axes: Any, across: Sequence[float], values: Iterable[list[float]], styl
 
 def loss_picture(configurations: Sequence[Configuration]) -> bytes:
     """Three plots: the estimated loss over the steps, over the seconds, and the losses at the end."""
-    figure = _figure(11, 3.2 + 0.12 * len(configurations))
+    figure = empty_figure(11, 3.2 + 0.12 * len(configurations))
     by_step, by_time, at_end = figure.subplots(1, 3)
     shown: list[float] = []
     for row, (each, style) in enumerate(zip(configurations, styles(len(configurations)), strict=True)):
@@ -71,7 +93,7 @@ def loss_picture(configurations: Sequence[Configuration]) -> bytes:
 def inner_picture(configurations: Sequence[Configuration]) -> bytes:
     """The figures of the layers over the steps: a row for each measure, a column for each layer."""
     layers = max(each.settings.n_layer for each in configurations)
-    figure = _figure(max(6.4, min(2.6 * layers + 1, 1.4 * layers + 6)), 9)
+    figure = empty_figure(max(6.4, min(2.6 * layers + 1, 1.4 * layers + 6)), 9)
     grid = figure.subplots(len(MEASURES), layers, sharex=True, sharey="row", squeeze=False)
     for row, (measure, words) in zip(grid, MEASURES.items(), strict=True):
         for layer, axes in enumerate(row):
@@ -87,13 +109,6 @@ def inner_picture(configurations: Sequence[Configuration]) -> bytes:
         bottom.set_xlabel("step")
     _legend(figure, configurations)
     return _png(figure)
-
-
-def _figure(width: float, height: float) -> Any:
-    # The figure class alone, without pyplot: no window system is asked for, and it loads in half the time.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _logarithmic(axes: Any) -> None:

@@ -99,7 +99,7 @@ class HeadFigures:
     scaled_variance: float
     """the same after scaling: about 1, if the scale is 1/√d_k"""
     previous: float
-    """weight on the character before, mean over a text that the model wrote (see `own_ids`)"""
+    """weight on the character before, mean over a text that the model writes itself"""
     line_start: float
     """weight on the beginning of the line, the newline before it or its first character, mean over the same text"""
     induction: float

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kqv.decoding import default_prompt
 from kqv.errors import MachineError, UserError
 from kqv.families import family, nanogpt_only, places, to_theirs
 from kqv.files import replacing, replacing_folder
 from kqv.nanogpt import ARGUMENTS
 from kqv.tokenizer import CharTokenizer, Tokenizer
-from kqv.tokenizer_json import to_tokenizer_json
+from kqv.tokenizer_json import to_tokenizer_json, unused_id
 from model import GPT, RMSNORM_EPSILON, GPTConfig, RMSNorm
 
 LARGEST_ONNX = 2**31  # bytes; a larger model would need files beside it
@@ -29,22 +30,41 @@ LARGEST_ONNX = 2**31  # bytes; a larger model would need files beside it
 def to_huggingface(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], folder: Path) -> None:
     """A folder that AutoModelForCausalLM and AutoTokenizer load without code of ours."""
     weights = to_theirs(model.state_dict(), places(model.config, "huggingface"))
+    vocabulary, padding = to_tokenizer_json(tokenizer), padding_id(model, tokenizer)
     files = {
         "config.json": _json(huggingface_config(model.config)),
         "generation_config.json": _json({"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}),
         "model.safetensors": _safetensors(weights, {"format": "pt"}),
-        "tokenizer.json": _json(to_tokenizer_json(tokenizer)),
+        "tokenizer.json": _json(vocabulary),
         "tokenizer_config.json": _json(
             {
                 "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
                 "model_max_length": model.config.block_size,
+                "pad_token": next(name for name, number in vocabulary["model"]["vocab"].items() if number == padding),
+                "padding_side": "left",  # what is written follows the prompt
+                "split_special_tokens": tokenizer.token_bytes(padding) == b"\xff",  # whose name is ÿ, which a text may have
             }
         ),
-        "README.md": model_card(model, tokenizer, checkpoint).encode(),
+        "README.md": model_card(model, tokenizer, checkpoint, padding).encode(),
     }  # fmt: skip
     with replacing_folder(folder) as fresh:
         for name, content in files.items():
             (fresh / name).write_bytes(content)
+
+
+@torch.no_grad()
+def padding_id(model: GPT, tokenizer: Tokenizer) -> int:
+    """The id that pads prompts of different lengths in transformers, hidden by the attention mask.
+
+    It is one that the model has: a new id would need another row in the embedding and the head, and so another logit. Best is
+    one that no text has. Among characters there is none; the one that the model expects least is the least missed where
+    transformers leaves special tokens out (`skip_special_tokens=True`).
+    """
+    unused = unused_id(tokenizer)
+    if unused is not None:
+        return unused
+    every_character = torch.arange(tokenizer.vocab_size)[None, : model.config.block_size]
+    return int(model.eval()(every_character)[0].softmax(dim=-1).mean(dim=0).argmin())
 
 
 def huggingface_config(config: GPTConfig) -> dict[str, Any]:
@@ -70,8 +90,8 @@ def huggingface_config(config: GPTConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def model_card(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any]) -> str:
-    """The README.md of a model: what it is, how it was trained, on what, how well."""
+def model_card(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], padding: int) -> str:
+    """The README.md of a model: what it is, how it was trained, on what, how well, how to use it."""
     config, recipe = model.config, checkpoint.get("config", {})
     shape = "GPT-2" if family(config) == "gpt2" else "Qwen3"
     lines = [
@@ -91,15 +111,41 @@ def model_card(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any]) -> 
     settings = {name: value for name, value in recipe.items() if name not in own}
     if settings:
         lines += ["", "## Recipe", "", "```python", *(f"{name} = {value!r}" for name, value in settings.items()), "```"]
-    lines += [
+    lines += usage(model, tokenizer, padding)
+    lines += ["", "It has seen one text only: do not take for a fact what it writes.", ""]
+    return "\n".join(lines)
+
+
+def usage(model: GPT, tokenizer: Tokenizer, padding: int) -> list[str]:
+    """The part of the card that says how to use the model. Its example runs as it stands, in the folder of the card."""
+    prompt = default_prompt(tokenizer)
+    block_size, known = model.config.block_size, len(tokenizer.encode(prompt))
+    lines = [
         "", "## Use", "", "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")', 'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
-        'prompt = tokenizer("TEXT", return_tensors="pt")',
-        "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=100)[0]))", "```", "",
-        "It has seen one text only: do not take for a fact what it writes.", "",
+        'folder = "."  # where this card is',
+        "tokenizer = AutoTokenizer.from_pretrained(folder)", "model = AutoModelForCausalLM.from_pretrained(folder)",
+        f'prompt = tokenizer({prompt!r}, return_tensors="pt")',
+        f"options = dict(max_new_tokens={max(1, min(200, block_size - known))}, do_sample=True, temperature=0.8, top_k=0)",
+        "print(tokenizer.decode(model.generate(**prompt, **options)[0]))", "```", "",
     ]  # fmt: skip
-    return "\n".join(lines)
+    beyond = "it has no positions beyond that" if family(model.config) == "gpt2" else "it was not trained beyond that"
+    lines += [f"- Keep prompt and answer within {block_size} tokens: {beyond}."]
+    if padding == unused_id(tokenizer):
+        name = "the byte 0xFF" if tokenizer.token_bytes(padding) == b"\xff" else f"`{tokenizer.decode([padding])!r}`"
+        lines += [f"- `padding=True` pads a batch on the left with {name}, which no text has."]
+    else:
+        lines += [
+            f"- `padding=True` pads a batch on the left with `{tokenizer.decode([padding])!r}`, the character that the model "
+            "expects least: it has no id to spare, and the attention mask hides it. `skip_special_tokens=True`, and so "
+            "`pipeline`, leaves this character out, as any padding."
+        ]
+    if isinstance(tokenizer, CharTokenizer):
+        lines += [
+            f"- A character that is none of its {tokenizer.vocab_size} raises \"Missing [UNK] token\". "
+            "`set(text) - set(tokenizer.get_vocab())` names those of a text."
+        ]
+    return lines
 
 
 def to_nanogpt(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], folder: Path) -> None:

@@ -18,11 +18,10 @@ import numpy as np
 from kqv.families import TITLES, family, places, to_theirs
 from kqv.files import replacing
 from kqv.tokenizer import Tokenizer
-from kqv.tokenizer_json import byte_letters, to_tokenizer_json
+from kqv.tokenizer_json import to_tokenizer_json, unused_id
 from model import GPT, RMSNORM_EPSILON
 
 NORMAL, CONTROL = 1, 3  # llama.cpp's kinds of tokens
-END = "<|endoftext|>"
 
 
 def to_gguf(model: GPT, tokenizer: Tokenizer, dtype: str, path: Path) -> list[str]:
@@ -75,9 +74,8 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
         writer.add_token_list([_escaped(tokenizer.token_bytes(token)) for token in range(vocab_size)])
         writer.add_token_types([NORMAL] * vocab_size)
         return
-    data = to_tokenizer_json(tokenizer)
-    special = {token["content"]: token["id"] for token in data["added_tokens"]}
-    end = special.get(END, data["model"]["vocab"][byte_letters()[0xFF]])
+    data, end = to_tokenizer_json(tokenizer), unused_id(tokenizer)
+    special = {token["content"] for token in data["added_tokens"]}
     names = [f"[unused {token}]" for token in range(vocab_size)]  # a model may have more rows than there are tokens
     for text, token in data["model"]["vocab"].items():
         names[token] = text

@@ -118,9 +118,9 @@ def report(what: str, rows: Sequence[Row], folder: Path) -> None:
 
 def draw(ratios: Sequence[tuple[str, float]], path: Path) -> None:
     """Bars of how many times better than each peer, on a logarithmic scale."""
-    from matplotlib.figure import Figure
+    from kqv.drawing import empty_figure
 
-    figure = Figure(figsize=(8, 1 + 0.4 * max(1, len(ratios))), layout="constrained")
+    figure = empty_figure(8, 1 + 0.4 * max(1, len(ratios)))
     axes = figure.add_subplot()
     names, values = [name.strip() for name, _ in ratios], [value for _, value in ratios]
     bars = axes.barh(range(len(values)), values, color="#0072b2")

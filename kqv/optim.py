@@ -27,10 +27,21 @@ NEWTON_SCHULZ = ((8.0934, -23.6206, 17.4463), (3.6135, -2.6554, 0.5134), (2.6727
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """The orthogonal factor of each matrix (count, rows, columns), about: singular values come out in 0.7..1.3.
+    """The orthogonal factor UVᵀ of each matrix USVᵀ (count, rows, columns), approximately. Returns the same shape.
 
-    Newton-Schulz iteration of X ← aX + (bA + cA²)X with A = XXᵀ, which needs matrix products only. The
-    rounding of bfloat16 is far below its own error, so `dtype` is a matter of speed. Returns the same shape.
+    Newton-Schulz iteration of X ← aX + (bA + cA²)X with A = XXᵀ, which needs matrix products only. A singular value of at
+    least 1/100 of the Frobenius norm comes out in 0.7..1.3. A smaller one stays small: 70 to 78 times its share of that norm.
+
+    So it depends on the spectrum how near the result is to UVᵀ. Measured on 128 × 128 matrices, beside the five steps of
+    torch.optim.Muon (3.4445, -4.775, 2.0315). In training those bought no loss in the default recipe, and 0.012 nats in 300
+    steps of 512 tokens at width 256 (docs/log.md):
+
+        singular values       come out in     cosine to UVᵀ    torch's five steps
+        Gaussian matrix       0.00 to 1.28    0.97             0.98
+        from 1 to 1/1000      0.03 to 1.28    0.81             0.94
+        1/n²                  0.00 to 1.28    0.43             0.65
+
+    The rounding of bfloat16 is far below the error of the iteration, so `dtype` is a matter of speed.
     """
     x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]

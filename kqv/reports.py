@@ -57,6 +57,9 @@ class TensorBoard:
     def finish(self, curve: Path) -> None:
         """The picture, then the end of the file."""
         if curve.exists():
+            from kqv.drawing import import_matplotlib
+
+            import_matplotlib()
             from matplotlib.image import imread
 
             self.writer.add_image("curve", imread(curve)[..., :3], self.step, dataformats="HWC")

@@ -97,6 +97,14 @@ class RunLog:
         for report in self.reports:
             report.sample(step, text)
 
+    def curve(self) -> None:
+        """Draw the losses. That they cannot be drawn is said, and loses nothing else."""
+        try:
+            draw_curve(self.folder)
+        except Exception as error:  # whatever a drawing library raises: the run is done, and kept
+            reason = " ".join(str(error).split())[:200]
+            self.say(f"the curve was not drawn ({reason}): its numbers are in {self.folder / METRICS}")
+
     def _append(self, line: bytes) -> None:
         self.unwritten += line
         size = self.file.seek(0, os.SEEK_END)
@@ -135,6 +143,9 @@ class SilentLog:
     def sample(self, step: int, text: str) -> None:
         """Nothing."""
 
+    def curve(self) -> None:
+        """Nothing."""
+
     def progress(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Nothing."""
 
@@ -156,11 +167,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def draw_curve(folder: Path) -> Path:
     """Draw the losses in metrics.jsonl over the steps to loss.png in the same folder. Returns its path."""
-    # The figure class alone, without pyplot: no window system is asked for, and it loads in half the time.
-    from matplotlib.figure import Figure
+    from kqv.drawing import empty_figure  # which needs read_metrics itself
 
     lines = read_metrics(folder)
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = empty_figure(6.4, 4)
     axes = figure.add_subplot()
     axes.plot(*_points(lines, "train_loss"), color="#0072b2", linewidth=1, alpha=0.7, label="training")
     axes.plot(*_points(lines, "val_loss"), "o-", color="#d55e00", markersize=3, label="validation (estimate)")

@@ -177,7 +177,7 @@ class CompareSettings(TrainSettings):
     """Train configurations side by side, on the same batches, and draw the difference: out_dir/report.html and report.md.
 
     Each CONFIG.py is trained from scratch with each seed, on TEXT if one is named (a file, a folder, or - for standard
-    input). All options but out_dir, seed and seeds are those of train.py, and are laid over every configuration; what a
+    input). All options but out_dir, seed, seeds and open are those of train.py, and are laid over every configuration; what a
     configuration itself says of out_dir, seed, sample_chars and inner_figures is not used. What was trained before into the
     same out_dir is not trained again: after a change of the code, take another out_dir.
     """
@@ -186,6 +186,8 @@ class CompareSettings(TrainSettings):
     """folder of the report and of the runs"""
     seeds: int = 1
     """how many seeds each configuration is trained with: seed, seed + 1, ..."""
+    open: Literal["auto"] | bool = "auto"
+    """open the report in the browser; auto opens it where this is a terminal on a machine with a screen"""
 
 
 @dataclass
@@ -241,6 +243,8 @@ class ExplainSettings:
     """0 for the model as it was before training; -1 for the trained one"""
     against: str = ""
     """html: a second folder or checkpoint file, shown beside the first"""
+    open: Literal["auto"] | bool = "auto"
+    """open the page, or the picture, in the browser; auto opens the page where this is a terminal on a machine with a screen"""
     layer: int = -1
     """the layer of the head that is shown first; -1 takes the head that is surest where to look (the lowest entropy)"""
     head: int = -1
@@ -321,6 +325,8 @@ def check_explaining(settings: ExplainSettings) -> None:
     """Refuse a step that is not kept, places that no model has, and two models where one is shown. Raises UserError."""
     if settings.against and settings.format != "html":
         raise UserError(f"--against= puts two models on one page: leave out --format={settings.format}")
+    if settings.open is True and settings.format not in ("html", "png"):
+        raise UserError(f"--open shows a page or a picture in the browser: leave out --format={settings.format}, or --open")
     if settings.step not in (-1, 0):
         raise UserError(f"step={settings.step} is not kept: take --step=0 for the untrained model, or leave it out")
     check_at_least(settings, -1, "layer", "head")

@@ -1,14 +1,15 @@
 """Vocabularies as the tokenizer.json that the library `tokenizers` reads, and back: plain data, nothing of it is run.
 
 Characters are a WordLevel model with a cut at every character: an unknown one raises, for no token of the vocabulary stands
-for it. Bytes and byte pairs are a ByteLevel BPE model, whose merges are found again from the order of the tokens.
+for it (`tokenizers` says "Missing [UNK] token" and cannot be told to name the character: the model card says how to find it).
+Bytes and byte pairs are a ByteLevel BPE model, whose merges are found again from the order of the tokens.
 """
 
 from itertools import pairwise
 from typing import Any
 
 from kqv.errors import UserError
-from kqv.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from kqv.tokenizer import END, ByteTokenizer, CharTokenizer, Tokenizer
 
 EVERY_CHARACTER = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -94,19 +95,43 @@ def _byte_pairs(tokenizer: Tokenizer) -> tuple[list[bytes], str, dict[str, int]]
     return tokenizer.tokens, pattern, tokenizer.special
 
 
+def unused_id(tokenizer: Tokenizer) -> int | None:
+    """The id of a token that no text has: the end of a document, or the byte 0xFF, which UTF-8 never has. A vocabulary of
+    characters has neither unless it was learnt from documents.
+
+    >>> unused_id(ByteTokenizer()), unused_id(CharTokenizer("ab"))
+    (255, None)
+    """
+    if isinstance(tokenizer, CharTokenizer):
+        return tokenizer.characters.index(END) if END in tokenizer.characters else None
+    from kqv.bpe import END_OF_TEXT
+
+    tokens, _, special = _byte_pairs(tokenizer)
+    return special.get(END_OF_TEXT, tokens.index(b"\xff"))
+
+
 def from_tokenizer_json(data: dict[str, Any]) -> Tokenizer:
     """The vocabulary of a tokenizer.json. Raises UserError if it is of a kind that ours cannot be."""
     unknown = UserError("its tokenizer.json is of a kind that kqv does not know, which takes characters and GPT-2's byte pairs")
     match data:
-        case {"model": {"type": "WordLevel", "vocab": dict(ids)}, "normalizer": None, "added_tokens": [], "pre_tokenizer": cut}:
+        case {
+            "model": {"type": "WordLevel", "vocab": dict(ids)}, "normalizer": None, "added_tokens": list(added),
+            "pre_tokenizer": cut,
+        }:  # fmt: skip
             whole = sorted(ids.values()) == list(range(len(ids))) and all(len(character) == 1 for character in ids)
-            if cut == EVERY_CHARACTER and whole:
+            # transformers adds the character that stands in for padding, which is there already
+            nothing_new = all(ids.get(token["content"]) == token["id"] for token in added)
+            if cut == EVERY_CHARACTER and whole and nothing_new:
                 return CharTokenizer("".join(sorted(ids, key=ids.__getitem__)))
         case {
             "model": {"type": "BPE", "vocab": dict(ids), "merges": list(pairs)}, "normalizer": None,
             "added_tokens": list(added), "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, **more},
         }:  # fmt: skip
-            special = {str(token["content"]): int(token["id"]) for token in added}
+            special = {}
+            for token in added:
+                name, number = str(token["content"]), int(token["id"])
+                if len(name) > 1 or ids.get(name) != number:  # else it is the byte that stands in for padding
+                    special[name] = number
             letters = byte_letters()
             byte_of = {letter: byte for byte, letter in enumerate(letters)}
             ordinary = {text: number for text, number in ids.items() if text not in special}

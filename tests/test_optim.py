@@ -48,6 +48,41 @@ def test_orthogonalizing_evens_out_the_singular_values_and_turns_nothing(
     assert torch.dist(u @ within @ v.mT, result) < 0.1  # and nothing is outside U and V
 
 
+def spectra() -> dict[str, Tensor]:
+    """Singular values of 128 × 128 matrices: of random ones, and two that fall steeply."""
+    gaussian = torch.linalg.svdvals(random(10, 128, 128))
+    return {"Gaussian": gaussian, "to 1/1000": torch.logspace(0, -3, 128)[None], "1/n²": torch.arange(1, 129)[None] ** -2.0}
+
+
+def orthogonalized(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What becomes of singular values (count, n), in their order, and the cosine to the exact factor."""
+    count, n = values.shape
+    u, v = (torch.linalg.qr(random(count, n, n, seed=seed))[0] for seed in (1, 2))
+    result = orthogonalize((u * values[:, None]) @ v.mT, dtype)
+    return (u.mT @ result @ v).diagonal(dim1=1, dim2=2), torch.cosine_similarity(result.flatten(1), (u @ v.mT).flatten(1)).mean()
+
+
+@pytest.mark.parametrize("spectrum", spectra())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_singular_values_come_out_within_the_bounds_that_the_docstring_gives(spectrum: str, dtype: torch.dtype) -> None:
+    values = spectra()[spectrum]
+    share = values / values.norm(dim=1, keepdim=True)
+    after, _ = orthogonalized(values, dtype)
+    assert after.max() < 1.3 and after[share > 0.01].min() > 0.7
+    if dtype == torch.float32:
+        small = share < 0.01
+        assert small.any()
+        torch.testing.assert_close(after[small], 74 * share[small], rtol=4 / 74, atol=1e-4)
+
+
+def test_torch_s_five_steps_come_nearer_to_the_exact_factor_as_the_docstring_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = [orthogonalized(values, torch.float32)[1] for values in spectra().values()]
+    monkeypatch.setattr("kqv.optim.NEWTON_SCHULZ", ((3.4445, -4.775, 2.0315),) * 5)  # the defaults of torch.optim.Muon
+    torchs = [orthogonalized(values, torch.float32)[1] for values in spectra().values()]
+    assert ours == pytest.approx([0.97, 0.81, 0.43], abs=0.01)
+    assert torchs == pytest.approx([0.98, 0.94, 0.65], abs=0.01)
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(12, 12), (40, 12), (12, 40)])
 def test_orthogonalizing_random_matrices_leaves_none_behind(rows: int, columns: int) -> None:
     values = torch.linalg.svdvals(orthogonalize(random(50, rows, columns)))

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -75,6 +76,27 @@ class Shell:
         data = input.encode() if isinstance(input, str) else input
         limit = largest_file and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file)))
         return _done(self._command(script, words, python), cwd=cwd or self.folder, input=data, preexec_fn=limit)
+
+    def run_at_terminal(self, script: str, *words: object, **variables: str) -> Done:
+        """The same at a terminal, which shows stdout and stderr alike, with more environment variables."""
+        ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, (40, 160))
+        environment = {name: value for name, value in _environment().items() if name not in ("CI", "SSH_CONNECTION", "SSH_TTY")}
+        command = self._command(script, words)
+        with subprocess.Popen(
+            command, cwd=self.folder, env=environment | variables, stdin=theirs, stdout=theirs, stderr=theirs
+        ) as process:
+            watchdog = threading.Timer(PATIENCE, _end, [process])
+            watchdog.start()
+            os.close(theirs)
+            shown = b""
+            with suppress(OSError):  # Linux's way to say that the other end is closed
+                while some := os.read(ours, 4096):
+                    shown += some
+            os.close(ours)
+            status = process.wait()
+            watchdog.cancel()
+        return Done(status, shown.decode().replace("\r\n", "\n"), "")
 
     def run_printed(self, done: Done, start: str, *words: str) -> Done:
         """Paste the command that stands in a line of stdout after `start`, add `words`, and press Enter."""
@@ -172,6 +194,15 @@ def same_weights(one: Path, other: Path) -> bool:
     """Whether two checkpoints hold the same model, bit for bit."""
     first, second = load_checkpoint(one)["model"], load_checkpoint(other)["model"]
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def fake_browser(folder: Path) -> tuple[dict[str, str], Path]:
+    """The environment variables of a machine with a screen and a browser, and the file into which that browser writes the
+    addresses that it is to show."""
+    program, shown = folder / "browser.sh", folder / "shown.txt"
+    program.write_text(f'#!/bin/sh\necho "$1" >> {shlex.quote(str(shown))}\n')
+    program.chmod(0o755)
+    return {"BROWSER": str(program), "DISPLAY": ":0"}, shown
 
 
 def full_pipe() -> tuple[int, int]:

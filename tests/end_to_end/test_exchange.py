@@ -3,6 +3,7 @@
 import math
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,7 +63,19 @@ def test_transformers_loads_what_was_trained_and_writes_its_text(shell, trained,
         assert sample(shell, f"--out_dir={folder}").startswith(written)
 
 
-def test_llama_cpp_writes_what_was_trained(shell, trained, gpt2, tmp_path):
+def test_the_example_of_a_model_card_is_a_program_that_runs(shell, trained, gpt2, tmp_path):
+    """Blocks of 16 tokens: a GPT-2 has no positions beyond."""
+    pytest.importorskip("transformers")
+    for folder in (trained.folder, gpt2):
+        there = Path(export(shell, folder, f"--to={tmp_path / folder.parent.name}"))
+        *_, example = re.findall(r"```python\n(.*?)```", (there / "README.md").read_text(), re.DOTALL)
+        (tmp_path / "example.py").write_text(example)
+        done = shell.run(tmp_path / "example.py", cwd=there)
+        assert done.status == 0, done.stderr
+        assert len(done.stdout) == 16 + 1 and "The" in done.stdout  # print ends with a newline
+
+
+def test_llama_cpp_in_float32_writes_what_was_trained(shell, trained, gpt2, tmp_path):
     pytest.importorskip("xllamacpp")
     from test_exporting import Llama
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from shell import TINY, copy_project, fake_browser
 
 from kqv.checkpoint import load_checkpoint, restore_model, save_checkpoint
 
@@ -23,6 +24,12 @@ def test_the_terminal_shows_all_heads_one_map_and_what_comes_next(shell, trained
     assert done.status == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[:3]] == [["layer", "head"], ["0", "0"], ["0", "1"]]
+    explained = lines[4:]
+    for name in ("entropy", "distance", "saturated", "raw_variance", "scaled_variance", "previous", "line_start", "induction"):
+        (words,) = (line for line in explained if line.startswith(f"{name}  "))
+        assert len(words.split()) > 3  # what it means
+    (map_title,) = (line for line in lines if line.startswith("layer 0, head 1"))
+    assert "· 0.1, ░ 0.3, ▒ 0.5, ▓ 0.7, █ 0.9 of its weight" in map_title
     assert "  The␣red␣fox␣sits" in lines and any(line.startswith("layer 0, head 1") for line in lines)
     (after_fox,) = (line for line in lines if line.startswith("x → "))
     assert after_fox.startswith("x → ␣ ")  # it has learnt its text
@@ -45,6 +52,59 @@ def test_the_picture_is_one(shell, folder):
     done = shell.run("explain.py", f"--out_dir={folder}", "--text=-", "--format=png", input="The old\ncat")
     assert done.status == 0, done.stderr
     assert (folder / "explain.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_pictures_do_not_mind_the_matplotlib_backend_of_a_notebook(shell, text, folder, tmp_path, monkeypatch, backend):
+    monkeypatch.setenv("MPLBACKEND", backend)
+    done = shell.run("train.py", text, TINY, f"--out_dir={tmp_path / 'new'}", "--tensorboard=True")
+    assert (done.status, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert (tmp_path / "new" / "loss.png").exists() and "to sample" in done.stdout
+    done = shell.run("explain.py", f"--out_dir={folder}", f"--text={TEXT}", "--format=png")
+    assert done.status == 0 and (folder / "explain.png").exists(), done.stderr
+
+
+def test_a_curve_that_cannot_be_drawn_is_a_remark_and_loses_nothing(text, tmp_path):
+    shell = copy_project(tmp_path / "kqv")
+    (shell.folder / "matplotlib.py").write_text("raise ImportError('its binary\\nis broken')")
+    done = shell.run("train.py", text, TINY, "--max_iters=2", f"--out_dir={tmp_path / 'run'}")
+    assert done.status == 0
+    (remark,) = (line for line in done.stderr.splitlines() if "curve" in line)
+    assert "its binary is broken" in remark and str(tmp_path / "run" / "metrics.jsonl") in remark
+    assert done.stdout.startswith("validation loss") and "to sample" in done.stdout and "loss.png" not in done.stdout
+
+
+def test_at_a_terminal_the_page_opens_in_the_browser(shell, folder, tmp_path):
+    browser, shown = fake_browser(tmp_path)
+    page = folder / "explain.html"
+    words = (f"--out_dir={folder}", f"--text={TEXT}")
+    done = shell.run_at_terminal("explain.py", *words, **browser)
+    assert (done.status, done.stdout) == (0, f"{page}\n")
+    assert shown.read_text() == f"{page.as_uri()}\n"
+    shown.unlink()
+    for more, variables in (
+        (("--open=False",), {}),
+        (("--format=png",), {}),
+        ((), {"SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22"}),
+        ((), {"DISPLAY": ""}),
+    ):
+        done = shell.run_at_terminal("explain.py", *words, *more, **(browser | {"WAYLAND_DISPLAY": ""} | variables))
+        assert done.status == 0 and done.stdout.startswith(f"{folder}/explain.") and not shown.exists()
+
+
+def test_in_a_pipe_nothing_opens_unless_it_is_asked_for(shell, folder, tmp_path, monkeypatch):
+    browser, shown = fake_browser(tmp_path)
+    for name, value in browser.items():
+        monkeypatch.setenv(name, value)
+    words = (f"--out_dir={folder}", f"--text={TEXT}")
+    assert shell.run("explain.py", *words).status == 0 and not shown.exists()
+    assert shell.run("explain.py", *words, "--format=png", "--open").status == 0
+    assert shown.read_text() == f"{(folder / 'explain.png').as_uri()}\n"
+    monkeypatch.delenv("BROWSER")
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no browser is
+    done = shell.run("explain.py", *words, "--open")
+    assert done.status == 0 and done.stdout == f"{folder / 'explain.html'}\n"
+    assert done.stderr == f"no browser could be started: open {folder / 'explain.html'} in one\n"
 
 
 def test_step_0_is_the_model_that_training_began_with(shell, text, folder, tmp_path):
@@ -85,6 +145,7 @@ def test_a_model_that_computes_nothing_finite_is_said_so(shell, trained, tmp_pat
         (["--step=5"], ["--step=0"]),
         (["--txt=x"], ["did you mean text?"]),
         (["--against=nowhere"], ["nowhere"]),
+        (["--open", "--format=json"], ["leave out --format=json"]),
         (["--against=x", "--format=png"], ["one page", "leave out --format=png"]),
         (["The cat"], ["--text='The cat'"]),
     ],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from shell import TINY_SETTINGS, Done, easy_text, metrics, same_weights, untimed
+from shell import TINY_SETTINGS, Done, easy_text, fake_browser, metrics, same_weights, untimed
 
 from kqv.folder import occupy
 from kqv.settings import CompareSettings
@@ -87,12 +87,14 @@ def test_a_run_is_the_one_that_train_py_makes_alone(shell, text, compared, tmp_p
 
 def test_without_a_terminal_there_are_plain_lines(compared):
     lines = compared.done.stderr.splitlines()
-    assert [line for line in lines if line.startswith("run ")] == [
-        f"run {number} of 4: heads_{heads}, seed {seed}"
+    assert [line for line in lines if re.match(r"run \d of 4:", line)] == [
+        f"run {number} of 4: heads_{heads}, seed {seed}, 20 steps"
         for number, (heads, seed) in enumerate([(1, 1337), (1, 1338), (2, 1337), (2, 1338)], start=1)
     ]
-    assert [line.split(":")[0] for line in lines if line.startswith("step") and "heads_2, seed 1338" in line] == [
-        f"step {step}/20 of heads_2, seed 1338" for step in (0, 10, 20)
+    evaluated = [line for line in metrics(folder_of(compared.folder, "n_head = 2", 1338)) if "val_loss" in line]
+    assert [line for line in lines if line.startswith("run 4 of 4 (")] == [
+        f"run 4 of 4 (heads_2, seed 1338), step {line['step']} of 20: validation loss {line['val_loss']:.4f} (estimate)"
+        for line in evaluated
     ]
 
 
@@ -109,9 +111,27 @@ def test_what_is_finished_is_not_trained_again_and_what_has_changed_is(shell, co
     assert len(losses) == 2 and losses[0] == losses[1]
     write_config(tmp_path, "heads_one", "n_head = 1", "eval_interval = 10", "learning_rate = 0.01")
     done = shell.run("compare.py", compared.configs[0], same, *words, "--seeds=1")
-    assert done.status == 0 and re.findall("^run.*", done.stderr, re.MULTILINE) == ["run 1 of 1: heads_one, seed 1337"]
+    assert done.status == 0 and re.findall("^run.*:.*steps$", done.stderr, re.MULTILINE) == [
+        "run 1 of 1: heads_one, seed 1337, 20 steps"
+    ]
     assert before.items() <= stamps(folder / "runs").items()
     assert metrics(folder_of(folder, "learning_rate = 0.01"))[-1]["step"] == 20
+
+
+def test_at_a_terminal_the_report_opens_in_the_browser(shell, compared, tmp_path):
+    folder = shutil.copytree(compared.folder, tmp_path / "out")
+    browser, shown = fake_browser(tmp_path)
+    done = shell.run_at_terminal("compare.py", *compared.configs, *compared.words, f"--out_dir={folder}", **browser)
+    assert done.status == 0 and str(folder / "report.html") in done.stdout
+    assert shown.read_text() == f"{(folder / 'report.html').as_uri()}\n"
+
+
+def test_at_a_terminal_the_bar_counts_the_steps_of_all_runs_and_names_the_one_that_is_made(shell, text, tmp_path):
+    configs = [write_config(tmp_path, f"heads_{heads}", f"n_head = {heads}", "log_interval = 1") for heads in (1, 2)]
+    done = shell.run_at_terminal("compare.py", *configs, text, f"--out_dir={tmp_path / 'out'}", "--open=False")
+    assert done.status == 0
+    last = r"steps of all runs: 40/40 .*, run 2 of 2 \(heads_2, seed 1337\), step 20 of 20: loss"
+    assert re.search(last, done.stdout)
 
 
 # --- stopped
@@ -128,10 +148,11 @@ def stopped(shell, text, tmp_path_factory):
     folder.mkdir()
     config = write_config(folder, "long_run", *LONG)
     words = (config, text, f"--out_dir={folder / 'out'}")
-    interrupted = shell.signal_at("step 0/", signal.SIGINT, *words, script="compare.py")
+    interrupted = shell.signal_at("run 1 of 1 (long_run, seed 1337), step 0 of", signal.SIGINT, *words, script="compare.py")
     (run,) = (folder / "out" / "runs").iterdir()
     steps = [metrics(run)[-1]["step"]]
-    terminated = shell.signal_at(f"step {steps[0] // 100 * 100 + 100}/", signal.SIGTERM, *words, script="compare.py")
+    later = f"run 1 of 1 (long_run, seed 1337), step {steps[0] // 100 * 100 + 100:,} of"
+    terminated = shell.signal_at(later, signal.SIGTERM, *words, script="compare.py")
     steps.append(metrics(run)[-1]["step"])
     return folder, run, interrupted, terminated, steps, shell.run_printed(terminated, "  ")
 
