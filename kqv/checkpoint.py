@@ -46,6 +46,7 @@ if torch.__version__ < "2.10":
     )
 
 SEAL = b"sha256:"
+MOST_STEPS, LARGEST_SCALE = 2**40, 2.0**64  # of a run; comparing with them refuses nan too
 LONGEST_BLOCK = 2**17  # tables of positions are as long as a block, and no weight in the file says how long that is
 
 # What there is in a checkpoint, and the kind of it. Sampling needs the first three.
@@ -191,8 +192,11 @@ def _load_resumable(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[
     newer = ("skipped", "skipped_in_a_row", "text")  # not in the first checkpoints of this format
     if missing := [name for name in PARTS if name not in state and name not in newer]:
         raise UserError(f"{path} has no {missing[0]}, which a resume needs: start a new run from it with --init_from={path}")
-    if state["iter_num"] < 0 or not all(isinstance(number, int | float) for number in state["scaler"].values()):
-        raise UserError(f"{path} cannot be used: its numbers are none of a run")
+    counts = [state.get(name, 0) for name in ("iter_num", "skipped", "skipped_in_a_row")]
+    scale = state["scaler"].values()
+    whole = all(0 <= count <= MOST_STEPS for count in counts) and state["best_val_loss"] > -math.inf
+    if not whole or not all(isinstance(number, int | float) and abs(number) < LARGEST_SCALE for number in scale):
+        raise UserError(f"{path} cannot be used: its numbers are none of a run; use another copy or train again")
     return state
 
 
@@ -254,7 +258,7 @@ def restore_model(state: dict[str, Any], path: Path, block_size: int | None = No
         model = GPT(config)
         if not holds_shapes(state):
             model.load_state_dict(weights)
-    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (UserError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
     return model, tokenizer
 

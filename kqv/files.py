@@ -33,6 +33,8 @@ OF_A_RUN = (
     TENSORBOARD, WANDB, METRICS, CURVE, CONFIG, NANOGPT, DAMAGED, EARLIER, LATEST, BEST,
 )  # fmt: skip
 LARGEST_PROMPT = 1 << 26  # bytes
+LARGEST_HEADER = 1 << 25  # bytes; a tensor takes about 150, and a vocabulary may be in it
+LARGEST_NOTE = 1 << 24  # bytes of what kqv notes for itself: facts, progress, hashes
 LARGEST_METRICS = 1 << 30  # bytes; a million lines take a quarter of it
 
 
@@ -61,11 +63,22 @@ def read_small(path: Path, limit: int) -> bytes:
         return _read_at_most(file, limit, path)
 
 
+def check_header(path: Path) -> None:
+    """Raises OSError for a .safetensors file that is no regular file, or has an endless header."""
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST_HEADER:
+        raise OSError(errno.EFBIG, f"its header has more than {LARGEST_HEADER:,} bytes", str(path))
+
+
 def _read_at_most(file: BinaryIO, limit: int, path: Path) -> bytes:
-    data = file.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
-    return data
+    pieces, size = [], 0
+    while piece := file.read(1 << 16):  # a reader makes room for all that it is asked for
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+    return b"".join(pieces)
 
 
 @contextmanager
@@ -123,7 +136,6 @@ def in_words(size: int) -> str:
 
 
 MARK = ".kqv"  # stands in each folder that `replacing_folder` wrote, and names the files that it wrote there
-LARGEST_MARK = 1 << 20  # bytes
 
 
 @contextmanager
@@ -136,7 +148,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path} is a file: name another folder")
     known = set()
     if (path / MARK).is_file():
-        listed = read_small(path / MARK, LARGEST_MARK).decode(errors="replace")
+        listed = read_small(path / MARK, LARGEST_NOTE).decode(errors="replace")
         known = {MARK, *listed.split("\n")}
     if path.exists() and (others := {file.name for file in path.iterdir()} - known):
         raise UserError(f"{path} has {min(others)} in it, which was not exported by kqv: name another folder, or move it away")

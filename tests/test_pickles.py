@@ -55,19 +55,19 @@ def nested(depth: int) -> bytes:
 
 def test_what_would_end_or_fill_pythons_own_machine_is_refused() -> None:
     hostile = [
-        b"\x80\x02}" + nested(500_000)[2:] + b"K\x01s.",  # a hash as deep
+        b"\x80\x02}" + nested(200_000)[2:] + b"K\x01s.",  # a hash as deep
         b"\x80\x02r\xff\xff\xff\xff.",  # a memory of four billion
         b"\x80\x02B\xff\xff\xff\x7f.",  # bytes that are not there
         b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".",  # a bytearray of a terabyte
         b"I" + b"9" * 100_000 + b"\n.",  # digits whose reading takes the square of their number
-        b"\x80\x02" + b"]" * (1 << 21) + b".",
-        b"\x80\x02" + b"(" * (1 << 21) + b".",
+        b"\x80\x02" + b"]" * 30_000 + b".",
+        b"\x80\x02" + b"(" * 30_000 + b".",
     ]
     for data in hostile:
         with pytest.raises((ValueError, IndexError, KeyError)):
-            read_pickle(data)
+            read_pickle(data, most=20_000)
 
 
 def test_depth_is_no_danger() -> None:
-    found = read_pickle(nested(500_000) + b".")
+    found = read_pickle(nested(200_000) + b".")
     assert len(found) == 1
