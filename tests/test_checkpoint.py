@@ -333,6 +333,29 @@ def test_a_checkpoint_without_one_of_its_parts_is_refused(missing: str, tmp_path
         restore_model(state, tmp_path / "ckpt.pt")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_pipe_or_a_device_is_no_checkpoint_and_is_not_waited_for(kind: str, tmp_path: Path, refused: Callable) -> None:
+    path = tmp_path / "ckpt.pt"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(kind)
+    with refused(str(path), "a device or a pipe, not a file"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iter_num": -1}, {"iter_num": 10**600}, {"skipped": -3}, {"skipped_in_a_row": 10**600}, {"best_val_loss": math.nan},
+        {"best_val_loss": -math.inf}, {"scaler": {"scale": math.nan}}, {"scaler": {"scale": 10**600}}, {"scaler": {"scale": "x"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_numbers_that_no_run_has_are_refused(change: dict[str, Any], tmp_path: Path, refused: Callable) -> None:
+    save_checkpoint(tmp_path / "last.pt", RESUMABLE | change)
+    with refused(str(tmp_path / "last.pt"), "numbers", "use another copy or train again"):
+        load_latest(str(tmp_path))
+
+
 # --- a full disk --------------------------------------------------------------------------------------------------
 
 
