@@ -26,7 +26,7 @@ from kqv.arguments import read_settings
 from kqv.browser import show
 from kqv.errors import UserError, run_script
 from kqv.files import replacing, text_of
-from kqv.settings import ExplainSettings, check_explaining
+from kqv.settings import LARGEST_SEED, ExplainSettings, check_explaining
 from kqv.signals import end_by_exception
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def untrained(model: "GPT", checkpoint: dict[str, Any], path: Path) -> "GPT":
     from model import GPT
 
     seed = checkpoint.get("config", {}).get("seed")
-    if not isinstance(seed, int):
+    if not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"{path} does not say with which seed its model began: explain it without --step=0")
     torch.manual_seed(seed)  # as train.py does
     return GPT(model.config)

@@ -63,8 +63,8 @@ class GPTConfig:
             raise ValueError("sizes must be above 0, and n_embd a multiple of n_head")
         if self.position == "rope" and self.d_k % 2:
             raise ValueError("rotary positions turn pairs of numbers: d_k = n_embd / n_head must be even")
-        if isinstance(self.attention_scale, float) and not math.isfinite(self.attention_scale):
-            raise ValueError("attention_scale must be finite")
+        if not isinstance(self.attention_scale, str) and not abs(self.attention_scale) <= LARGEST:
+            raise ValueError(f"attention_scale goes up to {LARGEST:,}")
         if not 1 <= self.rope_base <= LARGEST or max(self.window, self.mlp_width) > LARGEST:
             raise ValueError(f"rope_base goes from 1 to {LARGEST:,}, window and mlp_width up to that")
 

@@ -94,7 +94,9 @@ def shell_command(script: str, *options: str, launcher: Sequence[str] = ()) -> s
 def _is_a(kind: Any, value: Any) -> bool:
     """Whether a value is of a type, or is the word that a Literal allows."""
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # not nan either
+    if kind is int:
+        return type(value) is int and abs(value) <= sys.float_info.max
     return type(value) is kind if isinstance(kind, type) else type(value) is str and value == kind
 
 

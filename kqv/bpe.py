@@ -9,7 +9,7 @@ pattern ends a token anyway (`safe_pieces`), so that a text of any size is encod
 
 import base64
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 from kqv.errors import UserError
@@ -36,8 +36,9 @@ PATTERNS = {
 OWN_PATTERN = PATTERNS["gpt2"]  # of vocabularies that are trained here: Hugging Face and llama.cpp know it too
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's special token, which stands after each document
-MOST_TOKENS = 1 << 20
+MOST_TOKENS = 1 << 19
 LONGEST_TOKEN = 1 << 12  # bytes; the longest of o200k_base has 128
+MOST_BYTES = 1 << 22  # of all tokens together; those of o200k_base have 1.4 million
 MOST_SPECIAL = 4096
 LONGEST_GAP = 1 << 17  # white space in a row: the search goes back over it, and gives up at a million
 
@@ -45,6 +46,16 @@ LONGEST_GAP = 1 << 17  # white space in a row: the search goes back over it, and
 _SAFE = re.compile(r"(?<=[^\W_])[ \n.,;:!?。，、；：！？]")
 _SAFE_IN_DOCUMENTS = re.compile(rf"{_SAFE.pattern}|(?<={END})")  # the end of a document ends a token too
 _GAP = re.compile(rf"\s{{{LONGEST_GAP}}}")
+
+
+TOO_LARGE = f"a vocabulary has at most {MOST_TOKENS:,} tokens of {LONGEST_TOKEN:,} bytes"
+
+
+def check_sizes(tokens: Sequence[str | bytes], special: Sized) -> None:
+    """Raises UserError for a vocabulary that is larger than any, before work is done on it."""
+    too_large = len(tokens) > MOST_TOKENS or len(special) > MOST_SPECIAL
+    if too_large or max(map(len, tokens), default=0) > LONGEST_TOKEN or sum(map(len, tokens)) > MOST_BYTES:
+        raise UserError(TOO_LARGE)
 
 
 class BpeTokenizer(ByteLevel):
@@ -58,6 +69,7 @@ class BpeTokenizer(ByteLevel):
         Raises UserError for what is no vocabulary.
         """
         special = special or {}
+        check_sizes(tokens, special)
         ranks = {token: rank for rank, token in enumerate(tokens) if token}
         if not name.isprintable() or len(name) > 100:
             raise UserError("its name is none")
@@ -65,8 +77,6 @@ class BpeTokenizer(ByteLevel):
             raise UserError("it splits texts by a pattern that this version of kqv does not know")
         if len(ranks) + tokens.count(b"") != len(tokens) or not all(bytes([byte]) in ranks for byte in range(256)):
             raise UserError("a vocabulary of byte pairs has every single byte, and no token twice")
-        if len(tokens) > MOST_TOKENS or max(map(len, tokens)) > LONGEST_TOKEN or len(special) > MOST_SPECIAL:
-            raise UserError(f"a vocabulary has at most {MOST_TOKENS:,} tokens of {LONGEST_TOKEN:,} bytes")
         free = {number for number in range(len(tokens) + MOST_SPECIAL) if number >= len(tokens) or not tokens[number]}
         if not all(special) or len(set(special.values())) != len(special) or not free.issuperset(special.values()):
             raise UserError("its special tokens have no name, or no id of their own")
@@ -114,6 +124,8 @@ class BpeTokenizer(ByteLevel):
             case {"name": str(name), "pattern": str(pattern), "tokens": str(tokens), "special": dict(special)}:
                 if not all(type(number) is int and isinstance(text, str) for text, number in special.items()):
                     raise UserError("its special tokens are no names with ids")
+                if tokens.count(" ") >= MOST_TOKENS or len(tokens) > 4 * MOST_BYTES:
+                    raise UserError(TOO_LARGE)
                 try:
                     return cls(name, pattern, [base64.b64decode(token, validate=True) for token in tokens.split(" ")], special)
                 except (ValueError, UnicodeError):

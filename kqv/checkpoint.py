@@ -10,7 +10,7 @@ A checkpoint is what `torch.save` makes of this dictionary (the names that nanoG
     skipped         updates skipped so far          skipped_in_a_row   and just now, see train.py
     text            what tells the training text    (the last three are missing in checkpoints before November 2026)
 
-followed by a seal, the SHA-256 of the bytes before it, which torch.load does not mind.
+followed by a seal, the SHA-256 of the bytes before it, which torch.load does not mind. It is read by kqv/archive.py.
 
 A sharded run writes a folder of the same name (kqv/sharded.py), which is read as if it were such a file.
 A file without a seal can be nanoGPT's: it is read as strictly, and then as if it were ours (kqv/nanogpt.py).
@@ -22,10 +22,8 @@ import itertools
 import math
 import os
 import pickle
-import pickletools
 import re
 import sys
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,8 +31,9 @@ from typing import Any, BinaryIO
 
 import torch
 
+from kqv.archive import read_archive
 from kqv.errors import MachineError, UserError
-from kqv.files import CONFIG, FORMAT, METRICS, TO_RESUME, TO_USE, VERSION, replacing
+from kqv.files import CONFIG, FORMAT, METRICS, TO_RESUME, TO_USE, VERSION, open_regular, replacing
 from kqv.importing import from_huggingface, from_safetensors
 from kqv.nanogpt import from_nanogpt
 from kqv.sharded import holds_shapes, is_sharded, load_whole, open_sharded
@@ -47,6 +46,7 @@ if torch.__version__ < "2.10":
     )
 
 SEAL = b"sha256:"
+MOST_STEPS, LARGEST_SCALE = 2**40, 2.0**64  # of a run; comparing with them refuses nan too
 LONGEST_BLOCK = 2**17  # tables of positions are as long as a block, and no weight in the file says how long that is
 
 # What there is in a checkpoint, and the kind of it. Sampling needs the first three.
@@ -56,9 +56,6 @@ PARTS = {
 }  # fmt: skip
 
 _NO_CHECKPOINT = "{} is no checkpoint of kqv or nanoGPT, or only a part of one: use another copy or train again"
-
-# What the pickle in a checkpoint may name: a dictionary, a tensor, and the kinds of numbers in one.
-DATA_ONLY = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor_v2|torch [A-Z]\w+Storage")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
@@ -96,20 +93,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if is_sharded(path):
             return _checked(load_whole(path, open_sharded(path)), path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             sealed = _is_sealed(file, path)
-            _check_content(file, path, sealed)
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = read_archive(file, checked=sealed)
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}: python train.py --out_dir=FOLDER makes one in FOLDER") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path} holds more than data and could run code: nothing in it was run") from None
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except Exception:  # what torch raises for a file made to look like a checkpoint has no end
+    except Exception:  # what a file made to look like a checkpoint raises has no end
         if not sealed:
             raise UserError(_NO_CHECKPOINT.format(path)) from None
         raise UserError(f"{path} is no checkpoint, whatever its seal says: use another copy or train again") from None
@@ -135,8 +130,7 @@ def _checked(state: Any, path: Path) -> dict[str, Any]:
 def _is_sealed(file: BinaryIO, path: Path) -> bool:
     """Whether the file ends with a seal. Raises UserError if that is not the checksum of all that stands before it.
 
-    Neither torch.load nor the archive's own checksums, which leave out its table of contents, notice every
-    flipped bit.
+    The archive's own checksums leave out its table of contents, and do not notice every flipped bit.
     """
     size = max(0, file.seek(0, os.SEEK_END) - len(SEAL) - hashlib.sha256().digest_size)
     file.seek(size)
@@ -151,27 +145,6 @@ def _is_sealed(file: BinaryIO, path: Path) -> bool:
     if seal != SEAL + digest.digest():
         raise UserError(f"{path} is damaged: it is not what was saved; use another copy or train again")
     return True
-
-
-def _check_content(file: BinaryIO, path: Path, sealed: bool) -> None:
-    """Raises UserError if the archive would unpack to more than the file holds, or its pickle names anything but data.
-    Without a seal the checksums of its parts must do.
-
-    torch.load with weights_only=True runs no code, but it unpacks compressed parts, and makes arrays of any size.
-    """
-    with zipfile.ZipFile(file) as archive:
-        parts = archive.infolist()
-        stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
-        if not stored or sum(part.file_size for part in parts) > file.seek(0, os.SEEK_END):
-            raise UserError(f"{path} would unpack to more than it holds: it is no checkpoint, and was not read")
-        for part in parts:
-            if part.filename.endswith(".pkl"):
-                for opcode, argument, _ in pickletools.genops(archive.read(part)):
-                    reference = opcode.name in ("GLOBAL", "INST")
-                    if opcode.name == "STACK_GLOBAL" or (reference and not DATA_ONLY.fullmatch(str(argument))):
-                        raise pickle.UnpicklingError
-        if not sealed and archive.testzip():
-            raise UserError(f"{path} is damaged: it is not what was saved; use another copy")
 
 
 def load_latest(out_dir: str, read: Callable[[Path], dict[str, Any]] = load_checkpoint) -> tuple[dict[str, Any], Path]:
@@ -219,8 +192,11 @@ def _load_resumable(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[
     newer = ("skipped", "skipped_in_a_row", "text")  # not in the first checkpoints of this format
     if missing := [name for name in PARTS if name not in state and name not in newer]:
         raise UserError(f"{path} has no {missing[0]}, which a resume needs: start a new run from it with --init_from={path}")
-    if state["iter_num"] < 0 or not all(isinstance(number, int | float) for number in state["scaler"].values()):
-        raise UserError(f"{path} cannot be used: its numbers are none of a run")
+    counts = [state.get(name, 0) for name in ("iter_num", "skipped", "skipped_in_a_row")]
+    scale = state["scaler"].values()
+    whole = all(0 <= count <= MOST_STEPS for count in counts) and state["best_val_loss"] > -math.inf
+    if not whole or not all(isinstance(number, int | float) and abs(number) < LARGEST_SCALE for number in scale):
+        raise UserError(f"{path} cannot be used: its numbers are none of a run; use another copy or train again")
     return state
 
 
@@ -282,7 +258,7 @@ def restore_model(state: dict[str, Any], path: Path, block_size: int | None = No
         model = GPT(config)
         if not holds_shapes(state):
             model.load_state_dict(weights)
-    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (UserError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} cannot be used: {' '.join(str(error).split())}") from None
     return model, tokenizer
 

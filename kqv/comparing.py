@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kqv.files import LARGEST_NOTE, read_small
 from kqv.runlog import LAYER_MEASURES, read_metrics
 from kqv.settings import TrainSettings
 
@@ -34,8 +35,8 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What was written down when it was finished; nothing before that."""
         try:
-            return json.loads((self.folder / FACTS).read_text())
-        except (OSError, ValueError):
+            return dict(json.loads(read_small(self.folder / FACTS, LARGEST_NOTE)))
+        except (OSError, ValueError, TypeError):
             return {}
 
     @cached_property

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout  # the system's own locks, which end with
 from kqv.bar import ReadingBar
 from kqv.encoding import KEEP_EVERY, PROGRESS, Part, Progress, encode
 from kqv.errors import UserError
-from kqv.files import replacing
+from kqv.files import LARGEST_NOTE, read_small, replacing
 from kqv.reading import PIECE, Texts, is_packed, joined, open_bytes, text_files
 from kqv.tokenizer import CODE_POINTS, END, CharTokenizer, Tokenizer, load_tokenizer
 from kqv.tokens import count_tokens, shard_files
@@ -318,11 +318,12 @@ def _hash(path: Path, bar: ReadingBar) -> bytes:
         state = os.fstat(file.fileno())
         stamp, known = [state.st_size, state.st_mtime_ns], DATA / "cache" / "hashes.json"
         try:
-            remembered = json.loads(known.read_bytes()) if state.st_size >= LARGE else {}
-        except (OSError, ValueError):
+            remembered = json.loads(read_small(known, LARGEST_NOTE)) if state.st_size >= LARGE else {}
+            *before, found = remembered.get(str(path.resolve()), [None])
+            if before == stamp:
+                return bytes.fromhex(found)
+        except (OSError, ValueError, TypeError, AttributeError):
             remembered = {}
-        if remembered.get(str(path.resolve()), [])[:2] == stamp:
-            return bytes.fromhex(remembered[str(path.resolve())][2])
         digest = hashlib.sha256()
         while piece := file.read(PIECE):
             digest.update(piece)

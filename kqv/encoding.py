@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from kqv.files import replacing
+from kqv.files import LARGEST_NOTE, read_small, replacing
 from kqv.tokenizer import CharTokenizer, Tokenizer, token_dtype
 from kqv.tokens import TokenWriter, count_tokens
 
@@ -58,7 +58,7 @@ class Progress:
     def kept_in(cls, room: Path) -> "Progress":
         """What an earlier process kept there, or the beginning."""
         try:
-            return cls(**json.loads((room / PROGRESS).read_bytes()))
+            return cls(**json.loads(read_small(room / PROGRESS, LARGEST_NOTE)))
         except (OSError, ValueError, TypeError):
             return cls()
 

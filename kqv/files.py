@@ -1,13 +1,17 @@
-"""The files of a run, how a file is written so that a crash leaves the old one or the new one, never a half, and how the
-text of a prompt is read."""
+"""The files of a run, how a file is written so that a crash leaves the old one or the new one, never a half, how small
+files and the text of a prompt are read."""
 
+import contextlib
+import errno
 import io
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from kqv.errors import UserError
 
@@ -28,6 +32,53 @@ OF_A_RUN = (
     "huggingface", "nanogpt", "model.gguf", "model.onnx", "model.safetensors", "model.pt",
     TENSORBOARD, WANDB, METRICS, CURVE, CONFIG, NANOGPT, DAMAGED, EARLIER, LATEST, BEST,
 )  # fmt: skip
+LARGEST_PROMPT = 1 << 26  # bytes
+LARGEST_HEADER = 1 << 25  # bytes; a tensor takes about 150, and a vocabulary may be in it
+LARGEST_NOTE = 1 << 24  # bytes of what kqv notes for itself: facts, progress, hashes
+LARGEST_METRICS = 1 << 30  # bytes; a million lines take a quarter of it
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file to read its bytes.
+
+    Raises OSError also for what is no regular file: a device may never end, and a named pipe waits
+    for a writer.
+    """
+    return open(path, "rb", opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe waits too
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        word = "a folder" if stat.S_ISDIR(kind) else "a device or a pipe"
+        raise OSError(errno.EINVAL, f"it is {word}, not a file", path)
+    return descriptor
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file. Raises OSError if there are more than `limit`."""
+    with open_regular(path) as file:
+        return _read_at_most(file, limit, path)
+
+
+def check_header(path: Path) -> None:
+    """Raises OSError for a .safetensors file that is no regular file, or has an endless header."""
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST_HEADER:
+        raise OSError(errno.EFBIG, f"its header has more than {LARGEST_HEADER:,} bytes", str(path))
+
+
+def _read_at_most(file: BinaryIO, limit: int, path: Path) -> bytes:
+    pieces, size = [], 0
+    while piece := file.read(1 << 16):  # a reader makes room for all that it is asked for
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+    return b"".join(pieces)
 
 
 @contextmanager
@@ -95,7 +146,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: name another folder")
-    known = {MARK, *(path / MARK).read_text(errors="replace").split("\n")} if (path / MARK).is_file() else set()
+    known = set()
+    if (path / MARK).is_file():
+        listed = read_small(path / MARK, LARGEST_NOTE).decode(errors="replace")
+        known = {MARK, *listed.split("\n")}
     if path.exists() and (others := {file.name for file in path.iterdir()} - known):
         raise UserError(f"{path} has {min(others)} in it, which was not exported by kqv: name another folder, or move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +190,9 @@ def text_of(word: str) -> str:
         return word
     path = Path(word.removeprefix("FILE:"))
     try:
-        data = sys.stdin.buffer.read() if word == "-" else path.read_bytes()
+        # A prompt may be a pipe, as a shell's <(command) is.
+        with contextlib.nullcontext(sys.stdin.buffer) if word == "-" else path.open("rb") as file:
+            data = _read_at_most(file, LARGEST_PROMPT, path)
         return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise UserError(f"the prompt {path} cannot be read: {error.strerror}") from None

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from kqv.errors import UserError
 from kqv.families import to_ours
-from kqv.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_dict
+from kqv.files import check_header, read_small
+from kqv.tokenizer import LARGEST_JSON, Tokenizer, load_tokenizer, tokenizer_from_dict
 from kqv.tokenizer_json import from_tokenizer_json
 from kqv.vocabularies import SIZES, named_encoding
 from model import GPT2, RMSNORM_EPSILON, GPTConfig
 
 NAMED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-LARGEST_JSON = 1 << 27  # bytes; the tokenizer.json of a vocabulary of 150,000 takes a tenth of it
+LARGEST_CONFIG = 1 << 24  # bytes of a config.json or an index
 
 # Hugging Face's names of activations; gelu_new and gelu_pytorch_tanh are the same formula.
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh"}
@@ -71,7 +72,7 @@ def from_huggingface(folder: Path) -> dict[str, Any]:
         tokenizer = _tokenizer(folder, config.vocab_size)
     except UserError as error:
         raise UserError(f"{folder} cannot be used: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{folder} is no model of Hugging Face: {' '.join(str(error).split())[:200]}") from None
     return {"model": model, "model_args": asdict(config), "tokenizer": tokenizer.to_dict(), "config": {}}
 
@@ -90,7 +91,7 @@ def from_safetensors(path: Path) -> dict[str, Any]:
         if "head.weight" not in weights:
             weights["head.weight"] = weights["embedding.weight"]
         return {"model": weights, **{part: dict(state[part]) for part in ("model_args", "tokenizer", "config")}}
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be used: {' '.join(str(error).split())[:200]}") from None
 
 
@@ -154,6 +155,7 @@ def _load(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        check_header(path)
         return load_file(path)
     except FileNotFoundError:
         raise UserError(f"there is no {path}: older models save_pretrained again, which writes it") from None
@@ -161,11 +163,9 @@ def _load(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, limit: int = LARGEST_CONFIG) -> dict[str, Any]:
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise UserError(f"its {path.name} is too large to be one")
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(read_small(path, limit)))
     except OSError as error:
         raise UserError(f"its {path.name} cannot be read: {error.strerror}") from None
 
@@ -178,5 +178,5 @@ def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
         if vocab_size == SIZES["gpt2"]:
             return named_encoding("gpt2")
         raise UserError(f"it does not say what its {vocab_size} tokens are: put its tokenizer.json (or a meta.pkl) there")
-    data = _read_json(folder / "tokenizer.json")
+    data = _read_json(folder / "tokenizer.json", LARGEST_JSON)
     return tokenizer_from_dict(data) if "kind" in data else from_tokenizer_json(data)  # ours has a kind

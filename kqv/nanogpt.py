@@ -55,7 +55,7 @@ def from_nanogpt(state: dict[str, Any], path: Path) -> dict[str, Any]:
             found["optimizer"] = [{"state": dict(enumerate(_moments(state["optimizer"], theirs, places(config, "nanogpt"))))}]
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{path} is no checkpoint of kqv or nanoGPT: {' '.join(str(error).split())[:200]}") from None
     return found
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from kqv import STARTED
 from kqv.bar import Bar
-from kqv.files import CURVE, METRICS, replacing
+from kqv.files import CURVE, LARGEST_METRICS, METRICS, read_small, replacing
 from kqv.reports import reports_of
 from kqv.settings import TrainSettings
 
@@ -159,7 +159,7 @@ class SilentLog:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; none if there is no such file. Half a line that a crash left is left out."""
     try:
-        text = (folder / METRICS).read_text(errors="replace")
+        text = read_small(folder / METRICS, LARGEST_METRICS).decode(errors="replace")
     except FileNotFoundError:
         return []
     return [line for line in map(_parsed, text.splitlines()) if isinstance(line, dict) and isinstance(line.get("step"), int)]

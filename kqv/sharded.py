@@ -10,7 +10,6 @@ written under another, and renamed. Any number of processes can read it, and one
 import hashlib
 import json
 import logging
-import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kqv.errors import MachineError, UserError
-from kqv.files import FORMAT, flush_folder, remove, take_place
+from kqv.files import FORMAT, check_header, flush_folder, open_regular, read_small, remove, take_place
 from kqv.processes import local
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from model import GPT
 
 STATE = "state.json"
-LARGEST_STATE = 1 << 28  # bytes of state.json: a vocabulary and the settings
+LARGEST_STATE = 1 << 25  # bytes of state.json: a vocabulary and the settings
 
 
 def save_sharded(path: Path, state: dict[str, Any], processes: "Processes", keep: Path | None = None) -> None:
@@ -94,9 +93,7 @@ def open_sharded(path: Path) -> dict[str, Any]:
     Raises UserError naming the folder if it is damaged.
     """
     with _refusing(path):
-        if (path / STATE).stat().st_size > LARGEST_STATE:
-            raise ValueError
-        sealed = json.loads((path / STATE).read_bytes())
+        sealed = json.loads(read_small(path / STATE, LARGEST_STATE))
         if hashlib.sha256(sealed["state"].encode()).hexdigest() != sealed["sha256"]:
             raise ValueError
         state = json.loads(sealed["state"])
@@ -122,8 +119,8 @@ def load_whole(path: Path, opened: dict[str, Any]) -> dict[str, Any]:
 
     Raises UserError naming the folder if it is damaged.
     """
-    tensors = {name: torch.empty(shape) for name, shape in _shapes(path).items()}
     with _refusing(path):
+        tensors = {name: torch.empty(shape) for name, shape in _shapes(path).items()}
         load_shards(path, tensors, alone=True)
         tied = {"head.weight": "embedding.weight"} if opened["model_args"]["tie_weights"] else {}
         weights = {name: tensors[f"model.{tied.get(name, name)}"] for name in opened["model"]}
@@ -139,9 +136,10 @@ def load_whole(path: Path, opened: dict[str, Any]) -> dict[str, Any]:
 def restore_shards(path: Path, model: "GPT", optimizers: Sequence["Optimizer"]) -> None:
     """Fill a sharded model and the moments of its optimizers from a checkpoint that any number of processes wrote.
 
-    Raises UserError if the checkpoint was written by other optimizers.
+    Raises UserError if the checkpoint is damaged, or was written by other optimizers.
     """
-    names = _shapes(path)
+    with _refusing(path):
+        names = _shapes(path)
     for place, optimizer in enumerate(optimizers):
         for number, weights in enumerate(optimizer.parameters()):
             there = [moment for moment in optimizer.moments if f"optimizer.{place}.{number}.{moment}" in names]
@@ -150,10 +148,17 @@ def restore_shards(path: Path, model: "GPT", optimizers: Sequence["Optimizer"]) 
                 for moment in there
             }
     tensors = flat(model.state_dict(), [optimizer.state_dict() for optimizer in optimizers])
-    found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("optimizer.")}
-    if optimizers and found != {name: shape for name, shape in names.items() if name.startswith("optimizer.")}:
+    here = {name: tensor.shape for name, tensor in tensors.items()}
+    if _of("model", here) != _of("model", names):
+        raise UserError(f"{path} cannot be used: its weights are not the model's")
+    if optimizers and _of("optimizer", here) != _of("optimizer", names):
         raise UserError("the checkpoint's optimizer state does not fit: keep its --optimizer")
     load_shards(path, tensors, alone=False)
+
+
+def _of(kind: str, shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]:
+    """The shapes of the model, or of the optimizers."""
+    return {name: shape for name, shape in shapes.items() if name.startswith(f"{kind}.")}
 
 
 def restore_weights(state: dict[str, Any], path: Path, model: "GPT") -> None:
@@ -178,15 +183,29 @@ def load_shards(path: Path, tensors: Mapping[str, Tensor], alone: bool) -> None:
 
 
 def _shapes(path: Path) -> dict[str, torch.Size]:
-    """The shapes of all tensors of a checkpoint, unsharded, by their names. Raises ValueError if they take more than its files
-    hold."""
+    """The shapes of all tensors of a checkpoint, unsharded, by their names.
+
+    Raises ValueError if the shards of a tensor are not its rows, each once, as FSDP cuts them: what
+    no shard has would be whatever is in memory.
+    """
     from torch.distributed.checkpoint import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+    for file in path.glob("*.safetensors"):
+        check_header(file)
     found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
-    shapes = {name: tensor.size for name, tensor in found.items() if isinstance(tensor, TensorStorageMetadata)}
-    if 4 * sum(map(math.prod, shapes.values())) > sum(file.stat().st_size for file in path.iterdir()):
-        raise ValueError
+    shapes = {}
+    for name, tensor in found.items():
+        assert isinstance(tensor, TensorStorageMetadata)
+        shape, rows = tensor.size, 0
+        for shard in sorted(tensor.chunks, key=lambda shard: (*shard.offsets, *shard.sizes)):
+            place = [rows, *[0] * (len(shape) - 1)][: len(shape)]
+            if list(shard.offsets) != place or shard.sizes[1:] != shape[1:]:
+                raise ValueError
+            rows += shard.sizes[0] if shape else 1
+        if rows != (shape[0] if shape else 1):
+            raise ValueError
+        shapes[name] = shape
     return shapes
 
 
@@ -205,7 +224,7 @@ def _digests(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file of shards."""
     digests = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
 
@@ -215,6 +234,8 @@ def _refusing(path: Path) -> Iterator[None]:
     """Turn whatever a folder made to look like a checkpoint can raise, which has no end, into a UserError that names it."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception:
         raise UserError(f"{path} is damaged: it is not what was saved; use another copy or train again") from None
 

@@ -12,10 +12,8 @@ tokenizer from its name. A tokenizer travels as plain data in `tokenizer.json` a
 pickle; nanoGPT's `meta.pkl` is read without running anything.
 """
 
-import io
 import json
 import pickle
-import pickletools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,10 +22,14 @@ from typing import Any
 import numpy as np
 
 from kqv.errors import UserError
+from kqv.files import read_small
+from kqv.pickles import read_pickle
 
 CODE_POINTS = 0x110000  # Unicode has this many
 END = "\u0003"  # ends a document in a text that has documents; ASCII calls it the end of text
-LARGEST_FILE = 64 * CODE_POINTS  # bytes of a vocabulary of all of them, escaped
+LARGEST_JSON = 1 << 25  # bytes of a tokenizer.json: of all code points, escaped, it takes half
+# Of a meta.pkl of all 290,000 characters that Unicode has given a meaning or left to private use.
+LARGEST_PICKLE, MOST_STEPS = 1 << 24, 1 << 21  # bytes, steps
 
 
 class Tokenizer(ABC):
@@ -248,13 +250,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Raises UserError if there is neither, or it holds no vocabulary.
     """
-    path, read = folder / "tokenizer.json", _from_json
+    path, limit, read = folder / "tokenizer.json", LARGEST_JSON, _from_json
     if not path.exists() and (folder / "meta.pkl").exists():
-        path, read = folder / "meta.pkl", _from_pickle
+        path, limit, read = folder / "meta.pkl", LARGEST_PICKLE, _from_pickle
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"a vocabulary takes less than {LARGEST_FILE:,} bytes")
-        return read(path.read_bytes())
+        return read(read_small(path, limit))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the dataset's prepare.py again") from None
     except OSError as error:
@@ -267,24 +267,14 @@ def _from_json(data: bytes) -> Tokenizer:
     return tokenizer_from_dict(json.loads(data.decode()))
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Makes dict, list, str, int and the like; there is nothing else it knows."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise UserError(f"it names {module}.{name}, which a vocabulary does not need: nothing in it was run")
-
-
 def _from_pickle(data: bytes) -> CharTokenizer:
     """The vocabulary in nanoGPT's meta.pkl: {"vocab_size": 65, "itos": {0: "\\n", ...}, "stoi": {"\\n": 0, ...}}."""
     try:
-        # The unpickler makes room for the highest number that an object is remembered by, which may be any.
-        opcodes = pickletools.genops(data)
-        if any(opcode.name.endswith("PUT") and int(argument or 0) > len(data) for opcode, argument, _ in opcodes):
-            raise UserError("it is no vocabulary of nanoGPT's")
-        meta = _PlainUnpickler(io.BytesIO(data)).load()
-        itos = meta["itos"]
+        itos = read_pickle(data, most=MOST_STEPS)["itos"]
         characters = [itos[i] for i in range(len(itos))]
-    except UserError:
+    except pickle.UnpicklingError as error:
+        raise UserError(f"it names {error}, which a vocabulary does not need: nothing in it was run") from None
+    except MemoryError:
         raise
     except Exception:  # what a file made to look like a pickle can raise has no end
         raise UserError("it is no vocabulary of nanoGPT's") from None

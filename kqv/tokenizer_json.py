@@ -5,7 +5,7 @@ for it (`tokenizers` says "Missing [UNK] token" and cannot be told to name the c
 Bytes and byte pairs are a ByteLevel BPE model, whose merges are found again from the order of the tokens.
 """
 
-from itertools import pairwise
+from heapq import heappop, heappush
 from typing import Any
 
 from kqv.errors import UserError
@@ -35,17 +35,37 @@ def merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]]:
     [(b'a', b'b'), (b'ab', b'c')]
     """
     ranks = {token: rank for rank, token in enumerate(tokens) if token}
-    found = []
-    for token, own in ranks.items():
-        parts = [bytes([byte]) for byte in token]
-        while len(parts) > 2:
-            rank, place = min((ranks.get(a + b, own), i) for i, (a, b) in enumerate(pairwise(parts)))
-            if rank >= own:
-                raise UserError("its tokens are not made by merging pairs")
-            parts[place : place + 2] = [parts[place] + parts[place + 1]]
-        if len(parts) == 2:
-            found.append((parts[0], parts[1]))
-    return found
+    return [_merge(token, ranks) for token in ranks if len(token) > 1]
+
+
+def _merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """The two parts that are left of a token when all pairs of lower ranks are merged, the lowest
+    first and the leftmost of these. Takes time n log n in its length n."""
+    end = len(token)
+    after = list(range(1, end + 1))  # where the part that begins here ends
+    before = list(range(-1, end))  # where the part that ends here begins
+    waiting: list[tuple[int, int, int]] = []  # rank, beginning and end of a pair
+
+    def wait(start: int) -> None:
+        if start >= 0 and after[start] < end:
+            stop = after[after[start]]
+            if (rank := ranks.get(token[start:stop], ranks[token])) < ranks[token]:
+                heappush(waiting, (rank, start, stop))
+
+    for start in range(end - 1):
+        wait(start)
+    for _ in range(end - 2):
+        while waiting:
+            _, start, stop = heappop(waiting)
+            middle = after[start]
+            if middle > start and middle < end and after[middle] == stop:  # it is still a pair
+                break
+        else:
+            raise UserError("its tokens are not made by merging pairs")
+        after[start], before[stop], after[middle] = stop, start, middle
+        wait(start)
+        wait(before[start])
+    return token[: after[0]], token[after[0] :]
 
 
 def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -127,6 +147,9 @@ def from_tokenizer_json(data: dict[str, Any]) -> Tokenizer:
             "model": {"type": "BPE", "vocab": dict(ids), "merges": list(pairs)}, "normalizer": None,
             "added_tokens": list(added), "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, **more},
         }:  # fmt: skip
+            from kqv.bpe import OWN_PATTERN, BpeTokenizer, check_sizes
+
+            check_sizes([*ids], added)
             special = {}
             for token in added:
                 name, number = str(token["content"]), int(token["id"])
@@ -142,11 +165,11 @@ def from_tokenizer_json(data: dict[str, Any]) -> Tokenizer:
                 tokens[number] = bytes(byte_of[letter] for letter in text)
             if not pairs and not special and tokens == [bytes([byte]) for byte in range(256)]:
                 return ByteTokenizer()
+            if len(pairs) != sum(len(token) > 1 for token in tokens):
+                raise unknown
             theirs = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in pairs]
             ours = [tuple("".join(letters[byte] for byte in part) for part in pair) for pair in merges(tokens)]
             if more.get("use_regex", True) and theirs == ours:
-                from kqv.bpe import OWN_PATTERN, BpeTokenizer
-
                 count = len(ordinary) + len(special)
                 named = "gpt2" if (count, special) == (50257, {"<|endoftext|>": 50256}) else f"bpe:{count}"
                 return BpeTokenizer(named, OWN_PATTERN, tokens, special)

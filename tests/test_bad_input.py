@@ -47,7 +47,7 @@ def at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A data folder of our own, and no signal handlers that outlive a run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "DATA", tmp_path_factory.mktemp("data"))
-        patch.setattr(train, "catch_stop_signals", lambda several: [])
+        patch.setattr(train, "stop_signals", lambda *_: contextlib.nullcontext([]))
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
         yield
 
@@ -197,7 +197,8 @@ def test_any_prompt_is_continued_or_refused(trained: Path, start: str) -> None:
 
 
 RUBBISH = [
-    None, True, -1, 0, 3, 10**12, 2**70, 0.5, float("nan"), float("inf"), "", "x", "rope", [], [1], {}, {"x": 1}, (), (1, 2),
+    None, True, -1, 0, 3, 10**12, 2**70, 10**600, -(10**600), 0.5, float("nan"), float("inf"),
+    float("-inf"), "", "x", "rope", [], [1], {}, {"x": 1}, (), (1, 2),
     torch.ones(3), torch.ones(()), torch.full((8, 8), float("nan")), torch.ones(1).expand(10**9), torch.zeros(0),
     torch.ones(8, 8, dtype=torch.int64), torch.ones(8, 8, dtype=torch.complex64), "../../etc", "\ud800",
 ]  # fmt: skip
@@ -240,6 +241,20 @@ def test_any_checkpoint_is_used_or_refused(room: Path, trained: Path, data: st.D
         answer(explain.main, f"--out_dir={folder}", "--text=To be", "--step=0")
         answer(train.main, text, f"--init_from={folder}", *TINY[5:], f"--out_dir={folder / 'tuned'}")
         answer(train.main, text, "--init_from=resume", f"--out_dir={folder}", "--max_iters=4", *TINY[6:])
+
+
+@pytest.mark.parametrize("name", ["seed", "batch_size", "gradient_accumulation_steps", "learning_rate", "attention_scale"])
+def test_a_number_of_hundreds_of_digits_in_a_checkpoint_is_refused(room: Path, trained: Path, name: str) -> None:
+    state = load_checkpoint(trained / "last.pt")
+    place = ("model_args" if name in state["model_args"] else "config", name)
+    state = changed(state, place, 10**600, "change")
+    with tempfile.TemporaryDirectory(dir=room) as folder:
+        save_checkpoint(Path(folder) / "last.pt", {key: value for key, value in state.items() if key != "format"})
+        resume = (str(room / "text.txt"), "--init_from=resume", f"--out_dir={folder}", "--max_iters=4")
+        status, line = answer(train.main, *resume, *TINY[6:])
+        assert status == 2 and name in line
+        status, line = answer(explain.main, f"--out_dir={folder}", "--text=To be", "--step=0")
+        assert (status, name in line) == ((2, True) if name in ("seed", "attention_scale") else (0, False))
 
 
 @many

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import tracemalloc
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -177,6 +178,23 @@ BAD = {
 def test_data_that_is_no_vocabulary_is_refused(kind: str, refused: Callable) -> None:
     with refused():
         tokenizer_from_dict(BAD[kind])
+
+
+TOO_LARGE = {
+    "a long token": with_tokens(*BYTES, b"ab" * (1 << 15)), "a million tokens": with_tokens(*BYTES, tokens="YQ== " * 10**6),
+    "long tokens": with_tokens(*BYTES, *(bytes([byte]) * 4096 for byte in range(256)), *(b"a" * i for i in range(2, 3000))),
+    "many special ones": with_tokens(*BYTES, special={f"<{i}>": 256 + i for i in range(5000)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TOO_LARGE)
+def test_a_vocabulary_larger_than_any_is_refused_before_work_is_done(kind: str, refused: Callable) -> None:
+    tracemalloc.start()
+    with refused("at most"):
+        tokenizer_from_dict(TOO_LARGE[kind])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 << 20
 
 
 SPOILT = st.text() | st.dictionaries(st.text(), st.integers())

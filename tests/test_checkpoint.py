@@ -268,49 +268,6 @@ def spoil(path: Path, damage: str) -> None:
 # --- claims -------------------------------------------------------------------------------------------------------
 
 
-def test_no_checkpoint_takes_more_memory_than_it_holds(tmp_path: Path) -> None:
-    """In a process of its own, whose memory tells: each of these would take gigabytes if it were believed."""
-    good = tmp_path / "good.pt"
-    torch.save({"format": "kqv 1", "model": {"weight": torch.ones(4)}}, good)
-    with zipfile.ZipFile(good) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    pickled = next(name for name in parts if name.endswith("data.pkl"))
-    tensor = next(name for name in parts if name.endswith("/data/0"))
-    array = b"\x80\x02}X\x06\0\0\0formatcbuiltins\nbytearray\n\x8a\x05" + (4 * 10**9).to_bytes(5, "little") + b"\x85Rs."
-    claim = parts[pickled].replace(b"K\x04", b"\x8a\x06" + (10**12).to_bytes(6, "little"))
-    assert claim != parts[pickled]
-    changes = {"array": {pickled: array}, "tensor": {pickled: claim}, "unpacked": {tensor: bytes(3 * 10**9)}}
-    for name, change in changes.items():
-        compression = zipfile.ZIP_DEFLATED if name == "unpacked" else zipfile.ZIP_STORED
-        with zipfile.ZipFile(tmp_path / f"{name}.pt", "w", compression, compresslevel=1) as archive:
-            for part, data in (parts | change).items():
-                archive.writestr(part, data)
-        seal(tmp_path / f"{name}.pt")
-    script = """
-import resource, sys
-from pathlib import Path
-from kqv.checkpoint import load_checkpoint
-from kqv.errors import UserError
-
-def peak():  # in kilobytes; Linux's ru_maxrss begins with that of the process that started this one
-    if Path("/proc/self/status").exists():
-        return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
-
-before = peak()
-for path in map(Path, sys.argv[1:]):
-    try:
-        load_checkpoint(path)
-    except UserError as error:
-        print(error)
-assert peak() - before < 200_000, "kilobytes"
-"""
-    bombs = [str(tmp_path / f"{name}.pt") for name in changes]
-    done = subprocess.run([sys.executable, "-c", script, *bombs], capture_output=True, text=True, cwd=PROJECT)
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == bombs
-
-
 def test_a_torch_that_believes_such_claims_is_refused() -> None:
     script = "import torch; torch.__version__ = type(torch.__version__)('2.9.1'); import sample; sample.main([])"
     script = f"from kqv.errors import run_script; run_script(lambda _: exec({script!r}))"
@@ -374,6 +331,29 @@ def test_a_checkpoint_without_one_of_its_parts_is_refused(missing: str, tmp_path
     del state[missing]
     with refused(str(tmp_path / "ckpt.pt"), missing):
         restore_model(state, tmp_path / "ckpt.pt")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_pipe_or_a_device_is_no_checkpoint_and_is_not_waited_for(kind: str, tmp_path: Path, refused: Callable) -> None:
+    path = tmp_path / "ckpt.pt"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(kind)
+    with refused(str(path), "a device or a pipe, not a file"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iter_num": -1}, {"iter_num": 10**600}, {"skipped": -3}, {"skipped_in_a_row": 10**600}, {"best_val_loss": math.nan},
+        {"best_val_loss": -math.inf}, {"scaler": {"scale": math.nan}}, {"scaler": {"scale": 10**600}}, {"scaler": {"scale": "x"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_numbers_that_no_run_has_are_refused(change: dict[str, Any], tmp_path: Path, refused: Callable) -> None:
+    save_checkpoint(tmp_path / "last.pt", RESUMABLE | change)
+    with refused(str(tmp_path / "last.pt"), "numbers", "use another copy or train again"):
+        load_latest(str(tmp_path))
 
 
 # --- a full disk --------------------------------------------------------------------------------------------------

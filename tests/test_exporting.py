@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_model import random_ids, randomised
 
 import export
@@ -120,6 +122,40 @@ def test_merges_are_found_again_from_the_order_of_the_tokens() -> None:
     assert [tuple(pair) for pair in ours] == [tuple(pair) for pair in data["model"]["merges"]]
     with pytest.raises(UserError):
         merges([b"a", b"b", b"c", b"abc"])
+
+
+def slow_merges(tokens: list[bytes]) -> list[tuple[bytes, bytes]] | None:
+    """By the definition: as long as there are more than two parts, merge the first pair of the lowest rank."""
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    found = []
+    for token, own in ranks.items():
+        parts = [bytes([byte]) for byte in token]
+        while len(parts) > 2:
+            rank, i = min((ranks.get(parts[i] + parts[i + 1], own), i) for i in range(len(parts) - 1))
+            if rank >= own:
+                return None
+            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        found += [(parts[0], parts[1])] if len(parts) == 2 else []
+    return found
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=10), st.randoms(use_true_random=False), st.booleans())
+def test_merges_are_those_of_the_definition(pairs: list[tuple[int, int]], random: Any, mixed: bool) -> None:
+    tokens = [b"a", b"b"]
+    for left, right in pairs:
+        tokens.append(tokens[left % len(tokens)] + tokens[right % len(tokens)])
+    tokens = list(dict.fromkeys(tokens))
+    if mixed:
+        random.shuffle(tokens)
+    try:
+        assert merges(tokens) == slow_merges(tokens)
+    except UserError:
+        assert slow_merges(tokens) is None
+
+
+def test_a_long_token_has_its_merges_soon() -> None:
+    doubled = [b"a" * (1 << i) for i in range(13)]
+    assert merges(doubled)[-1] == (b"a" * 2048, b"a" * 2048)
 
 
 def test_the_card_tells_the_recipe_the_text_and_the_loss(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kqv.files import replacing
+from kqv.files import read_small, replacing, text_of
 
 OLD, NEW = b"old content", b"new and longer content"
 
@@ -62,3 +63,35 @@ def test_a_folder_that_is_missing_is_an_error_and_is_not_made(tmp_path: Path) ->
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "missing" / "file.bin"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+# --- what is read whole -------------------------------------------------------------------------
+
+
+def test_a_small_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100_000)
+    assert read_small(path, 100_000) == b"x" * 100_000
+    with pytest.raises(OSError, match="more than 99,999 bytes"):
+        read_small(path, 99_999)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_a_device_or_a_pipe_is_no_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for name, word in (("pipe", "pipe"), ("link", "device"), ("", "folder")):
+        with pytest.raises(OSError, match=word):
+            read_small(tmp_path / name, 10)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+def test_a_prompt_may_come_through_a_pipe_but_has_an_end(
+    tmp_path: Path, refused: Callable
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", f"printf 'To be\\r\\n' > {pipe}"]):
+        assert text_of(f"FILE:{pipe}") == "To be\n"
+    with refused("/dev/zero", "more than"):
+        text_of("FILE:/dev/zero")

@@ -2,6 +2,7 @@
 the name of what is different, and nothing is fetched."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,39 @@ def test_a_folder_with_something_missing_or_spoilt_is_one_line(tmp_path: Path, r
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"x": "../secret.safetensors"}}')
     with refused("../secret", "not in the folder"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"])
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_pipe_or_a_device_in_a_folder_is_refused_and_not_waited_for(
+    name: str, kind: str, tmp_path: Path, refused: Callable
+) -> None:
+    saved(tmp_path, "gpt2")
+    (tmp_path / "model.safetensors").unlink() if "index" in name else None
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name) if kind == "pipe" else (tmp_path / name).symlink_to(kind)
+    with refused(str(tmp_path), "a device or a pipe, not a file"):
+        load_model(str(tmp_path))
+
+
+def test_a_header_or_a_vocabulary_larger_than_any_is_refused_unread(tmp_path: Path, refused: Callable) -> None:
+    saved(tmp_path, "gpt2")
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes((1 << 40).to_bytes(8, "little") + whole[8:])
+    with refused(str(tmp_path), "header"):
+        load_model(str(tmp_path))
+    weights.write_bytes(whole)
+    data = learnt_pairs()
+    data["model"]["vocab"] |= {"a" * (1 << 16): len(data["model"]["vocab"])}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with refused(str(tmp_path), "at most"):
+        load_model(str(tmp_path))
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with refused(str(tmp_path), "more than"):
         load_model(str(tmp_path))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pickle
 import tempfile
 from collections.abc import Callable
@@ -172,6 +173,23 @@ def test_a_pickle_that_is_no_vocabulary_is_refused(kind: str, tmp_path: Path, re
     (tmp_path / "meta.pkl").write_bytes(BAD_PICKLES[kind])
     with refused(str(tmp_path / "meta.pkl"), "cannot be used"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+@pytest.mark.parametrize("name", ["meta.pkl", "tokenizer.json"])
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_pipe_or_a_device_is_no_vocabulary_and_is_not_waited_for(
+    name: str, kind: str, tmp_path: Path, refused: Callable
+) -> None:
+    os.mkfifo(tmp_path / name) if kind == "pipe" else (tmp_path / name).symlink_to(kind)
+    with refused(str(tmp_path / name), "a device or a pipe, not a file"):
+        load_tokenizer(tmp_path)
+
+
+def test_the_characters_of_any_language_may_be_in_one_vocabulary(tmp_path: Path) -> None:
+    characters = "".join(map(chr, range(0x20, 0xD800))) + "".join(map(chr, range(0x20000, 0x2A6DF)))
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(nanogpt_meta(characters)))
+    assert load_tokenizer(tmp_path).characters == characters
 
 
 @given(st.binary(max_size=60))

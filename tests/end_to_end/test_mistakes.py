@@ -1,5 +1,6 @@
 """A mistake is one line that says what to do, and status 2; no traceback, and nothing is lost by it."""
 
+import os
 import pickle
 import shlex
 import shutil
@@ -202,6 +203,12 @@ def spoil(kind: str, good: Path, bad: Path, proof: Path) -> None:
         bad.write_bytes(pickle.dumps(Evil(proof)))
     elif kind == "a checkpoint that runs code":
         torch.save({**load_checkpoint(good), "extra": Evil(proof)}, bad)
+    elif kind == "309 bytes that take 5 GB":
+        bomb = b"\x80\x02ctorch\nSize\ncbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R\x85R."
+        with zipfile.ZipFile(bad, "w") as archive:
+            archive.writestr("archive/data.PKL", bomb)
+    elif kind == "a named pipe":
+        os.mkfifo(bad)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +219,9 @@ def spoil(kind: str, good: Path, bad: Path, proof: Path) -> None:
         ("sample.py --out_dir=BAD", "one bit of the table of contents flipped"),
         ("sample.py --out_dir=BAD", "a text"),
         ("sample.py --out_dir=BAD", "a checkpoint that runs code"),
+        ("sample.py --out_dir=BAD", "309 bytes that take 5 GB"),
+        ("sample.py --out_dir=BAD", "a named pipe"),
+        ("explain.py --out_dir=BAD", "a named pipe"),
         ("train.py --init_from=BAD", "one bit of a weight flipped"),
         ("train.py --init_from=BAD", "a pickle that runs code"),
         ("train.py --init_from=BAD", "a checkpoint that runs code"),
