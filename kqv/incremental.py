@@ -265,11 +265,12 @@ def _trusted(model: GPT) -> bool:
 
 @functools.cache
 @torch.inference_mode()
+@torch.autocast("cpu", enabled=False)
 def _compared(options: tuple[tuple[str, Any], ...], parts: frozenset[type]) -> Checked:
     """`checked` for a model of these options, made of modules of these classes."""
     attention = ""
     try:
-        with torch.random.fork_rng(devices=[]):  # the run that asks goes on with its own random numbers
+        with torch.random.fork_rng(devices=[]):  # the run that asks continues with its own random numbers
             model = GPT(GPTConfig(**dict(options))).eval()
         generator = torch.Generator().manual_seed(0)
         for weight in model.parameters():

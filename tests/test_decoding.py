@@ -217,6 +217,11 @@ def test_a_model_that_computes_something_else_is_sampled_as_it_computes_and_that
     assert ("no fast way" if "built" in change else "differ by") in line
 
 
+@torch.autocast("cpu", torch.bfloat16)
+def test_rounding_to_bfloat16_is_no_change(said: Said) -> None:
+    assert checked(model_with()) == Checked("", "") and said() == []
+
+
 def test_an_untrained_model_hides_no_change(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
     """Its logits are all 0, whatever its blocks compute."""
     monkeypatch.setattr(SwiGLU, "forward", result_times(1.001)(SwiGLU.forward))

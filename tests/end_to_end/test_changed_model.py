@@ -140,3 +140,29 @@ def test_an_option_that_only_the_model_has_is_named_when_training_starts(default
     for part in ("option cap", "TrainSettings", "kqv/settings.py", default):
         assert part in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+FIELD, USE = "    tie_weights: bool = False\n", "x = self.embedding(ids)"
+DECLARED = (FIELD, f"{FIELD}    embedding_scale: float = 1.0\n")
+
+
+def test_an_option_is_added_as_docs_code_md_says_and_what_is_forgotten_is_said(text, trained, tmp_path):
+    shell = changed(tmp_path / "kqv", DECLARED, (USE, USE.replace("= ", "= self.config.embedding_scale * ")))
+    settings = shell.folder / "kqv" / "settings.py"
+    settings.write_text(settings.read_text().replace(*DECLARED))
+    run = tmp_path / "run"
+    done = shell.run("train.py", text, TINY, "--embedding_scale=2", f"--out_dir={run}")
+    assert done.status == 0, done.stderr
+    assert_sampled_as_computed(shell, run)  # step 4 is forgotten
+    done = shell.run("export.py", f"--out_dir={run}", "--format=gguf")
+    assert done.status == 2 and "embedding_scale=2.0" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = shell.run("sample.py", f"--out_dir={trained.folder}", *GREEDY)  # an old checkpoint has the default
+    assert done.status == 0 and done.stderr == ""
+
+    decoder = shell.folder / "kqv" / "incremental.py"
+    source, old = decoder.read_text(), "x = model.embedding.weight[ids]"
+    assert old in source
+    decoder.write_text(source.replace(old, old.replace("= ", "= config.embedding_scale * ")))
+    done = shell.run("sample.py", f"--out_dir={run}", *GREEDY[:1], "--max_new_tokens=9", *GREEDY[2:])
+    assert done.status == 0 and done.stderr == ""
+    assert plain_text(shell, run).startswith(done.stdout[:-1])
