@@ -48,7 +48,7 @@ def test_a_model_of_neither_family_is_refused_by_its_option(shape: str, option: 
 def with_option(shape: str, name: str, default: Any, value: Any) -> GPTConfig:
     """A model with an option that kqv/families.py does not know."""
     kind = dataclasses.make_dataclass("Changed", [(name, type(default), default)], bases=(GPTConfig,))
-    return kind(**SIZE, **SHAPES[shape], **{name: value})
+    return kind(**{**SIZE, **SHAPES[shape], name: value})
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "qwen3"])
