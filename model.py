@@ -13,7 +13,7 @@ Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, get_type_hints
 
@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 class GPTConfig:
     """All that decides the shape of a model and what it computes. The defaults are Qwen3's family.
 
-    `GPT2` below turns them into GPT-2's.
+    `GPT2` below turns them into GPT-2's. docs/code.md says what a new option takes.
     """
 
     vocab_size: int
@@ -39,13 +39,13 @@ class GPTConfig:
     bias: bool = False
     position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
     rope_base: float = 10_000.0
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    mlp: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
+    norm: str = "rmsnorm"
+    mlp: str = "swiglu"
     mlp_width: int = 0
     qk_norm: bool = True
-    attention_scale: Literal["sqrt", "dim", "none"] | float = "sqrt"
-    attention_score: Literal["dot", "squared", "linear"] = "dot"
-    mask: Literal["causal", "none", "future"] = "causal"
+    attention_scale: str | float = "sqrt"
+    attention_score: str = "dot"
+    mask: str = "causal"
     window: int = 0
     tie_weights: bool = False
 
@@ -54,6 +54,7 @@ class GPTConfig:
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             kinds = [kind for part in get_args(hint) or [hint] for kind in get_args(part) or [part]]  # words and types
+            kinds = [*TABLES.get(name, ()), *(kind for kind in kinds if kind is not str)]
             kinds += [int] if float in kinds else []
             if not (value in kinds if isinstance(value, str) else type(value) in kinds):
                 words = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
@@ -138,6 +139,7 @@ SCORES = {
     "linear": lambda query, key, scale: (feature_map(query) @ feature_map(key).mT).clamp_min(TINY).log() * scale,
 }
 TINY = 1e-6
+FAST = ("dot", "linear")  # the scores that have a fast body besides `attend`: attend_fused, attend_linear
 
 # Whether a query may look at a key that stands `distance` characters before it (negative: after it).
 MASKS = {
@@ -260,7 +262,7 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(config.d_k) if config.qk_norm else nn.Identity()
         scale = config.attention_scale if config.attention_score != "linear" else "none"
         self.scale = SCALES[scale](config.d_k) if isinstance(scale, str) else float(scale)
-        self.fused = config.attention_score != "squared"  # no fast body knows that; see GPT.fuse_attention
+        self.fused = config.attention_score in FAST  # see GPT.fuse_attention
 
     def forward(
         self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, observer: Observer | None = None
@@ -281,7 +283,7 @@ class Attention(nn.Module):
         dropout = self.config.dropout if self.training else 0.0
         if self.fused and self.config.attention_score == "dot":
             output = attend_fused(query, key, value, mask, self.scale, dropout, causal)
-        elif self.fused and causal:
+        elif self.fused and self.config.attention_score == "linear" and causal:
             output = attend_linear(query, key, value)  # there are no weights to drop
         else:
             output, _ = attend(query, key, value, mask, self.scale, self.config.attention_score, dropout)
@@ -296,13 +298,15 @@ class SwiGLU(nn.Module):
         self.gate = nn.Linear(config.n_embd, config.hidden, bias=config.bias)
         self.up = nn.Linear(config.n_embd, config.hidden, bias=config.bias)
         self.down = nn.Linear(config.hidden, config.n_embd, bias=config.bias)
+        self.activation = ACTIVATIONS[config.mlp]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swiglu": F.silu,  # of the gate
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # OpenAI's GPT-2 was trained with this one
     "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
@@ -323,7 +327,10 @@ class MLP(nn.Module):
         return self.down(self.activation(self.up(x)))
 
 
-MLPS = {"swiglu": SwiGLU, "gelu": MLP, "gelu_tanh": MLP, "relu2": MLP}
+TABLES: dict[str, dict[str, Any]] = {
+    "norm": NORMS, "attention_scale": SCALES, "attention_score": SCORES, "mask": MASKS, "mlp": ACTIVATIONS,
+}  # fmt: skip
+"""Options of GPTConfig whose choices are the keys of a table. The command line reads them from here (kqv/settings.py)."""
 
 
 class Block(nn.Module):
@@ -334,7 +341,7 @@ class Block(nn.Module):
         self.attention_norm = NORMS[config.norm](config)
         self.attention = Attention(config)
         self.mlp_norm = NORMS[config.norm](config)
-        self.mlp = MLPS[config.mlp](config)
+        self.mlp = SwiGLU(config) if config.mlp == "swiglu" else MLP(config)
         self.config = config
 
     def forward(
@@ -401,10 +408,10 @@ class GPT(nn.Module):
         return mask & (distance.abs() < config.window) if config.window else mask
 
     def fuse_attention(self, fused: bool) -> None:
-        """Choose the body of attention in every block, where scores are dot products: the others have but one good one."""
+        """Choose the body of attention in every block: the fast one, if its scores have one, or `attend`."""
         for module in self.modules():
-            if isinstance(module, Attention) and self.config.attention_score == "dot":
-                module.fused = fused
+            if isinstance(module, Attention):
+                module.fused = fused and self.config.attention_score in FAST
 
     def forward(
         self, ids: Tensor, observers: Sequence[Observer] | None = None, targets: Tensor | None = None

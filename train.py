@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kqv.arguments import check_types, read_arguments, shell_command
+from kqv.arguments import check_declared, check_types, read_arguments, shell_command
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
 from kqv.processes import Processes, as_number
@@ -82,6 +82,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     from model import GPT, GPTConfig
 
     end_by_exception()
+    check_declared(GPTConfig, TrainSettings)
     processes.join(settings.backend)
 
     # The defaults are a recipe for a CPU: a GPU has its own, unless one is named.

@@ -82,6 +82,29 @@ def check_types(settings_class: type, options: dict[str, Any], path: Path) -> No
             raise UserError(f"{path} has {name}={str(options[name])[:50]}, and {name} takes {_describe(hint)}")
 
 
+def check_declared(config_class: type, settings_class: type) -> None:
+    """Check that the settings declare each option of a model (docs/code.md), as the model declares it.
+
+    Raises UserError naming the option of `config_class` that is missing, or whose type or default differs.
+    """
+    settings, hints = {field.name: field for field in fields(settings_class)}, get_type_hints(settings_class)
+    where = f"{settings_class.__name__} in kqv/settings.py"
+    for option in fields(config_class):
+        name = option.name
+        if name == "vocab_size":  # known once the text is
+            continue
+        if name not in settings:
+            raise UserError(f"model.py has an option {name}: add it to {where}, with the default {option.default!r}")
+        ours, its = (_kinds(hint) for hint in (hints[name], get_type_hints(config_class)[name]))
+        if ours != its or repr(settings[name].default) != repr(option.default):
+            raise UserError(f"option {name} has one type or default in model.py and another in {where}: make them equal")
+
+
+def _kinds(hint: Any) -> set[type]:
+    """The types of a hint, its words being str."""
+    return {str if isinstance(member, str) else member for member in _alternatives(hint)}
+
+
 def shell_command(script: str, *options: str, launcher: Sequence[str] = ()) -> str:
     """A command line that works where this one did: the same Python, the same folder. Python starts the `launcher` if there is
     one, and that the script."""

@@ -1,6 +1,8 @@
 """How far something long is, for people: a bar in a terminal; elsewhere lines alone."""
 
 import contextlib
+import functools
+import os
 import sys
 import time
 
@@ -8,6 +10,14 @@ from tqdm import tqdm
 
 PATIENCE = 2.0  # seconds before anything is said of reading: most texts are done by then
 BETWEEN_LINES = 10.0  # seconds, where there is no terminal
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """A line for people, above any bar, that need not be said again; of several processes the first one says it."""
+    if os.environ.get("RANK", "0") == "0":
+        with contextlib.suppress(OSError):
+            tqdm.write(text, file=sys.stderr)
 
 
 class Bar:

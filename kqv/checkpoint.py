@@ -277,8 +277,15 @@ def _check_size(config: GPTConfig, weights: dict[str, Any]) -> None:
     matrices = 3 if config.mlp == "swiglu" else 2
     block = (4 * config.n_embd + matrices * config.hidden) * config.n_embd
     least = config.n_layer * block + (config.vocab_size + positions) * config.n_embd
-    if least > there or config.block_size > LONGEST_BLOCK:
+    if config.block_size > LONGEST_BLOCK or (least > there and _weight_count(config) > there):
         raise UserError("its weights are not the model's")
+
+
+def _weight_count(config: GPTConfig) -> int:
+    """How many weights model.py makes of these options, be it changed or not; its blocks are taken to be alike."""
+    with torch.device("meta"):
+        one, two = (GPT(replace(config, n_layer=number)).parameter_count() for number in (1, 2))
+    return one + (config.n_layer - 1) * (two - one)
 
 
 def model_state(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kqv.bar import say_once
 from kqv.decoding import default_prompt, generate
+from kqv.incremental import attend_as_written
 from kqv.settings import SampleSettings
 from kqv.tokenizer import Tokenizer
 from model import GPT, SCORES, Attention, attend
@@ -64,6 +66,7 @@ def read(model: GPT, ids: Sequence[int], vocab_size: int | None = None) -> Readi
     """Let a model read a text of 1 to block_size tokens, and keep all that is to be seen. `vocab_size` is the tokenizer's,
     where the model's is padded."""
     time, device = len(ids), model.embedding.weight.device
+    attend_as_written(model)
     allowed = model.allowed(time)
     everything = torch.ones(time, time, dtype=torch.bool)
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
@@ -71,15 +74,32 @@ def read(model: GPT, ids: Sequence[int], vocab_size: int | None = None) -> Readi
     stream: list[Tensor] = []  # the residual stream before the first block and after each
     hooks = [model.blocks[0].register_forward_pre_hook(lambda _, inputs: stream.append(inputs[0]))]
     hooks += [block.register_forward_hook(lambda _, __, output: stream.append(output)) for block in model.blocks]
+    outputs: list[Tensor] = []  # of attention in each layer, its heads side by side, as the model computed them
+    hooks += [each.output.register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0])) for each in attentions]
     was_training = model.training
     try:
-        model.eval()(torch.tensor([list(ids)], device=device), layers)
+        said = model.eval()(torch.tensor([list(ids)], device=device), layers)
     finally:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
     logits = torch.stack([model.head(model.norm(x[0])).float().cpu()[:, :vocab_size] for x in stream])
+    if any(_apart(output[0], layer.output.transpose(0, 1).flatten(1)) for output, layer in zip(outputs, layers, strict=True)):
+        say_once(
+            "Attention.forward in model.py computes something else than attend: scores, weights and outputs are shown as "
+            "attend has them, queries, keys and values as the model has them"
+        )
+    if _apart(said[0, :, :vocab_size], logits[-1]):
+        say_once(
+            "GPT.forward in model.py ends otherwise than by the final norm and the head: predictions are shown as these make them"
+        )
     return Reading(list(ids), layers, torch.softmax(logits, dim=-1))
+
+
+def _apart(computed: Tensor, shown: Tensor) -> bool:
+    """Whether what is shown is something else than what the model computed, beyond rounding."""
+    rounding = 1e-3 if computed.device.type == "cpu" else 2e-2  # a GPU multiplies in TF32
+    return bool((computed.float().cpu() - shown).abs().max() > rounding * shown.abs().max())
 
 
 @dataclass

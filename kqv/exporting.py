@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kqv.decoding import default_prompt
 from kqv.errors import MachineError, UserError
-from kqv.families import family, nanogpt_only, places, to_theirs
+from kqv.families import check_formula, family, nanogpt_only, places, to_theirs
 from kqv.files import replacing, replacing_folder
 from kqv.nanogpt import ARGUMENTS
 from kqv.tokenizer import CharTokenizer, Tokenizer
@@ -29,6 +29,7 @@ LARGEST_ONNX = 2**31  # bytes; a larger model would need files beside it
 
 def to_huggingface(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], folder: Path) -> None:
     """A folder that AutoModelForCausalLM and AutoTokenizer load without code of ours."""
+    check_formula(model)
     weights = to_theirs(model.state_dict(), places(model.config, "huggingface"))
     vocabulary, padding = to_tokenizer_json(tokenizer), padding_id(model, tokenizer)
     files = {
@@ -152,6 +153,7 @@ def to_nanogpt(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], fol
     """A folder with the ckpt.pt and, for characters, the meta.pkl of nanoGPT. Its sample.py looks for the characters in
     data/DATASET/meta.pkl, and takes GPT-2's byte pairs if there is none."""
     nanogpt_only(model.config)
+    check_formula(model)
     if not isinstance(tokenizer, CharTokenizer) and tokenizer.name != "gpt2":
         raise UserError(f"nanoGPT knows characters and GPT-2's byte pairs, and this model reads {tokenizer.name}")
     weights = to_theirs(model.state_dict(), places(model.config, "nanogpt"))

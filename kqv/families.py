@@ -11,14 +11,15 @@ matrix, and in which way round a matrix lies.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from kqv.errors import UserError
-from model import GPTConfig
+from kqv.incremental import checked
+from model import GPT, GPTConfig
 
 Layout = Literal["huggingface", "nanogpt", "gguf"]
 
@@ -31,6 +32,9 @@ FAMILIES: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {"norm": ("layernorm",), "mlp": ("gelu", "gelu_tanh"), "qk_norm": (False,)},
     "qwen3": {"norm": ("rmsnorm",), "mlp": ("swiglu",), "qk_norm": (True,), "bias": (False,)},
 }
+# What they have whatever it is. (rope_base means nothing where positions are learned.)
+SIZES = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "mlp_width", "rope_base", "bias", "tie_weights")
+IN_TRAINING_ONLY = ("dropout", "weight_init")  # options that change nothing of what a trained model computes
 TITLES = {"gpt2": "GPT-2", "qwen3": "Qwen3"}
 
 # Modules of ours, and their names in Hugging Face and in GGUF; nanoGPT's are Hugging Face's. First those around the blocks,
@@ -84,14 +88,32 @@ class Place:
 
 
 def family(config: GPTConfig) -> str:
-    """The family of a model, "gpt2" or "qwen3". Raises UserError naming the first option that it cannot have."""
+    """The family of a model, "gpt2" or "qwen3". Raises UserError naming the first option that it cannot have: one that is not
+    known here must be at its default."""
     name = "gpt2" if config.position == "learned" else "qwen3"
-    for option, possible in (BOTH | FAMILIES[name]).items():
+    known = BOTH | FAMILIES[name]
+    for field in fields(config):
+        if field.name not in (*known, *SIZES, *IN_TRAINING_ONLY) and getattr(config, field.name) != field.default:
+            raise UserError(
+                f"a model with {field.name}={getattr(config, field.name)} runs nowhere else: GPT-2 and Qwen3 have no such "
+                f"option (if it changes nothing there, name it in kqv/families.py)"
+            )
+    for option, possible in known.items():
         if (value := getattr(config, option)) not in possible:
             words = " or ".join(map(str, possible))
             kind = "GPT-2 and Qwen3 have" if option in BOTH else f"{TITLES[name]}, the nearest family, has"
             raise UserError(f"a model with {option}={value} runs nowhere else: {kind} {option}={words}")
     return name
+
+
+def check_formula(model: GPT) -> None:
+    """Raises UserError if model.py computes something else than the family of a model does."""
+    found = checked(model)
+    if differs := found.step or found.attention:
+        raise UserError(
+            f"model.py was changed and no longer computes what {TITLES[family(model.config)]} does ({differs}), which is what "
+            f"this format stands for: take --format=onnx or safetensors"
+        )
 
 
 def nanogpt_only(config: GPTConfig) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kqv.families import TITLES, family, places, to_theirs
+from kqv.families import TITLES, check_formula, family, places, to_theirs
 from kqv.files import replacing
 from kqv.tokenizer import Tokenizer
 from kqv.tokenizer_json import to_tokenizer_json, unused_id
@@ -30,6 +30,7 @@ def to_gguf(model: GPT, tokenizer: Tokenizer, dtype: str, path: Path) -> list[st
     import gguf
 
     config, name = model.config, family(model.config)
+    check_formula(model)
     with replacing(path) as file:
         writer = gguf.GGUFWriter(Path(file.name), name)
         writer.add_name(f"a {TITLES[name]} trained with kqv")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from kqv.errors import UserError
+from kqv.incremental import attend_as_written
 from kqv.settings import MachineSettings, TrainSettings
 from model import CHUNK, GPT
 
@@ -47,13 +48,14 @@ class Machine:
         if self.device.type == "cpu":
             _keep_freed_memory()
         self.choose_attention(model)
+        attend_as_written(model)
         return torch.compile(model) if self.compile else model
 
     def choose_attention(self, model: GPT) -> None:
         """Have the model attend by the body that is the faster one here."""
         on_cpu = self.device.type == "cpu"
         written = on_cpu and self.dtype == torch.bfloat16 and model.config.block_size <= WRITTEN_ATTENTION_UP_TO
-        model.fuse_attention(not written)
+        model.fuse_attention(not written or model.config.attention_score != "dot")
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type

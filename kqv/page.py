@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import model as model_py
+from kqv.errors import UserError
 from kqv.explaining import HeadFigures, Reading
 from kqv.tokenizer import Tokenizer
 from model import GPT, GPTConfig
@@ -38,6 +39,7 @@ CODE: dict[str, tuple[Callable[..., Any], str]] = {
     "output": (model_py.attend, "return"),
     "next": (model_py.GPT.forward, "return"),
 }
+SCORES = ("dot", "squared", "linear")  # whose formulas the script has
 SCALES = {"sqrt": "1/√d_k", "dim": "1/d_k", "none": "1"}
 
 
@@ -125,11 +127,19 @@ def pack(numbers: Tensor, nibbles: int) -> dict[str, Any]:
 
 
 def _model_data(view: View, nibbles: int) -> dict[str, Any]:
+    """What the script needs of a model. Raises UserError if it has no formula for its scores, or its mask is no band."""
     config = view.model.config
+    if config.attention_score not in SCORES:
+        raise UserError(
+            f"the page has no formula for attention_score={config.attention_score}: add one to kqv/page/explain.js and its name "
+            f"to SCORES in kqv/page.py, or take --format=json, text or png"
+        )
     likeliest = view.reading.predictions.topk(min(GUESSES, view.tokenizer.vocab_size))
     names = {token: token_label(view.tokenizer, token) for token in likeliest.indices.unique().tolist()}
     scale = view.reading.layers[0].attention.scale
     allowed = view.reading.layers[0].allowed
+    if any(not row[int(row.nonzero()[0]) : int(row.nonzero()[-1])].all() for row in allowed):
+        raise UserError(f"the page draws masks that are bands, and mask={config.mask} has gaps: take --format=json, text or png")
     return {
         "title": view.title,
         "caption": _caption(config, nibbles),

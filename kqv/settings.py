@@ -4,8 +4,11 @@ Names and meanings are nanoGPT's wherever nanoGPT has the option. The text below
 not imported here: `--help` and mistakes are answered at once.
 """
 
+import ast
+import functools
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -15,6 +18,28 @@ from kqv.errors import UserError
 LARGEST_SEED = 2**62  # generators take 64 bits, and training adds the step
 LARGEST_SIZE = 2**40  # as in model.py
 LARGEST_RATE, LARGEST_DECAY = 1e30, 1e6  # their product is still a number in 32 bits
+
+MODEL = Path(__file__).parents[1] / "model.py"
+
+
+@functools.cache
+def _model_source() -> ast.Module:
+    return ast.parse(MODEL.read_bytes())
+
+
+def keys_of(table: str) -> tuple[str, ...]:
+    """The keys of a table of model.py, in its order: the choices of an option. They are read from its
+    source, because importing it would take torch's second.
+
+    >>> keys_of("SCALES")
+    ('sqrt', 'dim', 'none')
+    """
+    for node in _model_source().body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if ast.unparse(target) == table:
+                return tuple(ast.literal_eval(key) for key in node.value.keys if key is not None)
+    raise LookupError(f"{MODEL} has no {table} = {{...}} whose keys could be the choices of an option")
 
 
 @dataclass
@@ -88,7 +113,7 @@ class TrainSettings(MachineSettings):
     activation_checkpointing: bool = False
     """keep only what goes into each block and compute the rest again for the gradient: less memory, a third more work"""
 
-    # the model, see GPTConfig in model.py
+    # the model, see GPTConfig in model.py, whose fields and defaults these are
     n_layer: int = 3
     """blocks of attention and MLP"""
     n_head: int = 4
@@ -103,19 +128,19 @@ class TrainSettings(MachineSettings):
     """how the model knows where a character stands"""
     rope_base: float = 10_000.0
     """rope: the slowest pair turns about this many times slower than the fastest; larger for longer texts"""
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm: Literal[keys_of("NORMS")] = "rmsnorm"  # type: ignore[valid-type]
     """normalisation before attention, MLP and the output"""
-    mlp: Literal["swiglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
+    mlp: Literal[keys_of("ACTIVATIONS")] = "swiglu"  # type: ignore[valid-type]
     """the feed-forward part of a block"""
     mlp_width: int = 0
     """width inside it; 0 for the usual: 4 n_embd, swiglu 8/3 n_embd in multiples of 32"""
     qk_norm: bool = True
     """RMSNorm on each query and key"""
-    attention_scale: Literal["sqrt", "dim", "none"] | float = "sqrt"
+    attention_scale: Literal[keys_of("SCALES")] | float = "sqrt"  # type: ignore[valid-type]
     """what scores are multiplied by: sqrt is 1/sqrt(d_k), dim 1/d_k, none 1, or a number"""
-    attention_score: Literal["dot", "squared", "linear"] = "dot"
+    attention_score: Literal[keys_of("SCORES")] = "dot"  # type: ignore[valid-type]
     """query . key, its square, or phi(query) . phi(key) without softmax and scale: linear attention"""
-    mask: Literal["causal", "none", "future"] = "causal"
+    mask: Literal[keys_of("MASKS")] = "causal"  # type: ignore[valid-type]
     """who may look at whom: the past, all, or only what comes"""
     window: int = 0
     """how many characters back attention reaches, itself included; 0 for all"""

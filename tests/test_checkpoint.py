@@ -28,7 +28,7 @@ from kqv.checkpoint import (
 )
 from kqv.errors import MachineError
 from kqv.tokenizer import CharTokenizer
-from model import GPT2, GPTConfig
+from model import GPT2, MLP, GPTConfig
 
 PROJECT = Path(__file__).parents[1]
 TOKENIZER = CharTokenizer.of("hello world\n")
@@ -290,6 +290,14 @@ def test_a_claimed_size_is_refused_before_the_model_is_made(claims: dict[str, An
         state[part] = state[part] | changes
     with refused(str(tmp_path / "ckpt.pt"), "cannot be used"):
         restore_model(state, tmp_path / "ckpt.pt")
+
+
+@pytest.mark.parametrize("position", ["rope", "learned", "sinusoidal"])
+def test_a_changed_model_of_fewer_weights_is_restored(position: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("model.SwiGLU", MLP)  # without a gate
+    model = randomised(GPTConfig(**{**SHAPE, "n_layer": 3, "position": position}))
+    back, _ = restore_model(model_state(model, TOKENIZER), tmp_path / "ckpt.pt")
+    assert all(torch.equal(weight, back.state_dict()[name]) for name, weight in model.state_dict().items())
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part != "text"])

@@ -3,21 +3,23 @@
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from test_model import randomised
-from torch import Tensor
+from torch import Tensor, nn
 
+from kqv.bar import say_once
 from kqv.bpe import OWN_PATTERN, BpeTokenizer
 from kqv.decoding import Continuation, choose, default_prompt, generate, generate_text
-from kqv.incremental import Decoder
+from kqv.incremental import Checked, Decoder, Layer, _compared, checked
 from kqv.settings import SampleSettings
 from kqv.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from model import GPT, GPT2, GPTConfig
+from model import GPT, GPT2, MLP, SCORES, TABLES, Attention, Block, GPTConfig, RMSNorm, SwiGLU
 
 VOCABULARY = CharTokenizer.of("abcdefghij\n")
 POSITIONS = ["rope", "learned", "sinusoidal", "none"]
@@ -140,6 +142,137 @@ def test_a_text_grows_far_beyond_the_block(block_size: int, mask: str, position:
         assert all(0 <= token < VOCABULARY.vocab_size for token in tokens) and all(math.isfinite(p) for p in log_probabilities)
 
 
+# --- a model that was changed -------------------------------------------------------------------------------------
+
+NOT_FAST = "the fast decoder does not compute what model.py's forward does"
+Said = Callable[[], list[str]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture) -> Iterator[Said]:
+    """The lines that were said on stderr; what was found and said before is forgotten, and afterwards what was found here."""
+
+    def forget() -> None:
+        _compared.cache_clear()
+        say_once.cache_clear()
+
+    forget()
+    yield lambda: capsys.readouterr().err.splitlines()
+    forget()
+
+
+def result_times(factor: float) -> Callable:
+    """A change of a method: what it computes, times a number."""
+    return lambda forward: lambda *inputs, **more: factor * forward(*inputs, **more)
+
+
+def with_a_bonus(forward: Callable) -> Callable:
+    """A change of GPT.forward: one logit grows by a thousandth."""
+    return lambda *inputs: forward(*inputs) + 1e-3 * torch.eye(VOCABULARY.vocab_size)[0]
+
+
+def raises(_: Callable) -> Callable:
+    """A change after which nothing can be built."""
+
+    def forward(*_: object) -> None:
+        raise ValueError("no\nfast way")
+
+    return forward
+
+
+CHANGES: dict[str, tuple[type, str, Callable, dict[str, Any]]] = {
+    "Block": (Block, "forward", result_times(1.001), {}),
+    "Attention": (Attention, "forward", result_times(1.001), {}),
+    "SwiGLU": (SwiGLU, "forward", result_times(1.001), {}),
+    "MLP": (MLP, "forward", result_times(0.999), {"mlp": "gelu"}),
+    "RMSNorm": (RMSNorm, "forward", result_times(1.001), {}),
+    "rope": (GPT, "forward", result_times(1.001), {"position": "rope", "window": 5}),
+    "learned": (GPT, "forward", result_times(1.001), {"position": "learned", "block_size": 1}),
+    "linear": (Attention, "forward", result_times(1.001), {"attention_score": "linear", "block_size": 2}),
+    "one logit": (GPT, "forward", with_a_bonus, {}),
+    "a decoder that cannot be built": (Layer, "__init__", raises, {}),
+}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_a_model_that_computes_something_else_is_sampled_as_it_computes_and_that_is_said_once(
+    change: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    kind, method, changed, options = CHANGES[change]
+    monkeypatch.setattr(kind, method, changed(getattr(kind, method)))
+    if change == "one logit":
+        monkeypatch.setattr("kqv.incremental.VOCABULARY", VOCABULARY.vocab_size)
+    model, ids = model_with(**options), some_ids(20)
+    for _ in range(3):  # samples during a run
+        decoder = Decoder(model, dtype)
+        for length in range(1, 20):
+            block = ids[:, max(0, length - model.config.block_size) : length]
+            with torch.autocast("cpu", decoder.reading, enabled=decoder.reading != torch.float32):
+                expected = model(block)[:, -1].float()
+            assert torch.equal(decoder.next_logits(ids[:, :length]), expected)
+    (line,) = said()
+    assert line.startswith(NOT_FAST) and "docs/code.md" in line
+    assert ("no fast way" if "built" in change else "differ by") in line
+
+
+@torch.autocast("cpu", torch.bfloat16)
+def test_rounding_to_bfloat16_is_no_change(said: Said) -> None:
+    assert checked(model_with()) == Checked("", "") and said() == []
+
+
+def test_an_untrained_model_hides_no_change(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
+    """Its logits are all 0, whatever its blocks compute."""
+    monkeypatch.setattr(SwiGLU, "forward", result_times(1.001)(SwiGLU.forward))
+    tokens_of(GPT(GPTConfig(VOCABULARY.vocab_size)), [1])
+    assert said()[0].startswith(NOT_FAST)
+
+
+def test_a_module_that_was_put_in_by_hand_is_computed(said: Said) -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model, plain = model_with(), model_with()
+    with torch.no_grad():
+        plain.blocks[0].mlp.down.weight *= 2
+    model.blocks[0].mlp.down, down = Doubled(64, 16, bias=False), model.blocks[0].mlp.down
+    model.blocks[0].mlp.down.weight = down.weight
+    assert tokens_of(model, [1], max_new_tokens=11) == tokens_of(plain, [1], max_new_tokens=11)
+    assert "another class, Doubled" in said()[0]
+
+
+@pytest.mark.parametrize("score", ["dot", "linear"])
+def test_a_change_of_the_written_attention_alone_is_what_the_model_computes(
+    score: str, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    real = SCORES[score]
+    monkeypatch.setitem(SCORES, score, lambda query, key, scale: 1.1 * real(query, key, scale))
+    model, written = model_with(attention_score=score), model_with(attention_score=score)
+    written.fuse_attention(False)
+    ids = some_ids(12)
+    with torch.inference_mode():
+        torch.testing.assert_close(Decoder(model).next_logits(ids), written(ids)[:, -1], atol=1e-6, rtol=0)
+    assert said()[0].startswith("attend in model.py and its fast body differ (logits of up to")
+
+
+def test_of_an_unchanged_model_nothing_is_said(said: Said) -> None:
+    choices = {"position": POSITIONS, **{name: [*table] for name, table in TABLES.items()}}
+    choices |= {"bias": [True, False], "qk_norm": [True, False], "tie_weights": [True, False]}
+    sizes = [
+        {}, {"window": 2}, {"block_size": 1}, {"n_layer": 12, "n_head": 12, "n_embd": 96}, {"attention_scale": 1e6},
+        {"n_head": 1, "n_embd": 1, "position": "none"}, {"mlp_width": 5, "rope_base": 1.0},
+    ]  # fmt: skip
+    some = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())][::59]
+    assert all({options[name] for options in some} == {*values} for name, values in choices.items())
+    for number, options in enumerate(some):
+        model = GPT(GPTConfig(VOCABULARY.vocab_size, **{"n_layer": 2, "n_head": 2, "n_embd": 16, **options, **sizes[number % 7]}))
+        assert checked(model) == Checked("", ""), options
+        Decoder(model)
+    assert said() == []
+
+
 # --- one text -----------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +304,7 @@ def test_sample_k_is_the_same_alone_or_among_others() -> None:
         assert tokens_of(model, [1, 2], num_samples=count) == many[:count]
 
 
-def test_a_sample_in_the_middle_of_training_changes_nothing_of_it() -> None:
+def test_a_sample_in_the_middle_of_training_changes_nothing_of_it(said: Said) -> None:
     model, before = model_with(), torch.get_rng_state()
     tokens_of(model, [1])
     assert torch.equal(torch.get_rng_state(), before)

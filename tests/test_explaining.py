@@ -1,7 +1,10 @@
 """What a user can rely on when looking inside: the numbers shown are the model's, and the figures mean what they say."""
 
+import inspect
 import math
-from collections.abc import Container
+import sys
+import textwrap
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +13,9 @@ import torch.nn.functional as F
 from test_model import random_ids, randomised
 from torch import Tensor
 
+from kqv.bar import say_once
 from kqv.explaining import LayerView, Reading, head_figures, layer_figures, line_starts, on_repetition, own_ids, read
+from kqv.incremental import _compared
 from kqv.tokenizer import CharTokenizer
 from model import GPT, GPT2, Attention, GPTConfig
 
@@ -48,6 +53,46 @@ def test_what_is_shown_is_what_the_model_computed(model: GPT) -> None:
         torch.testing.assert_close(heads_together(layer.output), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(reading.predictions[-1], logits.softmax(-1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(reading.predictions.sum(-1), torch.ones(model.config.n_layer + 1, ids.shape[1]))
+
+
+@pytest.fixture
+def changed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Iterator[Callable[..., list[str]]]:
+    """`changed(kind, old, new)`: a line of the forward of a class of model.py becomes another. Returns what is said of it."""
+
+    def change(kind: type, old: str, new: str) -> list[str]:
+        source = textwrap.dedent(inspect.getsource(kind.forward))
+        assert source.count(old) == 1
+        namespace = dict(vars(sys.modules["model"]))
+        exec(source.replace(old, new), namespace)
+        monkeypatch.setattr(kind, "forward", namespace["forward"])
+        model = randomised(GPTConfig(**SHAPE))
+        read(model, random_ids(model.config)[0].tolist())
+        read(model, random_ids(model.config)[1].tolist())
+        return capsys.readouterr().err.splitlines()
+
+    for cache in (_compared, say_once):
+        cache.cache_clear()
+    yield change
+    for cache in (_compared, say_once):
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "line"),
+    [
+        (Attention, "self.output(output", "self.output(1.1 * output", "Attention.forward in model.py computes something else"),
+        (GPT, "return self.head(self.norm(x))", "return 2 * self.head(self.norm(x))", "GPT.forward in model.py ends otherwise"),
+    ],
+)
+def test_where_the_model_computes_something_else_than_what_is_shown_that_is_said(
+    changed: Callable, kind: type, old: str, new: str, line: str
+) -> None:
+    (said,) = changed(kind, old, new)
+    assert said.startswith(line)
+
+
+def test_a_change_that_is_shown_needs_no_word(changed: Callable) -> None:
+    assert changed(Attention, "value = heads(self.value(x))", "value = heads(x)") == []
 
 
 def test_each_stage_follows_from_the_one_before(model: GPT) -> None:

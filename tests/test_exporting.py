@@ -20,10 +20,11 @@ from kqv.decoding import generate_text
 from kqv.errors import MachineError, UserError
 from kqv.exporting import to_huggingface, to_nanogpt, to_onnx, to_safetensors
 from kqv.gguf_file import to_gguf
+from kqv.incremental import _compared
 from kqv.settings import SampleSettings
 from kqv.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from kqv.tokenizer_json import from_tokenizer_json, merges, to_tokenizer_json
-from model import GPT, GPT2, GPTConfig
+from model import GPT, GPT2, MLP, Attention, GPTConfig
 
 CHARACTERS = "\n\t !\"'\\,-.:ABHTabcdefghilmnorstuwxyz|é山😀"
 SHAPES: dict[str, dict[str, Any]] = {
@@ -427,6 +428,23 @@ def test_a_model_that_a_format_cannot_express_leaves_nothing(
     with refused(f"{name}={value}"):
         run(option, f"--format={form}")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["ckpt.pt"]
+
+
+@pytest.mark.parametrize("form", ["huggingface", "gguf", "nanogpt"])
+@pytest.mark.parametrize("kind", [MLP, Attention, GPT])
+def test_a_model_whose_formula_was_changed_is_not_handed_on_as_one_of_a_family(
+    form: str, kind: Any, run: Callable, tmp_path: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = kind.forward
+    _compared.cache_clear()
+    monkeypatch.setattr(kind, "forward", lambda *inputs, **more: 1.01 * forward(*inputs, **more))
+    try:
+        with refused("model.py was changed", "GPT-2", "--format=onnx"):
+            run(SHAPES["gpt2"], f"--format={form}")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["ckpt.pt"]
+        run(SHAPES["gpt2"], "--format=safetensors")
+    finally:
+        _compared.cache_clear()
 
 
 def test_nanogpt_takes_its_own_shape_only(run: Callable, tmp_path: Path, refused: Callable) -> None:

@@ -1,5 +1,6 @@
 """What a user can rely on of the two families: a model of one has a place for each weight, any other is refused by name."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from test_model import randomised
 
-from kqv.families import family, nanogpt_only, places, to_ours, to_theirs
+from kqv.families import IN_TRAINING_ONLY, family, nanogpt_only, places, to_ours, to_theirs
 from model import GPT2, GPTConfig
 
 SIZE = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -42,6 +43,26 @@ DIFFERENT_GPT2 = {"position": "sinusoidal", "norm": "rmsnorm", "mlp": "swiglu", 
 def test_a_model_of_neither_family_is_refused_by_its_option(shape: str, option: str, value: Any, refused: Callable) -> None:
     with refused(f"{option}={value} "):
         family(GPTConfig(**SIZE, **{**SHAPES[shape], option: value}))
+
+
+def with_option(shape: str, name: str, default: Any, value: Any) -> GPTConfig:
+    """A model with an option that kqv/families.py does not know."""
+    kind = dataclasses.make_dataclass("Changed", [(name, type(default), default)], bases=(GPTConfig,))
+    return kind(**{**SIZE, **SHAPES[shape], name: value})
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "qwen3"])
+@pytest.mark.parametrize(("default", "value"), [(0.0, 30.0), (False, True), (8, 4)])
+def test_an_option_that_no_family_knows_must_be_at_its_default(shape: str, default: Any, value: Any, refused: Callable) -> None:
+    assert family(with_option(shape, "cap", default, default)) == shape
+    with refused(f"cap={value} ", "kqv/families.py"):
+        family(with_option(shape, "cap", default, value))
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "qwen3"])
+def test_options_of_training_alone_are_no_matter_of_a_family(shape: str) -> None:
+    for name in IN_TRAINING_ONLY:
+        assert family(with_option(shape, name, 0.0, 0.3)) == shape
 
 
 @pytest.mark.parametrize(("shape", "option"), [("gpt2 tanh", "mlp"), ("gpt2 untied", "tie_weights"), ("qwen3", "position")])

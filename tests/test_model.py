@@ -3,16 +3,19 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 
+from kqv.arguments import check_declared
 from kqv.families import places, to_theirs
 from kqv.settings import TrainSettings
 from model import (
     GPT,
     GPT2,
+    TABLES,
     GPTConfig,
     RMSNorm,
     attend,
@@ -178,8 +181,8 @@ def test_every_combination_of_options_trains() -> None:
     """Each way through the tables gives a finite loss and a gradient for each weight."""
     choices: dict[str, list[Any]] = {}
     for name, hint in get_type_hints(GPTConfig).items():
-        words = [word for part in (hint, *get_args(hint)) if get_origin(part) is Literal for word in get_args(part)]
-        if values := [True, False] if hint is bool else words:
+        words = get_args(hint) if get_origin(hint) is Literal else TABLES.get(name, ())
+        if values := [True, False] if hint is bool else [*words]:
             choices[name] = values
     assert len(choices) >= 9
     every = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
@@ -198,10 +201,23 @@ def test_untrained_model_is_as_surprised_as_a_die() -> None:
     assert cross_entropy(GPT(config)(ids), ids).item() == pytest.approx(math.log(65), abs=1e-5)
 
 
-def test_settings_and_model_have_the_same_options_and_defaults() -> None:
-    ours = {field.name: (field.default, field.type) for field in dataclasses.fields(GPTConfig) if field.name != "vocab_size"}
-    settings = {field.name: (field.default, field.type) for field in dataclasses.fields(TrainSettings)}
-    assert ours == {name: settings[name] for name in ours}
+def test_settings_and_model_have_the_same_options_defaults_and_choices() -> None:
+    check_declared(GPTConfig, TrainSettings)
+    hints = get_type_hints(TrainSettings)
+    for name, table in TABLES.items():
+        words = get_args(hints[name]) if get_origin(hints[name]) is Literal else get_args(get_args(hints[name])[0])
+        assert words == tuple(table), name
+
+
+@pytest.mark.parametrize(("hint", "default"), [(float, 0.5), (int, 1), (bool, False), (str, "0")])
+def test_an_option_that_the_settings_lack_or_declare_otherwise_is_named(hint: type, default: Any, refused: Callable) -> None:
+    config = dataclasses.make_dataclass("Changed", [("cap", hint, default)], bases=(GPTConfig,))
+    with refused("model.py has an option cap", "kqv/settings.py", repr(default)):
+        check_declared(config, TrainSettings)
+    check_declared(config, dataclasses.make_dataclass("Right", [("cap", hint, default)], bases=(TrainSettings,)))
+    for other in ((int, 0), (float, 0.0), (bool, True)):
+        with refused("option cap has one type or default in model.py"):
+            check_declared(config, dataclasses.make_dataclass("Other", [("cap", *other)], bases=(TrainSettings,)))
 
 
 # --- written by hand, so compared ---------------------------------------------------------------------------------

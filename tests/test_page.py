@@ -15,9 +15,10 @@ from test_model import randomised
 from torch import Tensor
 
 from kqv.explaining import head_figures, read
-from kqv.page import CODE, View, code_line, label, pack, page, script_json
+from kqv.page import CODE, PARTS, View, code_line, label, pack, page, script_json
+from kqv.page import SCORES as page_scores
 from kqv.tokenizer import CharTokenizer
-from model import GPTConfig
+from model import MASKS, SCORES, GPTConfig
 
 
 def unpack(packed: dict[str, Any], nibbles: int, shape: tuple[int, ...]) -> Tensor:
@@ -99,6 +100,27 @@ def test_a_page_of_six_layers_six_heads_and_256_characters_is_below_four_megabyt
     html = page(text, [view_of(text, n_layer=6, n_head=6, n_embd=n_embd)], {"layer": 0, "head": 0})
     assert len(html.encode()) < 4e6
     assert ("exact to 1e-6" in html) == exact and ("rounded to 12 bits" in html) != exact
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "entry"),
+    [
+        (SCORES, "attention_score", lambda query, key, scale: (query @ key.mT).abs() * scale),
+        (MASKS, "mask", lambda distance: (distance >= 0) & (distance % 2 == 0)),
+    ],
+)
+def test_scores_and_masks_that_the_page_cannot_show_are_refused_by_name(table, name, entry, monkeypatch, refused) -> None:
+    monkeypatch.setitem(table, "mine", entry)
+    view = view_of("abcdefgh", n_layer=1, n_head=1, n_embd=8, **{name: "mine"})
+    with refused(f"{name}=mine", "--format=json"):
+        page("abcdefgh", [view], {"layer": 0, "head": 0})
+
+
+def test_the_script_has_the_formulas_that_the_page_says_it_has() -> None:
+    script = (PARTS / "explain.js").read_text()
+    for table in ("TERMS", "SUMMED", "SCORE_FORMULAS"):
+        (line,) = re.findall(rf"const {table} = \{{(.*)\}};", script)
+        assert tuple(re.findall(r"(\w+): [(\"]", line)) == page_scores
 
 
 def test_a_page_asks_for_nothing() -> None:
