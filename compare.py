@@ -34,7 +34,14 @@ from kqv.folder import occupy
 from kqv.measure import HERE, processor
 from kqv.report import write_report
 from kqv.runlog import Bar, read_metrics
-from kqv.settings import CompareSettings, SampleSettings, TrainSettings, check_comparing, check_training
+from kqv.settings import (
+    CompareSettings,
+    SampleSettings,
+    TrainSettings,
+    check_comparing,
+    check_endings,
+    check_training,
+)
 from kqv.signals import end_by_exception, stop_signals
 
 LOG = "log.txt"  # what train.py said, in the folder of a run
@@ -44,8 +51,8 @@ ANSWER = "stopping after this step of this run; Ctrl-C again ends it now"  # to 
 OWN = ("out_dir", "seed", "seeds", "open")  # options that are not laid over the configurations
 # Settings that make no difference to what is trained.
 ASIDE = (
-    "out_dir", "encoding", "init_from", "eval_only", "checkpoint_minutes", "on_write_error", "sample_chars", "inner_figures",
-    "tensorboard", "wandb_log", "wandb_project", "wandb_run_name", "dry_run", "rate", "activation_checkpointing",
+    "out_dir", "encoding", "endings", "init_from", "eval_only", "checkpoint_minutes", "on_write_error", "sample_chars",
+    "inner_figures", "tensorboard", "wandb_log", "wandb_project", "wandb_run_name", "dry_run", "rate", "activation_checkpointing",
 )  # fmt: skip
 
 
@@ -56,6 +63,7 @@ def main(arguments: list[str]) -> int:
     given, words = read_arguments(CompareSettings, others, "CONFIG.py ... [TEXT ...]")
     settings = CompareSettings(**given)
     check_comparing(settings)
+    check_endings(settings.endings, words)
     if not paths:
         raise UserError("name the configurations to compare, for example config/experiments/scale_dk8_*.py")
     over = {name: value for name, value in given.items() if name not in OWN}
@@ -67,16 +75,18 @@ def main(arguments: list[str]) -> int:
             each.name = path
 
     # The texts, prepared once for each tokenizer.
-    from kqv.corpus import open_dataset, open_texts
+    from kqv.corpus import Dataset, open_dataset, open_texts
 
     end_by_exception()
-    prepared: dict[str, str] = {}
+    prepared: dict[str, Dataset] = {}
     for each in configurations:
         tokenizer = str(each.changes.get("tokenizer", over.get("tokenizer", "")))
         if words and tokenizer not in prepared:
-            prepared[tokenizer] = open_texts(words, settings.encoding, tokenizer or "char", settings.text_field).name
-        name = prepared[tokenizer] if words else open_dataset(each.settings.dataset, tokenizer).name
-        each.settings = replace(each.settings, dataset=name)
+            how = (settings.encoding, tokenizer or "char", settings.text_field, settings.endings)
+            prepared[tokenizer] = open_texts(words, *how)
+        dataset = prepared[tokenizer] if words else open_dataset(each.settings.dataset, tokenizer)
+        each.settings = replace(each.settings, dataset=dataset.name, endings="")
+        each.text = dataset.title
 
     out_dir = Path(settings.out_dir)
     lock = occupy(out_dir)
@@ -86,7 +96,7 @@ def main(arguments: list[str]) -> int:
         failures = train_all(configurations, stop)
     if stop:
         texts = words if "-" not in words else []  # standard input is gone, but not what was made of it
-        again = {"dataset": next(iter(prepared.values()))} if "-" in words else {}
+        again = {"dataset": next(iter(prepared.values())).name} if "-" in words else {}
         options = [f"--{name}={value}" for name, value in {**given, **again}.items()]
         print("stopped; what is done is kept; to go on:")
         print(f"  {shell_command('compare.py', *paths, *texts, *options)}")

@@ -27,7 +27,7 @@ from kqv.arguments import check_declared, check_types, read_arguments, shell_com
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
 from kqv.processes import Processes, as_number
-from kqv.settings import SampleSettings, TrainSettings, check_training
+from kqv.settings import SampleSettings, TrainSettings, check_endings, check_training
 from kqv.signals import end_by_exception, stop_signals
 from kqv.vocabularies import check_name
 
@@ -51,6 +51,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     check_training(settings)
     if settings.init_from == "scratch":  # a checkpoint brings its own
         check_name(settings.tokenizer)
+    check_endings(given.get("endings", ""), words)
     if processes.count > 1 and "-" in words:
         raise UserError("standard input can be read by one process only: write the text to a file, and name that")
 
@@ -68,7 +69,7 @@ def train(arguments: list[str], processes: Processes) -> int:
         restore_model,
         save_checkpoint,
     )
-    from kqv.corpus import Dataset, open_dataset, open_texts
+    from kqv.corpus import Dataset, known_sources, open_dataset, open_texts
     from kqv.decoding import default_prompt, generate_text
     from kqv.evaluation import characters_per_token, describe_loss, estimated_loss, whole_loss
     from kqv.explaining import layer_figures
@@ -127,16 +128,23 @@ def train(arguments: list[str], processes: Processes) -> int:
             print_plan(settings, model.config if model else shape(size), f"those of {path}" if model else source, processes)
         return 0
 
-    # The text, as token ids.
+    # The text, as token ids. If the prepared ids are gone, the same command with the text helps.
+    own_text = checkpoint if checkpoint and "dataset" not in given else {}
+    sources = known_sources(own_text.get("sources"))
+    again = processes.command("train.py", *sources, *arguments)
+
     def open_text() -> Dataset:
         if words:
-            return open_texts(words, settings.encoding, tokenizer or settings.tokenizer, settings.text_field)
-        return open_dataset(settings.dataset, tokenizer or given.get("tokenizer", ""))
+            kind = tokenizer or settings.tokenizer
+            how = (settings.encoding, kind, settings.text_field, settings.endings)
+            return open_texts(words, *how)
+        kind = tokenizer or given.get("tokenizer", "")
+        return open_dataset(settings.dataset, kind, sources, again)
 
     dataset = processes.one_first(open_text)
     if tokenizer and tokenizer != dataset.tokenizer:
         things = "characters" if tokenizer.kind == dataset.tokenizer.kind == "char" else "tokens"
-        raise UserError(f"{path} was trained on other {things} than dataset {settings.dataset} has: name a text file instead")
+        raise UserError(f"{path} was trained on other {things} than {dataset.title} has: name a text file instead")
     tokenizer = dataset.tokenizer
     settings.dataset, settings.tokenizer = dataset.name, tokenizer.name
     train_tokens = open_tokens(dataset.folder / "train.bin", tokenizer.vocab_size, settings.block_size)
@@ -144,7 +152,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     text, characters = fingerprint(train_tokens), characters_per_token(val_tokens, tokenizer)
     if checkpoint and resuming and not settings.eval_only and checkpoint.get("text", text) != text:
         raise UserError(
-            f"{dataset.name} is not the text that the run in {settings.out_dir} reads: resume with that one, or start a new run "
+            f"{dataset.title} is not the text that the run in {settings.out_dir} reads: resume with that one, or start a new run "
             f"from its weights with --init_from={settings.out_dir} and another --out_dir="
         )
 
@@ -188,7 +196,7 @@ def train(arguments: list[str], processes: Processes) -> int:
     if processes.first:
         lock = lock or occupy(out_dir)
         make_room(out_dir, model.parameter_count(), path if resuming else None)
-        write_config(out_dir, settings, dataset.name, model.parameter_count())
+        write_config(out_dir, settings, dataset.title, model.parameter_count())
         if resuming and from_nanogpt:
             shutil.copy2(path, out_dir / NANOGPT)
             print(f"{path} is nanoGPT's and will give way to ours: {out_dir / NANOGPT} is a copy", file=sys.stderr)
@@ -202,6 +210,7 @@ def train(arguments: list[str], processes: Processes) -> int:
         state |= {"optimizer": [optimizer.state_dict() for optimizer in optimizers], "scaler": scaler.state_dict()}
         state |= {"iter_num": step, "best_val_loss": best_val_loss, "config": asdict(settings), "text": text}
         state |= {"skipped": skipped, "skipped_in_a_row": skipped_in_a_row, "launch": processes.launch}
+        state["sources"] = list(dataset.sources)
         if settings.fsdp:
             save_sharded(out_dir / name, state, processes, keep)
         elif processes.first:
@@ -231,7 +240,7 @@ def train(arguments: list[str], processes: Processes) -> int:
             return True
 
         log.say(
-            f"{model.parameter_count():,} parameters; {len(train_tokens):,} tokens of {dataset.name}, "
+            f"{model.parameter_count():,} parameters; {len(train_tokens):,} tokens of {dataset.title}, "
             f"{tokenizer.vocab_size} different; {processes}{machine}"
         )
         metrics = processes.share(log.unfinished)

@@ -83,6 +83,8 @@ class Configuration:
     changes: dict[str, Any]
     settings: TrainSettings
     runs: list[Run] = field(default_factory=list)
+    text: str = ""
+    """what the user calls the text that it is trained on"""
 
     @property
     def group(self) -> str:

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from kqv.errors import UserError
 from kqv.files import LARGEST_NOTE, read_small, replacing
 from kqv.tokenizer import CharTokenizer, Tokenizer, token_dtype
 from kqv.tokens import TokenWriter, count_tokens
@@ -97,6 +98,7 @@ def encode(parts: Iterable[Part], tokenizer: Tokenizer, documents: bool, progres
             last.result()
     for writer in writers.values():
         writer.close()
+    progress.train, progress.val = (writers[split].tokens for split in SPLITS)
 
 
 def _encoded(parts: Iterable[Part], tokenizer: Tokenizer, documents: bool) -> Iterator[tuple[Part, np.ndarray]]:
@@ -122,16 +124,35 @@ def _after(done: int, parts: Iterable[Part]) -> Iterator[Part]:
 
 
 def _look_up(tokenizer: CharTokenizer) -> Callable[[str], np.ndarray]:
-    """What gives the ids of characters that are known to be in the vocabulary."""
-    table = tokenizer.id_table()
-    ascii_table = table[:256].astype(np.uint8).tobytes() if table[:128].max() < 256 else None  # ids that fit into a byte
+    """A function from a text to its ids. It raises UserError for an unknown character."""
+    table, unknown = tokenizer.id_table(), tokenizer.vocab_size
+    dtype = token_dtype(tokenizer.vocab_size)
+    of_ascii = table[:128].copy()
+    free = min(set(range(256)) - set(of_ascii.tolist()))  # a byte that is no id of theirs
+    of_ascii[of_ascii == unknown] = free
+    ascii_table = bytes([*of_ascii.tolist(), *[free] * 128]) if of_ascii.max() < 256 else None
 
     def look_up(text: str) -> np.ndarray:
         if ascii_table and text.isascii():  # a method of bytes is twice as fast as a look-up in an array
-            return np.frombuffer(text.encode().translate(ascii_table), dtype=np.uint8).astype(table.dtype)
-        return table[np.frombuffer(text.encode("utf-32-le"), dtype="<u4")]
+            data = text.encode().translate(ascii_table)
+            if free in data:
+                raise _unexpected(text, tokenizer)
+            return np.frombuffer(data, dtype=np.uint8).astype(dtype)
+        ids = table[np.frombuffer(text.encode("utf-32-le"), dtype="<u4")]
+        if ids.max(initial=0) == unknown:
+            raise _unexpected(text, tokenizer)
+        return ids.astype(dtype, copy=False)
 
     return look_up
+
+
+def _unexpected(text: str, tokenizer: CharTokenizer) -> UserError:
+    """The error for a character that is met after all that there are were counted."""
+    character = tokenizer.encode_known(text)[1][0]
+    return UserError(
+        f"the text changed while it was read: it has {character!r} (U+{ord(character):04X}) now, "
+        f"which it had not; run the command again when it has settled"
+    )
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:

@@ -11,9 +11,11 @@ import gzip
 import importlib
 import io
 import json
-import shutil
+import os
 import sys
+import time
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from kqv.tokenizer import END
 
 PIECE = 1 << 20  # bytes or characters read at a time
 LONGEST_LINE = 1 << 28  # bytes of a document in JSON; memory has to hold it
+TICK = 0.01  # seconds; the system's clock for dates of files moves in steps of at most that
+MOST_KINDS = 5  # kinds of files that are named in one line
 
 PACKED = (".gz", ".zst")
 IN_FOLDERS = (".txt", ".jsonl", ".parquet")  # what a folder is searched for; the first two also packed
@@ -47,6 +51,21 @@ class Texts:
         """Whether they come as documents: if one file does, all do."""
         return any(map(_has_documents, self.paths))
 
+    @cached_property
+    def stamps(self) -> list[list[int]]:
+        """Size and date of each file before it is read: where they differ later, it was changed.
+
+        Raises UserError for a file that cannot be opened.
+        """
+        stamps = []
+        for path in self.paths:
+            with open_bytes(path) as file:
+                stamps.append(_stamp(file))
+        newest = max((date for _, date in stamps), default=0) / 1e9
+        if 0 <= time.time() - newest < TICK:  # another change in this tick would not show
+            time.sleep(TICK)
+        return stamps
+
     @property
     def bytes(self) -> int:
         """How much there is to read."""
@@ -56,13 +75,17 @@ class Texts:
         """All of it in pieces that are not empty, each with the file that it is from; a bar says how far `what` is.
 
         Of a plain text a byte order mark is dropped, every line end becomes a newline, and one that does not end with a
-        newline gets one if more text follows. A document is taken as it is. Raises UserError for what is no text.
+        newline gets one if more text follows. A document is taken as it is.
+
+        Raises UserError for what is no text, and for a file that has changed since its stamp was
+        taken.
         """
         bar, before, last = ReadingBar(what, self.bytes), 0, "\n"
         try:
-            for path in self.paths:
-                with _opened(path) as (packed, file):
+            for path, stamp in zip(self.paths, self.stamps, strict=True):
+                with _opened(path, stamp) as (packed, file):
                     for i, text in enumerate(self._pieces_of(path, file)):
+                        check_unchanged(path, packed, stamp)
                         joint = "\n" if i == 0 and last != "\n" and not self.documents else ""
                         last = text[-1]
                         bar.move(before + packed.tell())
@@ -80,23 +103,121 @@ class Texts:
         return _one_document(text) if self.documents else text
 
 
-def text_files(word: str, scratch: Path) -> list[Path]:
-    """The files that a word of the command line stands for. What can be read only once is copied to `scratch`.
+def text_files(word: str, scratch: Path, endings: Sequence[str] = ()) -> list[Path]:
+    """The files that a word of the command line stands for: in a folder those with one of
+    `endings`, or the usual ones. What can be read only once is copied to `scratch`.
 
     Raises UserError for a folder without texts.
     """
     path = Path(word)
-    if word == "-" or path.is_fifo():  # a shell's <(command) is a named pipe
+    if comes_once(word):
         copy = scratch / "stdin"
-        with copy.open("wb") as file, (sys.stdin.buffer if word == "-" else open_bytes(path)) as source:
-            shutil.copyfileobj(source, file)
+        stream: Any = sys.stdin.buffer if word == "-" else open_bytes(path)
+        with copy.open("wb") as file, stream as source:
+            while piece := source.read1(PIECE):  # one system call each: signals come in between
+                file.write(piece)
         return [copy]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and _in_folders(file))
-        if not files:
-            raise UserError(f"{path} has no {', '.join(IN_FOLDERS[:-1])} or {IN_FOLDERS[-1]} files")
-        return files
-    return [path]
+    return _files_below(path, tuple(endings)) if path.is_dir() else [path]
+
+
+def comes_once(word: str) -> bool:
+    """Whether a word means standard input or a named pipe, such as a shell's <(command)."""
+    return word == "-" or Path(word).is_fifo()
+
+
+def read_endings(option: str) -> tuple[str, ...]:
+    """The endings in an option. Raises UserError for one that is empty.
+
+    >>> read_endings("md, .py")
+    ('.md', '.py')
+    """
+    names = [word.strip().lstrip("*").lstrip(".") for word in option.split(",")] if option else []
+    if not all(names):
+        raise UserError(f"endings={option} has an empty one: write it like --endings=md,py")
+    return tuple(f".{name}" for name in names)
+
+
+def _files_below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """The texts in a folder and in its subfolders, in order of name. One line says what is read and
+    what is skipped: hidden files and folders (.git, .venv), linked folders, other endings.
+
+    Raises UserError if there is no text, or a subfolder cannot be read.
+    """
+    found: list[Path] = []
+    read: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
+    for place, subfolders, names in os.walk(folder, onerror=_refuse_folder):
+        for name in [*subfolders]:
+            hidden = name.startswith(".")
+            linked = os.path.islink(os.path.join(place, name))  # perhaps in a circle
+            if hidden or linked:
+                skipped["hidden folder" if hidden else "linked folder"] += 1
+                subfolders.remove(name)
+        for path in (Path(place, name) for name in names):
+            if path.name.startswith("."):
+                skipped["hidden file"] += 1
+            elif not path.is_file():
+                skipped["broken link" if path.is_symlink() else "special file"] += 1
+            elif _has_ending(path, endings) if endings else _in_folders(path):
+                read[_kind(path)] += 1
+                found.append(path)
+            else:
+                skipped[_kind(path)] += 1
+    others = _endings_in(skipped)
+    if not found:
+        wanted = endings or IN_FOLDERS
+        there = f", but {_counted(skipped)}" if skipped else ""
+        hint = f": --endings={others[0][1:]} reads files with that ending" if others else ""
+        raise UserError(f"{folder} has no {enumerated(wanted, 'or')} files{there}{hint}")
+    line = f"{folder}: reading {_counted(read)} file{'s' if len(found) > 1 else ''}"
+    if skipped:
+        line += f"; skipped {_counted(skipped)}"
+    if others and not endings:
+        line += "; --endings=md,py reads these endings instead"
+    print(line, file=sys.stderr)
+    return sorted(found)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(
+        f"{error.filename} cannot be read: {error.strerror}; make it readable, or name the texts "
+        f"beside it"
+    )
+
+
+def _kind(path: Path) -> str:
+    endings = path.suffixes[-2:] if is_packed(path) else path.suffixes[-1:]
+    return "".join(endings) or "extensionless file"
+
+
+def _endings_in(kinds: Counter[str]) -> list[str]:
+    """The endings among kinds of files, the most frequent first."""
+    endings = [kind for kind in kinds if kind.startswith(".")]
+    return sorted(endings, key=lambda ending: (-kinds[ending], ending))
+
+
+def _counted(kinds: Counter[str]) -> str:
+    """How many of which kinds.
+
+    >>> _counted(Counter({".md": 40, "hidden folder": 2}))
+    '40 .md and 2 hidden folders'
+    """
+    endings = _endings_in(kinds)
+    words = [f"{kinds[ending]} {ending}" for ending in endings[:MOST_KINDS]]
+    if endings[MOST_KINDS:]:
+        words.append(f"{sum(kinds[ending] for ending in endings[MOST_KINDS:])} of other kinds")
+    for kind in sorted(kinds.keys() - endings):
+        words.append(f"{kinds[kind]} {kind}{'s' * (kinds[kind] > 1)}")
+    return enumerated(words)
+
+
+def enumerated(words: Sequence[str], last: str = "and") -> str:
+    """Words as a sentence lists them.
+
+    >>> enumerated(["a.txt", "b.txt", "c.txt"])
+    'a.txt, b.txt and c.txt'
+    """
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def open_bytes(path: Path) -> io.BufferedReader:
@@ -108,6 +229,20 @@ def open_bytes(path: Path) -> io.BufferedReader:
         raise UserError(f"no such file or folder: {path}{hint}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def check_unchanged(path: Path, file: BinaryIO, stamp: list[int]) -> None:
+    """Raises UserError if an open file has another size or date than it had."""
+    if _stamp(file) != stamp:
+        raise UserError(
+            f"{path} changed while it was read: run the command again when it has settled, or on a "
+            f"copy of it"
+        )
+
+
+def _stamp(file: BinaryIO) -> list[int]:
+    state = os.fstat(file.fileno())
+    return [state.st_size, state.st_mtime_ns]
 
 
 def is_packed(path: Path) -> bool:
@@ -127,9 +262,16 @@ def _in_folders(path: Path) -> bool:
     return path.suffix == ".parquet" or _unpacked_name(path).suffix in IN_FOLDERS[:-1]
 
 
+def _has_ending(path: Path, endings: tuple[str, ...]) -> bool:
+    return path.name.endswith(endings) or _unpacked_name(path).name.endswith(endings)
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """A file as it is, which tells how far it is read, and the same unpacked. Raises UserError for one that is damaged."""
+def _opened(path: Path, stamp: list[int]) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """A file as it is, which tells how far it is read, and the same unpacked.
+
+    Raises UserError for one that is damaged, and for one whose stamp is another now.
+    """
     with open_bytes(path) as packed:
         file: BinaryIO = packed
         errors: list[type[Exception]] = []
@@ -140,7 +282,12 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
             file, errors = zstd.ZstdFile(packed), [EOFError, zstd.ZstdError]
         try:
             yield packed, file
+            check_unchanged(path, packed, stamp)
+        except UserError:
+            check_unchanged(path, packed, stamp)  # a half-written text is not a wrong one
+            raise
         except tuple(errors) as error:
+            check_unchanged(path, packed, stamp)
             raise UserError(f"{path} is damaged or cut short: {error}") from None
 
 

@@ -82,7 +82,7 @@ def introduction(configurations: Sequence[Configuration], laid_over: str) -> lis
     """What was run and where, and what the numbers mean."""
     facts = [run.facts for each in configurations for run in each.runs if run.facts]
     machines = dict.fromkeys(f"{fact['machine']}; torch {fact['torch']}" for fact in facts)
-    datasets = dict.fromkeys(each.settings.dataset for each in configurations)
+    datasets = dict.fromkeys(each.text or each.settings.dataset for each in configurations)
     seeds = [run.settings.seed for run in configurations[0].runs]
     return [
         f"Trained on {', '.join(datasets)} with seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}: the same batches in "

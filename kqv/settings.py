@@ -7,6 +7,8 @@ not imported here: `--help` and mistakes are answered at once.
 import ast
 import functools
 import importlib.util
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,8 +62,8 @@ class MachineSettings:
 class TrainSettings(MachineSettings):
     """Train a character-level GPT on text. Without arguments: tiny Shakespeare, about a minute on two cores.
 
-    TEXT is a file (.txt, .jsonl, .parquet or any other; .gz and .zst are unpacked), a folder of such files, or - for standard
-    input; CONFIG.py sets options by assignment.
+    TEXT is a file (.txt, .jsonl, .parquet or any other; .gz and .zst are unpacked), a folder of such files (see endings), or
+    - for standard input; CONFIG.py sets options by assignment.
     """
 
     # what to read and write
@@ -71,6 +73,9 @@ class TrainSettings(MachineSettings):
     """folder under data/ to train on when no text file is named"""
     encoding: str = "utf-8"
     """encoding of the text files"""
+    endings: str = ""
+    """which files of a folder to read, packed or not: md,py takes .md and .py instead of .txt,
+    .jsonl and .parquet"""
     text_field: str = "text"
     """where the lines of .jsonl and the rows of .parquet files have their text"""
     tokenizer: str = "char"
@@ -324,6 +329,14 @@ def check_training(settings: TrainSettings) -> None:
         raise UserError(
             f"rotary positions turn pairs of numbers, and d_k = n_embd / n_head = "
             f"{settings.n_embd // settings.n_head} is odd: take --n_embd={2 * settings.n_embd} or --position=learned"
+        )
+
+
+def check_endings(endings: str, words: Sequence[str]) -> None:
+    """Refuse endings for words of which none is a folder. Raises UserError."""
+    if endings and not any(map(os.path.isdir, words)):
+        raise UserError(
+            "endings chooses among the files of a folder, and none is named: name one, or leave it out"
         )
 
 

@@ -160,8 +160,9 @@ class CharTokenizer(Tokenizer):
         return np.ones(self.vocab_size, dtype=np.int64)
 
     def id_table(self) -> np.ndarray:
-        """Array of shape (CODE_POINTS,) from a code point to its id, to encode big texts in one look-up."""
-        table = np.zeros(CODE_POINTS, dtype=token_dtype(self.vocab_size))
+        """Array of shape (CODE_POINTS,) from a code point to its id, to encode big texts in one
+        look-up. An unknown character has vocab_size there, which is no id."""
+        table = np.full(CODE_POINTS, self.vocab_size, dtype=token_dtype(self.vocab_size + 1))
         table[[ord(character) for character in self.characters]] = np.arange(self.vocab_size)
         return table
 

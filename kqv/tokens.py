@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kqv.errors import UserError
+from kqv.errors import MachineError, UserError
 from kqv.tokenizer import token_dtype
 
 SHARD = 1 << 30  # tokens in a file that is written here
@@ -92,6 +92,7 @@ class Tokens:
         self.shards = [np.frombuffer(data, dtype=dtype) for data in self.maps]
         self.starts = np.cumsum([0, *map(len, self.shards)])
         self.large = sum(map(len, self.maps)) > SMALL
+        self._check_sizes()
         if self.large:
             self._advise("MADV_RANDOM")  # reading ahead of a window that is drawn would read what nobody asked for
         else:
@@ -105,7 +106,9 @@ class Tokens:
         """The ids in a slice, or at an array of places (of that array's shape), as a copy.
 
         Raises UserError for an id that is not in the vocabulary. (Of a large split only what is read can be looked at.)
+        Raises MachineError if another process has cut a file short meanwhile.
         """
+        self._check_sizes()
         if isinstance(places, slice):
             places = np.arange(*places.indices(len(self)))
         if len(self.shards) == 1:
@@ -130,6 +133,16 @@ class Tokens:
         if (largest := int(ids.max(initial=0))) >= self.vocab_size:
             end = self.vocab_size - 1
             raise UserError(f"{self.files[shard]} has the token {largest}, and its vocabulary ends at {end}: prepare it again")
+
+    def _check_sizes(self) -> None:
+        """Reading a mapped file beyond its end kills the process (SIGBUS): look first, it takes a
+        microsecond. Raises MachineError."""
+        for path, data in zip(self.files, self.maps, strict=True):
+            if data.size() < len(data):
+                raise MachineError(
+                    f"{path} was cut short while it was read, to {data.size():,} of {len(data):,} "
+                    f"bytes: prepare it again, then go on with --init_from=resume"
+                )
 
     def _advise(self, advice: str) -> None:
         if hasattr(mmap, advice):  # not on Windows
@@ -167,7 +180,15 @@ def open_tokens(path: Path, vocab_size: int, block_size: int) -> Tokens:
 
 def count_tokens(path: Path, vocab_size: int) -> int:
     """How many tokens a split has that begins with the file `path`."""
-    return sum(file.stat().st_size for file in shard_files(path)) // np.dtype(token_dtype(vocab_size)).itemsize
+    return count_bytes(path) // np.dtype(token_dtype(vocab_size)).itemsize
+
+
+def count_bytes(path: Path) -> int:
+    """The size of a split that begins with the file `path`. Raises UserError if that is missing."""
+    try:
+        return sum(file.stat().st_size for file in shard_files(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; prepare it again") from None
 
 
 def fingerprint(tokens: Ids) -> str:

@@ -3,8 +3,10 @@
 import codecs
 import contextlib
 import io
+import itertools
 import os
 import pickle
+import shutil
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -18,8 +20,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from kqv import corpus, reading
+from kqv.bar import ReadingBar
 from kqv.bpe import OWN_PATTERN, BpeTokenizer
-from kqv.corpus import Dataset, open_dataset, open_texts, prepare_dataset
+from kqv.corpus import Dataset, known_sources, open_dataset, open_texts, prepare_dataset
 from kqv.errors import UserError
 from kqv.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer, token_dtype
 from kqv.tokens import open_tokens
@@ -182,7 +185,7 @@ def test_ids_are_made_once_while_the_text_is_the_same(tmp_path: Path, data: Path
     path = written(tmp_path / "novel.txt", "It was a dark and stormy night")
     first = open_texts([str(path)])
     before = stamps(first.folder)
-    assert set(before) == {"train.bin", "val.bin", "tokenizer.json"}
+    assert set(before) == {"train.bin", "val.bin", "tokenizer.json", "prepared.json"}
     os.utime(path, (0, 0))  # the text counts, not its date
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "_prepare", None)
@@ -221,6 +224,234 @@ def test_a_failed_preparation_leaves_nothing_behind(content: str | bytes, tmp_pa
             with pytest.raises(UserError):
                 open_texts([str(tmp_path / word) for word in words])
     assert list((data / "cache").iterdir()) == [good.folder]
+
+
+def test_a_text_is_called_what_its_user_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = tmp_path / "letters"
+    book.mkdir()
+    files = [
+        written(folder / f"{name}.txt", name)
+        for folder, name in ((book, "one"), (tmp_path, "diary"), (tmp_path, "x"))
+    ]
+    monkeypatch.chdir(tmp_path)
+    first = open_texts(["letters", "./diary.txt"])
+    assert first.title == "letters/ and diary.txt"
+    assert (
+        open_dataset(first.name).title == "letters/ and diary.txt"
+    )  # as a run that goes on opens it
+    assert open_texts(["diary.txt"]).title == "diary.txt"
+    assert open_texts([str(files[1]), "letters", "x.txt"]).title == "diary.txt, letters/ and x.txt"
+    assert open_texts(["x.txt"] * 9).title == "x.txt, x.txt and 7 more"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"piped in")))
+    piped = open_texts(["-"])
+    assert piped.title == open_dataset(piped.name).title == "standard input"
+
+
+def test_a_cache_of_an_older_kqv_goes_on_working(tmp_path: Path) -> None:
+    path = written(tmp_path / "novel.txt", "It was a dark and stormy night")
+    dataset = open_texts([str(path)])
+    (dataset.folder / "prepared.json").unlink()
+    before = stamps(dataset.folder)
+    assert open_dataset(dataset.name).title == dataset.name
+    assert open_texts([str(path)]).title == "novel.txt" and stamps(dataset.folder) == before
+
+
+def test_a_text_whose_ids_are_gone_is_named_with_the_command_that_helps(
+    tmp_path: Path, refused: Callable
+) -> None:
+    path = written(tmp_path / "my novel.txt", "It was a dark and stormy night")
+    dataset = open_texts([str(path)], "latin-1")
+    assert dataset.sources == [str(path), "--encoding=latin-1"]
+    again = open_dataset(dataset.name, sources=dataset.sources, again="python train.py")
+    assert again.folder == dataset.folder
+    shutil.rmtree(dataset.folder)
+    with refused("my novel.txt", "gone", "prepare the text again with python train.py"):
+        open_dataset(dataset.name, sources=dataset.sources, again="python train.py")
+
+
+def test_what_a_checkpoint_calls_a_source_is_a_text_and_never_run() -> None:
+    words = [
+        "/novel.txt",
+        "/evil.py",
+        "evil.py",
+        "--text=/own.py",
+        "--out_dir=/",
+        "--endings=md",
+        "-",
+        "relative.txt",
+        5,
+    ]
+    assert known_sources(words) == ["/novel.txt", "--text=/own.py", "--endings=md", "-"]
+    assert known_sources("novel.txt") == known_sources(None) == []
+
+
+DAMAGES = {
+    "cut": lambda folder: os.truncate(folder / "train.bin", 4),
+    "cut to nothing": lambda folder: os.truncate(folder / "val.bin", 0),
+    "longer": lambda folder: os.truncate(folder / "train.bin", 10_000),
+    "half an id": lambda folder: os.truncate(
+        folder / "train.bin", (folder / "train.bin").stat().st_size + 1
+    ),
+    "no ids": lambda folder: (folder / "train.bin").unlink(),
+    "no end": lambda folder: (folder / "val.bin").unlink(),
+    "no vocabulary": lambda folder: (folder / "tokenizer.json").unlink(),
+    "half a vocabulary": lambda folder: os.truncate(folder / "tokenizer.json", 20),
+    "half a record": lambda folder: os.truncate(folder / "prepared.json", 20),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_ids_are_made_again_and_said_so(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "novel.txt", "It was a dark and stormy night. " * 20)
+    dataset = open_texts([str(path)])
+    before = {file.name: file.read_bytes() for file in dataset.folder.iterdir()}
+    capsys.readouterr()
+    DAMAGES[damage](dataset.folder)
+    assert open_texts([str(path)]).folder == dataset.folder
+    assert capsys.readouterr().err == f"{dataset.folder} is damaged: the text is prepared again\n"
+    assert {file.name: file.read_bytes() for file in dataset.folder.iterdir()} == before
+
+
+def test_ids_of_a_dataset_that_are_cut_short_are_refused_with_what_helps(
+    data: Path, refused: Callable
+) -> None:
+    folder = data / "own"
+    folder.mkdir(parents=True)
+    prepare_dataset([written(folder / "input.txt", "to be or not to be" * 9)], folder)
+    assert open_dataset("own").title == "own"
+    os.truncate(folder / "train.bin", 100)
+    with refused(
+        f"{folder / 'train'}.bin has 100 bytes, and 290 were written",
+        "prepare it again",
+        "prepared.json",
+    ):
+        open_dataset("own")
+    written(folder / "prepare.py", "")
+    with refused(f"run {folder / 'prepare.py'} again"):
+        open_dataset("own")
+
+
+def test_a_large_cache_is_told_with_how_to_clear_it(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "novel.txt", "It was a dark and stormy night. " * 2000)
+    open_texts([str(path)])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(corpus, "LARGE_CACHE", 100_000)
+    monkeypatch.chdir(tmp_path)
+    open_texts([str(path)])
+    assert capsys.readouterr().err == ""  # not at each start
+    open_texts([str(path)], "latin-1")
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "data/cache holds 0.3 MB of prepared texts; delete it at any time (rm -r data/cache)"
+    )
+
+
+# --- a text that changes meanwhile --------------------------------------------------------------------------------
+
+
+def append(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("one line more\n")
+
+
+def replace(path: Path) -> None:
+    os.replace(written(path.with_name("new"), "another text, as an editor saves it\n" * 300), path)
+
+
+CHANGES = {
+    "append": append,
+    "rewrite": lambda path: written(
+        path, path.read_text().replace("cat", "dog")
+    ),  # as long as it was
+    "half a character": lambda path: written(path, path.read_bytes() + b"\xc3"),
+    "truncate": lambda path: os.truncate(path, 1000),
+    "empty": lambda path: os.truncate(path, 0),
+    "replace": replace,
+}
+
+
+@contextmanager
+def changing(place: str, change: Callable[[], object]) -> Iterator[None]:
+    """Make a change once, in the middle of a pass over a text."""
+    with pytest.MonkeyPatch.context() as patch:
+        changes, move = iter([change]), ReadingBar.move
+
+        def move_and_change(bar: ReadingBar, done: int, text: str = "") -> None:
+            if bar.what == place and 2 * done > bar.total:
+                next(changes, lambda: None)()
+            move(bar, done, text)
+
+        patch.setattr(ReadingBar, "move", move_and_change)
+        patch.setattr(corpus, "PIECE", 1 << 10)
+        patch.setattr(reading, "PIECE", 1 << 10)
+        yield
+
+
+PLACES = ("hashing", "reading", "learning", "encoding")
+# (What replaces a file while it is encoded is another file than the one that is open: see the next test.)
+CHANGED = [each for each in itertools.product(PLACES, CHANGES) if each != ("encoding", "replace")]
+
+
+@pytest.mark.parametrize(("place", "change"), CHANGED)
+def test_a_text_that_changes_while_it_is_prepared_is_refused_by_name(
+    place: str, change: str, tmp_path: Path, data: Path, refused: Callable
+) -> None:
+    tokenizer = "char"
+    if place == "learning":
+        pytest.importorskip("rustbpe")
+        tokenizer = "bpe:300"
+    paths = [
+        written(tmp_path / f"{name}.txt", f"the cat of {name}\n" * 500) for name in ("one", "two")
+    ]
+    words = list(map(str, paths))
+    with (
+        changing(place, lambda: CHANGES[change](paths[1])),
+        refused("two.txt changed while it was read", "again"),
+    ):
+        open_texts(words, tokenizer=tokenizer)
+    assert list((data / "cache").iterdir()) == []
+    if change != "half a character":
+        text = "\n".join(path.read_text().removesuffix("\n") for path in paths)
+        assert "".join(parts_of(open_texts(words, tokenizer=tokenizer))).removesuffix(
+            "\n"
+        ) == text.removesuffix("\n")
+
+
+def test_what_is_prepared_is_what_was_hashed_when_another_file_takes_its_place(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path / "x.txt", "the cat\n" * 500)
+    with changing("encoding", lambda: replace(path)):
+        dataset = open_texts([str(path)])
+    assert "".join(parts_of(dataset)) == "the cat\n" * 500
+    assert "another" in parts_of(open_texts([str(path)]))[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "part"),
+    [("cat", "dog", "'d' (U+0064)"), ("cat é", "dog é", "'d' (U+0064)"), ("cat é", "cat è", "'è' (U+00E8)"),
+     ("tea é", "tea te", "10,000 characters")],
+)  # fmt: skip
+def test_a_change_that_hides_its_date_is_found_by_what_is_there(
+    before: str, after: str, part: str, tmp_path: Path, data: Path, refused: Callable
+) -> None:
+    path = written(tmp_path / "x.txt", f"{before}\n".rjust(10, "a") * 1000)
+
+    def change() -> None:
+        state = path.stat()
+        written(path, path.read_text().replace(before, after))
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert path.stat().st_size == state.st_size
+
+    with changing("encoding", change), refused("the text changed while it was read", part, "again"):
+        open_texts([str(path)])
+    assert list((data / "cache").iterdir()) == []
 
 
 def test_a_preparation_that_breaks_off_leaves_nothing_behind(

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -152,10 +152,13 @@ import os, signal, sys
 from pathlib import Path
 from kqv import corpus, encoding, reading
 from kqv.corpus import open_texts
+from kqv.signals import end_by_exception
+
+end_by_exception()
 
 def keep_or_die(progress, room, keep=encoding.Progress.keep):
     if progress.done > int(sys.argv[4]):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(sys.argv[5]))
     keep(progress, room)
 
 encoding.Progress.keep = keep_or_die
@@ -165,10 +168,26 @@ print(open_texts([sys.argv[2]], tokenizer=sys.argv[3]).folder)
 
 
 @contextmanager
-def preparing(data: Path, path: Path, tokenizer: str, most: int = 10**9) -> Iterator[subprocess.Popen[str]]:
-    """A process that prepares a text, and kills itself before it notes that more than `most` characters are done."""
-    command = [sys.executable, "-c", SCRIPT, str(data), str(path), tokenizer, str(most)]
-    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def preparing(
+    data: Path, path: Path | str, tokenizer: str, most: int = 10**9, number: int = signal.SIGKILL
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that prepares a text, and sends itself a signal before it notes that more than `most` characters are done."""
+    command, pipe = (
+        [
+            sys.executable,
+            "-c",
+            SCRIPT,
+            str(data),
+            str(path),
+            tokenizer,
+            str(most),
+            str(int(number)),
+        ],
+        subprocess.PIPE,
+    )
+    with subprocess.Popen(
+        command, cwd=PROJECT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -195,7 +214,12 @@ def test_a_preparation_that_is_killed_goes_on_where_it_was(tokenizer: str, tmp_p
     assert folder == again and f"{before:,} characters are done" in said[0][1] + said[1][1]
     for name in ("train.bin", "val.bin", "tokenizer.json"):
         assert (folder / name).read_bytes() == (expected.folder / name).read_bytes()
-    assert {file.name for file in folder.iterdir()} == {"train.bin", "val.bin", "tokenizer.json"}
+    assert {file.name for file in folder.iterdir()} == {
+        "train.bin",
+        "val.bin",
+        "tokenizer.json",
+        "prepared.json",
+    }
     assert not list(folder.parent.glob("unfinished-*/*"))
 
 
@@ -238,7 +262,60 @@ def test_what_was_abandoned_is_removed_after_a_week_and_not_before(tmp_path: Pat
     left = [data / "cache" / f"unfinished-{name}" for name in ("new", "old")]
     for folder, days in zip(left, (6, 8), strict=True):
         folder.mkdir(parents=True)
+        (folder / "progress.json").touch()
         then = time.time() - days * 24 * 3600
         os.utime(folder, (then, then))
     open_texts([str(tmp_path / "x.txt")])
     assert left[0].exists() and not left[1].exists()
+
+
+def test_what_another_process_works_on_stays_whatever_a_clock_says(
+    tmp_path: Path, data: Path
+) -> None:
+    (tmp_path / "x.txt").write_text("the cat sat")
+    cache = data / "cache"
+    cache.mkdir(parents=True)
+    with corpus._room(cache / "y", "running") as room:
+        os.utime(room, (0, 0))
+        open_texts([str(tmp_path / "x.txt")])
+        assert room.exists() and Path(f"{room}.lock").exists()
+    assert not list(cache.glob("unfinished-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_preparation_that_is_stopped_goes_on_and_says_so(number: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("The cat sat on the mat.\n" * 100_000)
+    with preparing(tmp_path / "stopped", path, "char", most=500_000, number=number) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGINT if number == signal.SIGINT else 128 + number)
+    assert "the same command goes on there" in said
+    (note,) = (tmp_path / "stopped").glob("cache/unfinished-*/progress.json")
+    assert json.loads(note.read_text())["done"] > 0
+    with preparing(tmp_path / "stopped", path, "char") as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and "going on with what was prepared before" in said
+
+
+def test_the_copy_of_standard_input_is_gone_when_a_process_is_stopped_or_the_next_one_starts(
+    tmp_path: Path,
+) -> None:
+    cache = tmp_path / "data" / "cache"
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with preparing(tmp_path / "data", "-", "char") as process:
+            process.stdin.write("my secret " * 100_000)
+            process.stdin.flush()
+            while not [path for path in cache.glob("unfinished-*/stdin") if path.stat().st_size]:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(number)
+            with suppress(BrokenPipeError):  # a signal just before a read waits for its end
+                os.write(process.stdin.fileno(), b"more of it")
+            process.wait(timeout=60)
+        assert bool(list(cache.iterdir())) == (
+            number == signal.SIGKILL
+        )  # nobody can answer that one
+    (tmp_path / "x.txt").write_text("the cat sat")
+    with preparing(tmp_path / "data", tmp_path / "x.txt", "char") as process:
+        folder = Path(process.communicate(timeout=60)[0].strip())
+    assert list(cache.iterdir()) == [folder]

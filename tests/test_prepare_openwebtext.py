@@ -60,7 +60,8 @@ def test_a_local_copy_becomes_the_ids_that_nanogpt_makes(prepare: ModuleType, tm
         expected = [token for i in documents for token in (*LIKE_GPT2.encode(DOCUMENTS[i]), 259)]
         assert np.fromfile(tmp_path / "openwebtext" / f"{name}.bin", np.uint16).tolist() == expected
     assert load_tokenizer(tmp_path / "openwebtext") == LIKE_GPT2
-    assert {path.name for path in (tmp_path / "openwebtext").iterdir()} == {"train.bin", "val.bin", "tokenizer.json"}
+    names = {path.name for path in (tmp_path / "openwebtext").iterdir()}
+    assert names == {"train.bin", "val.bin", "tokenizer.json", "prepared.json"}
 
 
 def test_what_it_cannot_use_is_one_line(prepare: ModuleType, tmp_path: Path, refused: Callable) -> None:

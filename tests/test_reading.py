@@ -1,11 +1,14 @@
 """What a user can rely on of formats: packed texts are read as they were, documents stay apart, a mistake is named."""
 
+import errno
 import gzip
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 
 from kqv import reading
 from kqv.errors import UserError
-from kqv.reading import Texts, text_files
+from kqv.reading import Texts, read_endings, text_files
 from kqv.tokenizer import END
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -104,6 +107,104 @@ def test_a_folder_stands_for_its_texts_of_all_formats_in_order_of_name(tmp_path:
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in text_files(str(tmp_path), tmp_path)]
     assert found == ["a.txt", "b.txt.gz", "c.jsonl", "d.jsonl.zst", "e.parquet", "sub/i.txt.zst"]
+
+
+def touched(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def read_from(folder: Path, endings: str = "") -> list[str]:
+    found = text_files(str(folder), folder, read_endings(endings))
+    return [path.relative_to(folder).as_posix() for path in found]
+
+
+def test_hidden_and_linked_folders_are_skipped_and_one_line_says_what_was_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        "a.txt",
+        "b.txt",
+        "c.jsonl.gz",
+        "sub/d.txt",
+        "x.md",
+        "y.md",
+        "sub/z.png",
+        "README",
+        "old.TXT",
+    ]
+    folder = touched(
+        tmp_path / "letters", *names, ".secret/e.txt", "sub/.venv/f.txt", ".hidden.txt"
+    )
+    (folder / "circle").symlink_to(folder)
+    (folder / "loop.txt").symlink_to(folder / "loop.txt")
+    os.mkfifo(folder / "pipe.txt")
+    assert read_from(folder) == ["a.txt", "b.txt", "c.jsonl.gz", "sub/d.txt"]
+    assert capsys.readouterr().err == (
+        f"{folder}: reading 3 .txt and 1 .jsonl.gz files; skipped 2 .md, 1 .TXT, 1 .png, 1 broken link, 1 extensionless file, "
+        f"1 hidden file, 2 hidden folders, 1 linked folder and 1 special file; --endings=md,py reads these endings instead\n"
+    )
+    assert read_from(folder / "sub" / ".venv") == ["f.txt"]  # who names it means it
+    assert capsys.readouterr().err == f"{folder}/sub/.venv: reading 1 .txt file\n"
+
+
+def test_the_endings_that_are_named_are_read_and_no_others(tmp_path: Path) -> None:
+    folder = touched(
+        tmp_path / "x",
+        "a.md",
+        "b.py.gz",
+        "c.txt",
+        "d.html",
+        "sub/e.md.zst",
+        "f.jsonl",
+        "md",
+        ".git/g.md",
+        "h.rmd",
+    )
+    for option in ("md,py", ".md, .py", "*.md,*.py"):
+        assert read_from(folder, option) == ["a.md", "b.py.gz", "sub/e.md.zst"]
+    assert read_from(folder, "html") == ["d.html"]
+    assert read_from(folder, "jsonl,txt") == ["c.txt", "f.jsonl"]
+
+
+def test_other_endings_are_plain_text_and_usual_ones_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_bytes("# Überschrift\r\n".encode("latin-1"))
+    (tmp_path / "b.md.gz").write_bytes(gzip.compress("# é\n".encode("latin-1")))
+    assert (
+        text_of(*text_files(str(tmp_path), tmp_path, (".md",)), encoding="latin-1")
+        == "# Überschrift\n# é\n"
+    )
+    written(tmp_path / "c.jsonl", ["one"])
+    assert text_of(*text_files(str(tmp_path), tmp_path, (".jsonl",))) == f"one{END}"
+
+
+def test_a_folder_without_the_endings_says_which_it_has(tmp_path: Path, refused: Callable) -> None:
+    folder = touched(tmp_path / "x", "a.md", "b.md", "c.py", ".git/d.txt")
+    with refused(
+        f"{folder} has no .txt, .jsonl or .parquet files, but 2 .md, 1 .py and 1 hidden folder: --endings=md reads"
+    ):
+        read_from(folder)
+    with refused(f"{folder} has no .html files"):
+        read_from(folder, "html")
+    with refused("endings=md,, has an empty one", "--endings=md,py"):
+        read_from(folder, "md,,")
+
+
+def test_a_folder_that_cannot_be_read_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
+) -> None:
+    folder = touched(tmp_path / "x", "a.txt", "closed/b.txt")
+
+    def scandir(path: str, real: Callable = os.scandir) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # the mode of a folder says nothing to root
+    with refused(f"{folder / 'closed'} cannot be read: Permission denied"):
+        read_from(folder)
 
 
 BAD_LINES = {

@@ -1,6 +1,7 @@
 """What a user can rely on of token files: they are read as they were written, in any number of shards, in little memory."""
 
 import mmap
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kqv import tokens as token_files
+from kqv.errors import MachineError
 from kqv.tokens import TokenWriter, fingerprint, open_tokens
 
 TOKENS = np.arange(1000, dtype=np.uint16)  # a token's id is its place
@@ -46,6 +48,25 @@ def test_an_id_beyond_the_vocabulary_is_found_before_the_first_step(tmp_path: Pa
     assert len(open_tokens(path, 65, 4)) == 5
     with refused(str(path), "token 64", "ends at 63", "prepare it again"):
         open_tokens(path, 64, 4)
+
+
+@pytest.mark.parametrize("small", [100, 1 << 26])
+def test_a_token_file_that_is_cut_short_while_it_is_read_is_an_error_that_names_it(
+    small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one it would be the end of the process: SIGBUS."""
+    monkeypatch.setattr(token_files, "SMALL", small)
+    path = tmp_path / "train.bin"
+    np.tile(TOKENS, 100).tofile(path)
+    tokens = open_tokens(path, 1000, 9)
+    assert tokens[90_000] == 0
+    os.truncate(path, 5000)
+    for places in (np.array([[90_000, 5]]), slice(90_000, 90_010)):
+        with pytest.raises(
+            MachineError,
+            match=r"train\.bin was cut short while it was read, to 5,000 of 200,000 bytes",
+        ):
+            tokens[places]
 
 
 def test_ids_are_written_in_shards_and_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,7 +246,7 @@ def test_a_text_can_come_from_standard_input(shell, tmp_path):
     config = write_config(tmp_path, "a", "max_iters = 2")
     done = shell.run("compare.py", "-", config, f"--out_dir={tmp_path / 'out'}", input=easy_text())
     assert done.status == 0, done.stderr
-    assert "cache/stdin-" in (tmp_path / "out" / "report.md").read_text()
+    assert "Trained on standard input with" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_different_tokens_are_compared_by_their_loss_per_character(shell, text, tmp_path):
