@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kqv.corpus import known_sources, title_of
 from kqv.decoding import default_prompt
 from kqv.errors import MachineError, UserError
 from kqv.families import check_formula, family, nanogpt_only, places, to_theirs
@@ -106,7 +107,8 @@ def model_card(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], pad
     loss = checkpoint.get("best_val_loss", math.inf)
     if math.isfinite(loss):
         facts["validation loss, an estimate"] = f"{loss:.4f} nats per token"
-    facts |= {"dataset": recipe.get("dataset"), "SHA-256 of the training tokens": checkpoint.get("text")}
+    text = title_of(known_sources(checkpoint.get("sources"))) or recipe.get("dataset")
+    facts |= {"text": text, "SHA-256 of the training tokens": checkpoint.get("text")}
     lines += [f"- {name}: {value}" for name, value in facts.items() if value is not None]
     own = ("out_dir", "init_from", "dataset", "wandb_log", "wandb_project", "wandb_run_name")  # of the run, not the recipe
     settings = {name: value for name, value in recipe.items() if name not in own}

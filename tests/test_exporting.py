@@ -35,7 +35,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 PROMPT = "Hats a  é\nis 😀\n\n"
 TEXTS = ["", "a", " ", "   a  b", "\n\n \n", "é山😀", "He said: \"no\", 'no' \\ |\n\ttab", "Hat " * 5, "<unk>"]
 RECIPE = {"dataset": "cache/animals-1", "learning_rate": 0.02}
-CHECKPOINT = {"config": RECIPE, "iter_num": 20, "best_val_loss": 2.5, "text": "ab12"}
+CHECKPOINT = {
+    "config": RECIPE, "iter_num": 20, "best_val_loss": 2.5, "text": "ab12", "sources": ["/home/me/my animals.txt"],
+}  # fmt: skip
 
 
 def shaped(shape: str, tokenizer: Tokenizer | None = None, block_size: int = 96) -> tuple[GPT, Tokenizer]:
@@ -164,6 +166,14 @@ def test_the_card_tells_the_recipe_the_text_and_the_loss(tmp_path: Path) -> None
     card = (tmp_path / "there" / "README.md").read_text()
     for part in ("2.5000 nats", "ab12", "learning_rate = 0.02", "Qwen3", "2 layers of 32"):
         assert part in card
+
+
+def test_the_card_calls_the_text_what_its_user_calls_it(tmp_path: Path) -> None:
+    to_huggingface(*shaped("qwen3"), CHECKPOINT, tmp_path / "there")
+    assert "- text: my animals.txt\n" in (tmp_path / "there" / "README.md").read_text()
+    older = {name: value for name, value in CHECKPOINT.items() if name != "sources"}
+    to_huggingface(*shaped("qwen3"), older, tmp_path / "older")
+    assert "- text: cache/animals-1\n" in (tmp_path / "older" / "README.md").read_text()
 
 
 def use_of_card(folder: Path) -> str:
