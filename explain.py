@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 import io
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from kqv.arguments import read_settings
 from kqv.errors import UserError, run_script
 from kqv.files import replacing, text_of
+from kqv.remarks import checkpoint_remarks
 from kqv.settings import ExplainSettings, check_explaining
 from kqv.signals import end_by_exception
 
@@ -46,6 +48,9 @@ def main(arguments: list[str]) -> int:
     folder, title = path.parent, str(path)
     if settings.step == 0:
         model, title = untrained(model, checkpoint, path), f"{path}, before training"
+    else:
+        for remark in checkpoint_remarks(checkpoint, path, settings.out_dir):
+            print(remark, file=sys.stderr)
     text = text_of(settings.text) if "text" in given else readable(model, tokenizer, settings.text)
     view = look(model, tokenizer, text, title)
     layer, head = chosen_head(settings, view.heads)
