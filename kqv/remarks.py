@@ -154,20 +154,25 @@ class Overfitting:
         )  # the lowest validation loss, and the training loss at that step
         self.best_step = 0
         self.train = math.nan  # mean training loss between the last two evaluations
-        self.recent: list[float] = []  # training losses since
+        self.recent: dict[int, float] = {}  # training losses since, by step
+        self.evaluated = -1  # step of the last evaluation
         self.said = False
         self.remark = ""
         """what there is to say after the last evaluation"""
 
     def see(self, line: Mapping[str, Any]) -> str:
-        """The remark when it is true for the first time, else ""."""
+        """The remark when it is true for the first time, else "". A resumed run writes the line of
+        its first step again: what was seen of that does not count twice."""
+        step = line["step"]
+        if step == self.evaluated:
+            return ""
         if "train_loss" in line:
-            self.recent.append(line["train_loss"])
+            self.recent[step] = line["train_loss"]
         if "val_loss" not in line:
             return ""
-        loss, step = line["val_loss"], line["step"]
+        loss, self.evaluated = line["val_loss"], step
         if self.recent:
-            self.train, self.recent = sum(self.recent) / len(self.recent), []
+            self.train, self.recent = sum(self.recent.values()) / len(self.recent), {}
         if loss < self.best:
             # A model that has not been trained has the loss of one text and of the other.
             self.best, self.best_step, self.train_then = (

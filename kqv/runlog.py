@@ -46,8 +46,7 @@ class RunLog:
         self.lines = [line for line in read_metrics(self.folder) if line["step"] <= first_step] if first_step else []
         self.overfitting, self.pace = Overfitting(settings), pace
         for earlier in self.lines:
-            if earlier["step"] < first_step:  # that of first_step is written again
-                self.overfitting.see(earlier)
+            self.overfitting.see(earlier)
         self._begin()
         there = self.lines[-1] if self.lines and self.lines[-1]["step"] == first_step else {}
         self.unfinished = {key: value for key, value in there.items() if key in MEASURES}
