@@ -37,18 +37,18 @@ def usage() -> Usage | None:
     """The usage until now; None where the system does not tell it (it is Linux that does)."""
     try:
         lines = Path("/proc/stat").read_text().splitlines()
-        busy = busy_seconds(lines, os.sched_getaffinity(0)) / os.sysconf("SC_CLK_TCK")
+        busy = busy_ticks(lines, os.sched_getaffinity(0)) / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):
         return None
     return Usage(time.perf_counter(), busy, time.process_time())
 
 
-def busy_seconds(lines: list[str], cores: set[int]) -> int:
+def busy_ticks(lines: list[str], cores: set[int]) -> int:
     """Clock ticks that these cores did not idle, from the lines of /proc/stat; time stolen by other
     virtual machines counts.
 
-    >>> busy_seconds(["cpu  9 9 9 9 9 9 9 9 0 0", "cpu0 8 1 4 70 5 1 1 2 3 0", "cpu1 1 0 0 9 0 0 0 0
-    0 0"], {0}) 17
+    >>> busy_ticks(["cpu  9 1 4 79 5 1 1 2 3 0", "cpu0 8 1 4 70 5 1 1 2 3 0"], {0})
+    17
     """
     names = {f"cpu{core}" for core in cores}
     ticks = 0

@@ -196,8 +196,10 @@ def overfits(loss: float, best: float, train: float, train_then: float) -> bool:
     """Whether a validation loss, beside the best so far and the training losses now and at the
     best, means memorising.
 
-    >>> overfits(4.61, best=3.74, train=0.90, train_then=3.7), overfits(1.56, best=1.55, train=1.30,
-    train_then=1.4) (True, False)
+    >>> overfits(4.61, best=3.74, train=0.90, train_then=3.7)
+    True
+    >>> overfits(1.56, best=1.55, train=1.30, train_then=1.4)
+    False
     """
     return loss > best + RISE * max(1.0, best) and train < BELOW * loss and train < train_then
 

@@ -10,7 +10,7 @@ import pytest
 from kqv import load
 from kqv.load import (
     Usage,
-    busy_seconds,
+    busy_ticks,
     may_spin,
     missing_cores,
     sleep_where_crowded,
@@ -29,9 +29,9 @@ intr 12345 0 0
 
 def test_what_is_busy_is_neither_idle_nor_waiting_for_a_disk() -> None:
     lines = STAT.splitlines()
-    assert busy_seconds(lines, {0}) == 157 and busy_seconds(lines, {1}) == 34
+    assert busy_ticks(lines, {0}) == 157 and busy_ticks(lines, {1}) == 34
     assert (
-        busy_seconds(lines, {0, 1}) == 191
+        busy_ticks(lines, {0, 1}) == 191
     )  # the guests of a virtual machine are counted with the user
 
 
