@@ -218,7 +218,7 @@ def bench_sample(settings: BenchSettings, scratch: Path) -> list[Row]:
 def bench_prepare(settings: BenchSettings, scratch: Path) -> list[Row]:
     """Text to train.bin and val.bin, whole process: seconds and peak memory."""
     from kqv.corpus import open_dataset
-    from kqv.encoding import cores
+    from kqv.load import core_count
 
     sample = (open_dataset("shakespeare_char").folder / "input.txt").read_bytes()
     folder = scratch / "nano"
@@ -249,7 +249,7 @@ def bench_prepare(settings: BenchSettings, scratch: Path) -> list[Row]:
     tenth = scratch / "tenth.txt"
     tenth.write_bytes(sample * max(1, round(settings.gigabytes * 1e8 / len(sample))))
     code = "import sys; from pathlib import Path; from kqv import encoding; from kqv.corpus import prepare_dataset; "
-    code += "encoding.cores = lambda: int(sys.argv[3]); "
+    code += "encoding.core_count = lambda: int(sys.argv[3]); "
     code += "prepare_dataset([Path(sys.argv[1])], Path(sys.argv[2]), tokenizer='bpe:1024')"
 
     def pairs(threads: int) -> tuple[float, float]:
@@ -257,7 +257,7 @@ def bench_prepare(settings: BenchSettings, scratch: Path) -> list[Row]:
         finished = process([sys.executable, "-c", code, str(tenth), str(scratch / "pairs"), str(threads)], cwd=str(HERE))
         return finished.seconds, finished.megabytes
 
-    threads: dict[Any, Any] = {"one thread": partial(pairs, 1), f"{cores()} threads": partial(pairs, cores())}
+    threads: dict[Any, Any] = {"one thread": partial(pairs, 1), f"{core_count()} threads": partial(pairs, core_count())}
     in_pairs = alternate(threads, settings.rounds) if importlib.util.find_spec("rustbpe") else {}
     base = process([sys.executable, "-c", "import numpy"]).megabytes
     what = f"preparing {settings.gigabytes:g} GB of text"

@@ -16,6 +16,7 @@ import ast
 import inspect
 import io
 import json
+import sys
 import textwrap
 from dataclasses import asdict
 from itertools import pairwise
@@ -26,6 +27,7 @@ from kqv.arguments import read_settings
 from kqv.browser import show
 from kqv.errors import UserError, run_script
 from kqv.files import replacing, text_of
+from kqv.remarks import checkpoint_remarks
 from kqv.settings import LARGEST_SEED, ExplainSettings, check_explaining
 from kqv.signals import end_by_exception
 
@@ -51,6 +53,9 @@ def main(arguments: list[str]) -> int:
     folder, title = path.parent, str(path)
     if settings.step == 0:
         model, title = untrained(model, checkpoint, path), f"{path}, before training"
+    else:
+        for remark in checkpoint_remarks(checkpoint, path, settings.out_dir):
+            print(remark, file=sys.stderr)
     text = text_of(settings.text) if "text" in given else readable(model, tokenizer, settings.text)
     view = look(model, tokenizer, text, title)
     layer, head = chosen_head(settings, view.heads)

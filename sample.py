@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from kqv.arguments import read_settings
 from kqv.errors import UserError, run_script
 from kqv.files import text_of
+from kqv.remarks import checkpoint_remarks
 from kqv.settings import SampleSettings, check_sampling
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ def main(arguments: list[str]) -> int:
     from kqv.importing import located
 
     named = settings.init_from != "resume"
-    model, tokenizer, checkpoint, _ = load_model(located(settings.init_from) if named else settings.out_dir)
+    where = located(settings.init_from) if named else settings.out_dir
+    model, tokenizer, checkpoint, path = load_model(where)
+    for remark in checkpoint_remarks(checkpoint, path, where):
+        print(remark, file=sys.stderr)
     machine = choose_machine(settings)
     if checkpoint.get("nanogpt"):  # it writes what it wrote there: with a block that slides and, on a CPU, in float32
         settings.past_block = "slide" if settings.past_block == "auto" else settings.past_block

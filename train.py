@@ -26,7 +26,9 @@ from typing import Any
 from kqv.arguments import check_declared, check_types, read_arguments, shell_command
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
+from kqv.load import sleep_where_crowded
 from kqv.processes import Processes, as_number
+from kqv.remarks import Pace, finished_remark, no_best_remark, passes_remark
 from kqv.settings import SampleSettings, TrainSettings, check_endings, check_training
 from kqv.signals import end_by_exception, stop_signals
 from kqv.vocabularies import check_name
@@ -55,6 +57,9 @@ def train(arguments: list[str], processes: Processes) -> int:
     if processes.count > 1 and "-" in words:
         raise UserError("standard input can be read by one process only: write the text to a file, and name that")
 
+    if (crowded := sleep_where_crowded(settings.device)) and processes.first:
+        print(crowded, file=sys.stderr)
+
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
@@ -71,7 +76,14 @@ def train(arguments: list[str], processes: Processes) -> int:
     )
     from kqv.corpus import Dataset, known_sources, open_dataset, open_texts
     from kqv.decoding import default_prompt, generate_text
-    from kqv.evaluation import characters_per_token, describe_loss, estimated_loss, whole_loss
+    from kqv.evaluation import (
+        characters_per_token,
+        describe_loss,
+        describe_trivial_losses,
+        estimated_loss,
+        trivial_losses,
+        whole_loss,
+    )
     from kqv.explaining import layer_figures
     from kqv.folder import make_room, occupy, write_config
     from kqv.hardware import check_memory, choose_machine
@@ -219,10 +231,12 @@ def train(arguments: list[str], processes: Processes) -> int:
     def save_latest() -> None:
         save(LATEST, keep=out_dir / EARLIER)
 
+    on_cpu = machine.device.type == "cpu"
+    pace = Pace(torch.get_num_threads(), go_on) if on_cpu and processes.count == 1 else None
     answer = "stopping after this step; Ctrl-C again ends now" if processes.first else ""
     with (
         stop_signals(answer, PASSED_ON if processes.count > 1 else 0) as signals,
-        RunLog(settings, step) if processes.first else SilentLog() as log,
+        RunLog(settings, step, pace) if processes.first else SilentLog() as log,
     ):
 
         def written(write: Callable[..., object], *what: Any, **more: Any) -> bool:
@@ -243,6 +257,13 @@ def train(arguments: list[str], processes: Processes) -> int:
             f"{model.parameter_count():,} parameters; {len(train_tokens):,} tokens of {dataset.title}, "
             f"{tokenizer.vocab_size} different; {processes}{machine}"
         )
+        if step < settings.max_iters:
+            thing = "characters" if tokenizer.kind == "char" else "tokens"
+            can_grow = on_cpu and settings.init_from == "scratch"
+            size, of_a_step = model.parameter_count(), windows * settings.block_size
+            log.say(passes_remark(settings, len(train_tokens), thing, size, of_a_step, can_grow))
+        elif resuming and not processes.restarts:
+            log.say(finished_remark(step, settings.max_iters, settings.out_dir, go_on))
         metrics = processes.share(log.unfinished)
         steps, seconds = 0, 0.0  # since the last report
         saved_at, overdue, stop = time.perf_counter(), False, False
@@ -351,6 +372,8 @@ def train(arguments: list[str], processes: Processes) -> int:
         processes.share(None)  # torchrun ends all when one has ended: the first one has written
         if processes.first:
             with contextlib.suppress(OSError):  # a terminal that has closed
+                if not (out_dir / BEST).exists():
+                    print(no_best_remark(LATEST))
                 print(f"stopped after step {step} of {settings.max_iters}, kept in {out_dir / LATEST}; to go on:\n  {go_on}")
         return 128 + (signals or [signal.SIGTERM])[0]
 
@@ -370,7 +393,12 @@ def train(arguments: list[str], processes: Processes) -> int:
         final_loss = whole_loss(model, val_tokens, settings, machine, processes)
     if processes.first:
         print(f"validation loss  {describe_loss(final_loss, characters)}, over the whole validation split")
-        print(f"checkpoint       {path} (step {best_step})")
+        trivial = trivial_losses(train_tokens, val_tokens, tokenizer.vocab_size)
+        print(f"for comparison   {describe_trivial_losses(*trivial, characters)}")
+        if log.remark:
+            print(f"overfitting      {log.remark}")
+        why = "" if path.name == BEST else f"; {no_best_remark(path.name)}"
+        print(f"checkpoint       {path} (step {best_step}){why}")
         if (out_dir / CURVE).exists():
             print(f"curve            {out_dir / CURVE}")
         print(f"to sample        {shell_command('sample.py', f'--out_dir={out_dir}')}")

@@ -7,7 +7,6 @@ makes no difference, and they are written in the order of the text.
 """
 
 import json
-import os
 import sys
 import time
 from collections import deque
@@ -23,6 +22,7 @@ import numpy as np
 
 from kqv.errors import UserError
 from kqv.files import LARGEST_NOTE, read_small, replacing
+from kqv.load import core_count
 from kqv.tokenizer import CharTokenizer, Tokenizer, token_dtype
 from kqv.tokens import TokenWriter, count_tokens
 
@@ -162,19 +162,14 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     tiktoken and numpy do on a piece.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
-    pool = ThreadPoolExecutor(cores())
+    pool = ThreadPoolExecutor(core_count())
     try:
         for item in items:
             waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > 2 * cores():
+            if len(waiting) > 2 * core_count():
                 item, future = waiting.popleft()
                 yield item, future.result()
         for item, future in waiting:
             yield item, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

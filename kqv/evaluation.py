@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from kqv.settings import TrainSettings
 from kqv.tokenizer import Tokenizer
 from kqv.tokens import Ids
 from model import GPT
+
+COUNTED = 1 << 22  # tokens at most, whose frequencies are counted
+RUN = 1 << 12  # of them that stand together
 
 
 def estimated_loss(
@@ -78,3 +82,36 @@ def describe_loss(loss: float, characters: float = 1.0) -> str:
     each = loss / max(characters, 1e-9)
     units = f"{loss:.4f} nats per character" if characters == 1 else f"{loss:.4f} nats per token, {each:.4f} per character"
     return f"{units} ({each / math.log(2):.3f} bits)"
+
+
+def trivial_losses(train_tokens: Ids, val_tokens: Ids, vocab_size: int) -> tuple[float, float]:
+    """What a validation loss is to be compared with, nats per token: the loss of guessing
+    uniformly, and of knowing how frequent each token is in the training split (one added to each
+    count). Of long texts a sample is counted."""
+    counted = np.bincount(_sample(train_tokens), minlength=vocab_size)
+    expected = np.bincount(_sample(val_tokens), minlength=vocab_size)
+    probabilities = (counted + 1) / (counted.sum() + vocab_size)
+    return math.log(vocab_size), float(-(expected / expected.sum()) @ np.log(probabilities))
+
+
+def _sample(tokens: Ids) -> np.ndarray:
+    """All of a text of at most COUNTED tokens; of a longer one so many, in evenly spaced runs."""
+    if len(tokens) <= COUNTED:
+        return tokens[0 : len(tokens)]
+    starts = np.linspace(0, len(tokens) - RUN, COUNTED // RUN).astype(np.int64)
+    return tokens[(starts[:, None] + np.arange(RUN)).ravel()]
+
+
+def describe_trivial_losses(uniform: float, frequencies: float, characters: float = 1.0) -> str:
+    """The same in words; `characters` is how many a token has.
+
+    >>> describe_trivial_losses(4.1744, 3.3127)
+    '4.1744 by guessing, 3.3127 by letter frequencies'
+    >>> describe_trivial_losses(6.931, 5.9, 2)
+    '6.9310 by guessing (3.4655 per character), 5.9000 by token frequencies (2.9500)'
+    """
+    if characters == 1:
+        return f"{uniform:.4f} by guessing, {frequencies:.4f} by letter frequencies"
+    each = [loss / max(characters, 1e-9) for loss in (uniform, frequencies)]
+    guessing = f"{uniform:.4f} by guessing ({each[0]:.4f} per character)"
+    return f"{guessing}, {frequencies:.4f} by token frequencies ({each[1]:.4f})"

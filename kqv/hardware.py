@@ -21,6 +21,9 @@ from model import CHUNK, GPT
 # faster than the fused kernel, whose backward pass on a CPU is slow (docs/log.md has the figures).
 WRITTEN_ATTENTION_UP_TO = 512
 
+# Values of ONEDNN_MAX_CPU_ISA with AVX-512 and without its instructions for bfloat16.
+WITHOUT_BFLOAT16 = ("AVX512_CORE", "AVX512_CORE_VNNI")
+
 
 @dataclass
 class Machine:
@@ -155,5 +158,16 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 cannot say
-        return any(known.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+        there = any(known.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+        return there and _onednn_may()
     return False
+
+
+def _onednn_may() -> bool:
+    """Whether oneDNN, which makes the products, may use the bfloat16 instructions of this
+    processor: ONEDNN_MAX_CPU_ISA can forbid it. Without AVX-512 it says so itself; with AVX-512
+    that has none for bfloat16 it emulates them and does not."""
+    if not torch.backends.mkldnn.is_available():
+        return True  # others make the products
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and limit.upper() not in WITHOUT_BFLOAT16

@@ -6,14 +6,16 @@ numbers (torch's FakeTensorMode), while it is counted
     how many bytes of tensors live at once     LiveBytes
     how much the matrix products compute       torch's FlopCounterMode
 
-Hours are tokens by tokens per second, given with --rate= or measured on a few real micro-batches.
+The time is tokens by tokens per second, given with --rate= or measured on a few real micro-batches.
+All blocks are alike: where there are many, a few are rehearsed or measured and the others reckoned,
+so that a plan takes less than a minute.
 """
 
 import math
 import time
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -30,6 +32,7 @@ from kqv.errors import UserError
 from kqv.hardware import Machine, choose_machine, memory_there
 from kqv.optim import Optimizer, make_optimizers
 from kqv.processes import Processes
+from kqv.remarks import duration
 from kqv.scaling import Sizes, sent_bytes
 from kqv.settings import TrainSettings
 from kqv.tokenizer import load_tokenizer, padded
@@ -40,7 +43,11 @@ CHARACTERS = 100  # that a text has which was not read; they weigh little
 # On Linux glibc's heap keeps holes between what comes and goes: measured for ten models of 10 to 124 million parameters, that
 # took 1.5 to 2 times its bytes (docs/log.md).
 HOLES = 1.8
+REHEARSED = 12  # blocks; of a deeper model the memory of the others is reckoned
 SECONDS = 20.0  # that a measurement of the speed aims at
+# Micro-batches that fit into this time: one to warm up, one to time, three to measure,
+# and about one for the updates.
+MICRO_BATCHES = 6
 
 
 @dataclass
@@ -91,6 +98,37 @@ def count_memory(
 ) -> Memory:
     """The memory of training steps of so many parts of so many windows, in all precisions, with all options. Gradients of
     DistributedDataParallel stand in buckets, which stay from step to step."""
+
+    def rehearsed(blocks: int) -> Memory:
+        shallow = replace(config, n_layer=blocks)
+        return _rehearse(settings, shallow, machine, windows, parts, gradients_stay)
+
+    if config.n_layer <= REHEARSED:
+        return rehearsed(config.n_layer)
+    half = REHEARSED // 2
+    few, more = astuple(rehearsed(half)), astuple(rehearsed(REHEARSED))
+    pairs = zip(few, more, strict=True)
+    return Memory(*(_at_depth(config.n_layer, (half, a), (REHEARSED, b)) for a, b in pairs))
+
+
+def _at_depth(blocks: int, few: tuple[int, int], more: tuple[int, int]) -> int:
+    """What grows by as much with each block, at so many blocks, from two pairs of blocks and value.
+
+    >>> _at_depth(48, (1, 100), (2, 110))
+    570
+    """
+    (first, less), (second, much) = few, more
+    return less + (blocks - first) * (much - less) // (second - first)
+
+
+def _rehearse(
+    settings: TrainSettings,
+    config: GPTConfig,
+    machine: Machine,
+    windows: int,
+    parts: int,
+    gradients_stay: bool,
+) -> Memory:
     with FakeTensorMode(), LiveBytes() as live:
         model, optimizers = _prepare(settings, config, machine)
         live.weights = list(model.parameters())
@@ -111,6 +149,13 @@ def count_memory(
 def count_flops(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[int, int]:
     """Floating-point operations of the matrix products for one window, forward and backward, what is computed again
     included; and of an update. Attention is counted as if all pairs were looked at, as in PaLM."""
+    one, two = (_count_flops(settings, replace(config, n_layer=n), machine) for n in (1, 2))
+    pairs = zip(one, two, strict=True)
+    window, update = (_at_depth(config.n_layer, (1, a), (2, b)) for a, b in pairs)
+    return window, update
+
+
+def _count_flops(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[int, int]:
     aten = torch.ops.aten
     kernels = {  # what the counter does not know by itself
         aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -134,37 +179,102 @@ def formula(config: GPTConfig, in_matrices: int) -> int:
     return 6 * in_matrices + 12 * config.n_layer * config.n_embd * config.block_size
 
 
-def measure_rate(settings: TrainSettings, config: GPTConfig, machine: Machine, most: int, parts: int) -> tuple[float, int]:
-    """Tokens per second of training here in one process, in steps of so many parts of `most` windows, and with how many windows
-    at once that was measured: these, or as many as a second or two are enough for. Takes about SECONDS, and longer where one
-    window does."""
+class Trial:
+    """A model that is trained a little to see how long that takes."""
 
-    def seconds(work: Any, *what: Any) -> float:
+    def __init__(self, settings: TrainSettings, config: GPTConfig, machine: Machine) -> None:
+        self.machine, self.clip = machine, settings.grad_clip or math.inf
+        self.model, self.optimizers = _prepare(settings, config, machine)
+        self.forward = machine.prepare(self.model)
+
+    def micro_batch(self, windows: int) -> float:
+        """Seconds of a micro-batch of so many windows, forward and backward."""
+        return self._seconds(lambda: _micro_batch(self.forward, windows, self.machine))
+
+    def warm_up(self, windows: int) -> float:
+        """The first micro-batch of so many windows. Returns how long compiling took, which is not
+        counted."""
+        seconds = self.micro_batch(windows)
+        return seconds if self.machine.compile else 0.0
+
+    def update(self) -> float:
+        """Seconds of an update."""
+        return self._seconds(lambda: _update(self.model, self.optimizers, self.clip))
+
+    def _seconds(self, work: Callable[[], None]) -> float:
         began = time.perf_counter()
-        work(*what)
-        if machine.device.type != "cpu":
+        work()
+        if self.machine.device.type != "cpu":
             torch.accelerator.synchronize()
         return time.perf_counter() - began
 
-    model, optimizers = _prepare(settings, config, machine)
-    forward = machine.prepare(model)
-    _micro_batch(forward, 1, machine)  # the first of all is slow
-    one = seconds(_micro_batch, forward, 1, machine)
-    windows = max(1, min(most, int(SECONDS / 8 / one)))
-    if windows > 1:
-        _micro_batch(forward, windows, machine)
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < SECONDS / 2 and len(times) < 20):
-        times.append(seconds(_micro_batch, forward, windows, machine))
 
-    def update() -> None:
-        nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip or math.inf)
-        for optimizer in optimizers:
-            optimizer.step()
+def measure_rate(
+    settings: TrainSettings, config: GPTConfig, machine: Machine, most: int, parts: int
+) -> tuple[float, int, int]:
+    """Tokens per second of training here in one process, in steps of so many parts of `most`
+    windows; with how many windows at once that was measured, these or as many as a second or two
+    are enough for; and with how many blocks.
 
-    updates = [seconds(update) for _ in range(3)]
-    step = median(times) * most * parts / windows + min(updates)  # the first one makes the moments
-    return most * parts * config.block_size / step, windows
+    Takes about SECONDS. Of a model that is too slow for that fewer blocks are measured, and the
+    time of a micro-batch is reckoned from that by the FLOPs of all, the time of an update by the
+    parameters. One window of one block takes what it takes.
+    """
+    one_block = replace(config, n_layer=1)
+    work, work_of_one = (count_flops(settings, each, machine)[0] for each in (config, one_block))
+    trial = Trial(settings, one_block, machine)
+    one = trial.micro_batch(1)  # the first of all is slow
+    left = SECONDS
+    if machine.compile or one < SECONDS / MICRO_BATCHES:
+        one = trial.micro_batch(1)
+        left -= one
+    end = time.perf_counter() + left
+    windows, times = 1, [one]
+    blocks = affordable_blocks(config.n_layer, one, work_of_one, work, left)
+    measured = replace(config, n_layer=blocks)
+    work_measured = count_flops(settings, measured, machine)[0]
+    if one * MICRO_BATCHES < left:
+        if blocks > 1:
+            del trial  # its memory first
+            trial = Trial(settings, measured, machine)
+            end += trial.warm_up(1)
+            one = trial.micro_batch(1)
+        windows = max(1, min(most, int(SECONDS / 8 / one)))
+        if windows > 1:
+            end += trial.warm_up(windows)
+        times = [trial.micro_batch(windows)]
+        while len(times) < 3 or (sum(times) < SECONDS / 2 and len(times) < 20):
+            if time.perf_counter() + times[-1] > end:
+                break
+            times.append(trial.micro_batch(windows))
+    updates = [trial.update()]
+    while len(updates) < 3 and time.perf_counter() + updates[-1] < end:
+        updates.append(trial.update())  # the first one makes the moments
+    sizes = [_parameters(each) for each in (config, measured)]
+    window = median(times) / windows * work / work_measured
+    update = min(updates) * sizes[0] / sizes[1]
+    step_windows = most * parts
+    return step_windows * config.block_size / (step_windows * window + update), windows, blocks
+
+
+def affordable_blocks(blocks: int, one: float, work_of_one: int, work: int, seconds: float) -> int:
+    """Of how many blocks, at most `blocks`, the speed can be measured in so many seconds, if a
+    window of one takes `one` seconds. `work_of_one` and `work` are the FLOPs of one and of all.
+
+    >>> [affordable_blocks(12, one, 30, 30 + 11 * 5, seconds=18.0) for one in (0.1, 2.0, 5.0)]
+    [12, 4, 1]
+    """
+    if blocks == 1:
+        return 1
+    each = (work - work_of_one) / (blocks - 1) / work_of_one * one  # seconds of one more
+    return max(1, min(blocks, 1 + int((seconds / MICRO_BATCHES - one) / max(each, 1e-12))))
+
+
+def _parameters(config: GPTConfig) -> int:
+    """How many parameters a model has. All blocks are alike."""
+    with torch.device("meta"):
+        one, two = (GPT(replace(config, n_layer=blocks)).parameter_count() for blocks in (1, 2))
+    return _at_depth(config.n_layer, (1, one), (2, two))
 
 
 def _prepare(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[GPT, list[Optimizer]]:
@@ -182,6 +292,12 @@ def _micro_batch(forward: Any, windows: int, machine: Machine) -> None:
     with machine.autocast():
         loss = forward(ids[0], targets=ids[1])
     loss.backward()
+
+
+def _update(model: GPT, optimizers: Sequence[Optimizer], clip: float) -> None:
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def _bytes(tensors: Any) -> int:
@@ -258,10 +374,13 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, proc
         there = memory_there(machine)
         if there is not None and memory.weights + memory.all_gradients + memory.optimizer > 0.8 * there:
             raise UserError("the model is too large to measure its speed here: give --rate=TOKENS_PER_SECOND, of all processes")
-        rate, measured = measure_rate(settings, config, machine, windows, parts)
-        how = f"measured here with {measured} of {windows} windows" + (f", times {ranks}" if ranks > 1 else "")
+        rate, measured, depth = measure_rate(settings, config, machine, windows, parts)
+        how = f"measured here with {measured} of {windows} windows"
+        how += f" and {depth} of {config.n_layer} blocks" if depth < config.n_layer else ""
+        how += f", times {ranks}" if ranks > 1 else ""
         rate *= ranks
-    say("hours", f"{tokens / rate / 3600:.4g} at {rate:,.0f} tokens/s ({how}); evaluations and checkpoints come on top")
+    speed = f"{rate:,.0f} tokens/s ({how})"
+    say("time", f"{duration(tokens / rate)} at {speed}; evaluations and checkpoints come on top")
 
 
 def _size(count: int) -> str:

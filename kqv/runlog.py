@@ -23,6 +23,7 @@ from tqdm import tqdm
 from kqv import STARTED
 from kqv.bar import Bar
 from kqv.files import CURVE, LARGEST_METRICS, METRICS, read_small, replacing
+from kqv.remarks import Overfitting, Pace
 from kqv.reports import reports_of
 from kqv.settings import TrainSettings
 
@@ -36,12 +37,16 @@ MEASURES = (
 class RunLog:
     """The progress bar and the metrics file of one training run; use it as a context."""
 
-    def __init__(self, settings: TrainSettings, first_step: int) -> None:
-        """`first_step` is where a resumed run goes on: lines of later steps are dropped from its metrics file."""
+    def __init__(self, settings: TrainSettings, first_step: int, pace: Pace | None = None) -> None:
+        """`first_step` is where a resumed run goes on: lines of later steps are dropped from its
+        metrics file. `pace` watches the speed."""
         self.folder = Path(settings.out_dir)
         self.first_step, self.began = first_step, time.perf_counter()
         self.steps = settings.max_iters
         self.lines = [line for line in read_metrics(self.folder) if line["step"] <= first_step] if first_step else []
+        self.overfitting, self.pace = Overfitting(settings), pace
+        for earlier in self.lines:
+            self.overfitting.see(earlier)
         self._begin()
         there = self.lines[-1] if self.lines and self.lines[-1]["step"] == first_step else {}
         self.unfinished = {key: value for key, value in there.items() if key in MEASURES}
@@ -78,6 +83,7 @@ class RunLog:
         line = {"step": step, **metrics, "wall_seconds": round(time.perf_counter() - STARTED, 3)}
         line = {key: value for key, value in line.items() if _is_finite(value)}
         self._show(step, metrics)
+        self._remark(line)
         for report in self.reports:
             report.numbers(step, {key: value for key, value in line.items() if key != "step" and not isinstance(value, list)})
         if self.lines and self.lines[-1]["step"] == step:  # the line that a stopped run had begun
@@ -90,6 +96,19 @@ class RunLog:
     def flush(self) -> None:
         """Flush metrics.jsonl to the disk. Raises OSError if that fails."""
         os.fsync(self.file.fileno())
+
+    def _remark(self, line: dict[str, Any]) -> None:
+        """Say what a person should hear of these numbers."""
+        remarks = [self.overfitting.see(line)]
+        if self.pace and "tokens_per_second" in line:
+            remarks.append(self.pace.see(line["tokens_per_second"]))
+        for remark in filter(None, remarks):
+            self.say(remark)
+
+    @property
+    def remark(self) -> str:
+        """What there is to say of the model at the end, or ""."""
+        return self.overfitting.remark
 
     def sample(self, step: int, text: str) -> None:
         """A text that the model wrote."""
@@ -130,6 +149,7 @@ class SilentLog:
     """What stands in place of a RunLog in a process that neither writes nor prints."""
 
     unfinished: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    remark = ""
 
     def __enter__(self) -> "SilentLog":
         return self

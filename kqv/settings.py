@@ -92,9 +92,9 @@ class TrainSettings(MachineSettings):
     log_interval: int = 10
     """steps between two lines of metrics.jsonl"""
     dry_run: bool = False
-    """only say what the run will take: parameters, memory, FLOPs, tokens, hours; nothing is written"""
+    """only say what the run will take: parameters, memory, FLOPs, tokens, time; nothing is written"""
     rate: float = 0.0
-    """dry_run: tokens per second of all processes, for the hours; 0 measures it here, in less than a minute"""
+    """dry_run: tokens per second of all processes, for the time; 0 measures it here, in less than a minute"""
     eval_only: bool = False
     """only measure the loss of the model on the whole validation split, then stop"""
     always_save_checkpoint: bool = False

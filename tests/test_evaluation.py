@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_model import randomised
 
-from kqv.evaluation import characters_per_token, describe_loss, estimated_loss, whole_loss
+from kqv import evaluation
+from kqv.evaluation import (
+    characters_per_token,
+    describe_loss,
+    describe_trivial_losses,
+    estimated_loss,
+    trivial_losses,
+    whole_loss,
+)
 from kqv.hardware import choose_machine
 from kqv.settings import TrainSettings
 from kqv.tokenizer import ByteTokenizer, CharTokenizer
@@ -88,3 +96,33 @@ def test_characters_per_token_make_losses_of_all_vocabularies_comparable(text: s
 def test_a_loss_is_told_per_character_and_also_per_token_where_that_is_something_else() -> None:
     assert describe_loss(1.5) == "1.5000 nats per character (2.164 bits)"
     assert describe_loss(3.0, 2.0) == "3.0000 nats per token, 1.5000 per character (2.164 bits)"
+
+
+def test_a_loss_is_compared_with_guessing_and_with_the_frequencies_of_the_letters() -> None:
+    train, val = np.array([0, 0, 0, 1], dtype=np.uint16), np.array([0, 1, 2], dtype=np.uint16)
+    uniform, frequencies = trivial_losses(train, val, vocab_size=4)
+    assert uniform == math.log(4)
+    # one is added to each count, also of the unseen
+    by_hand = -(math.log(4 / 8) + math.log(2 / 8) + math.log(1 / 8)) / 3
+    assert frequencies == pytest.approx(by_hand)
+
+
+def test_of_a_long_text_a_sample_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = np.arange(1, 12) / 66
+    long = np.random.default_rng(1).choice(11, p=shares, size=50_000).astype(np.uint16)
+    _, whole = trivial_losses(long, long, 11)
+    read, count = [], np.bincount
+    monkeypatch.setattr(np, "bincount", lambda ids, **o: read.append(len(ids)) or count(ids, **o))
+    monkeypatch.setattr(evaluation, "COUNTED", 1 << 13)
+    monkeypatch.setattr(evaluation, "RUN", 1 << 6)
+    _, sampled = trivial_losses(long, long, 11)
+    assert read == [1 << 13] * 2 and sampled == pytest.approx(whole, abs=0.02)
+    entropy = -sum(p * math.log(p) for p in shares)
+    assert whole == pytest.approx(entropy, abs=0.02)
+
+
+def test_what_a_loss_is_compared_with_is_said_in_the_same_units() -> None:
+    said = describe_trivial_losses(4.1744, 3.3127)
+    assert said == "4.1744 by guessing, 3.3127 by letter frequencies"
+    said = describe_trivial_losses(6.0, 5.0, characters=2.0)
+    assert said == "6.0000 by guessing (3.0000 per character), 5.0000 by token frequencies (2.5000)"

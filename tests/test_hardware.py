@@ -1,6 +1,10 @@
 """kqv/hardware.py: what is asked for is what is used, and `auto` is something that works here."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from kqv.hardware import check_memory, choose_machine
 from kqv.settings import MachineSettings, SampleSettings, TrainSettings
 from model import GPT, GPTConfig, cross_entropy
 
+PROJECT = Path(__file__).resolve().parents[1]
 SHAPE = {"vocab_size": 7, "n_layer": 1, "n_head": 2, "n_embd": 8}
 
 
@@ -27,9 +32,35 @@ def test_each_precision_of_sampling_is_taken_as_it_is_named(dtype):
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_is_taken_only_where_the_processor_is_fast_at_it(fast, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
+    monkeypatch.setattr(hardware, "_onednn_may", lambda: True)
     machine = choose_machine(MachineSettings(device="cpu"))
     assert machine.fast_bfloat16 == fast
     assert machine.dtype == (torch.bfloat16 if fast else torch.float32)
+
+
+def chosen(**environment):
+    """What dtype=auto takes on a CPU in a process with these variables."""
+    code = (
+        "from kqv.hardware import choose_machine\n"
+        "from kqv.settings import MachineSettings\n"
+        "print(choose_machine(MachineSettings(device='cpu')).dtype)"
+    )
+    environment |= {key: text for key, text in os.environ.items() if not key.endswith("_CPU_ISA")}
+    command = [sys.executable, "-c", code]
+    return subprocess.check_output(command, cwd=PROJECT, env=environment, text=True).strip()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ONEDNN_MAX_CPU_ISA", x) for x in ("AVX2", "avx512_core")] + [("DNNL_MAX_CPU_ISA", "AVX2")],
+)
+def test_bfloat16_is_not_taken_where_onednn_may_not_use_its_instructions(variable, value):
+    assert chosen(**{variable: value}) == "torch.float32"
+
+
+def test_a_limit_of_onednn_that_allows_bfloat16_changes_nothing():
+    here = str(choose_machine(MachineSettings(device="cpu")).dtype)
+    assert chosen() == chosen(ONEDNN_MAX_CPU_ISA="AVX512_CORE_BF16") == here
 
 
 @pytest.mark.parametrize(

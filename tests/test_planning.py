@@ -1,7 +1,7 @@
 """kqv/planning.py: what a dry run says is what a run takes."""
 
-import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 import train
+from kqv import planning
 from kqv.arguments import read_arguments
 from kqv.hardware import choose_machine
-from kqv.planning import LiveBytes, count_flops, count_memory, formula, measure_rate, print_plan, vocabulary_size
+from kqv.planning import SECONDS, LiveBytes, count_flops, count_memory, formula, measure_rate, print_plan, vocabulary_size
 from kqv.processes import Processes
 from kqv.settings import TrainSettings
 from model import GPT, GPT2, GPTConfig, linear_cross_entropy
@@ -123,8 +125,9 @@ def test_a_dry_run_says_it_all_and_writes_nothing(capsys, tmp_path, monkeypatch)
     options = ["--n_layer=2", "--dry_run=True", "--rate=100000", "--device=cpu", "--dtype=float32"]
     assert train.main([str(PROJECT / "config" / "train_gpt2.py"), *options]) == 0
     said = capsys.readouterr().out
-    for part in ("53,579,520", "50,304 ids (50,257 of gpt2)", "491,520 a step, 294,912,000,000", "0.21 GB  weights", "819.2 at"):
+    for part in ("53,579,520", "50,304 ids (50,257 of gpt2)", "491,520 a step, 294,912,000,000"):
         assert part in said
+    assert "0.21 GB  weights" in said and "34 days at" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -144,17 +147,72 @@ def test_a_run_of_several_processes_says_what_each_of_them_needs_and_sends(capsy
     assert whole > 4 and quarter == pytest.approx(whole / 4, abs=0.06)
 
 
-@pytest.mark.parametrize(
-    ("tick", "parts", "expected", "step"),  # seconds of a micro-batch and of an update, and of a step by these
-    [(0.5, 1, 4, 1 * 0.5 + 0.5), (0.5, 3, 4, 3 * 0.5 + 0.5), (0.8, 3, 3, 4 * 0.8 + 0.8), (60.0, 1, 1, 4 * 60.0 + 60.0)],
-)
-def test_the_speed_is_that_of_real_steps(tick, parts, expected, step, monkeypatch):
-    settings = TrainSettings(device="cpu", dtype="float32", batch_size=4, n_layer=1, n_embd=16, block_size=8)
-    config = GPTConfig(vocab_size=16, n_layer=1, n_embd=16, block_size=8)
-    clock = itertools.count(0, tick)
-    monkeypatch.setattr("kqv.planning.time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    rate, windows = measure_rate(settings, config, choose_machine(settings), 4, parts)
-    assert windows == expected and rate == pytest.approx(parts * 4 * 8 / step)
+class Simulated:
+    """A machine that computes so many FLOPs a second, and a clock that knows what its work takes."""
+
+    def __init__(self, monkeypatch, settings, flops_per_second, update=0.0):
+        self.now, self.speed, self.batches = 0.0, flops_per_second, []
+        self.settings, self.machine = settings, choose_machine(settings)
+        monkeypatch.setattr("kqv.planning.time", SimpleNamespace(perf_counter=lambda: self.now))
+        # what is counted with tensors that hold no numbers is counted before a clock is looked at
+        real = planning._micro_batch
+
+        def micro_batch(forward, windows, machine):
+            if not isinstance(forward.embedding.weight, FakeTensor):
+                self.batches.append((forward.config.n_layer, windows))
+                self.now += self.seconds(forward.config, windows)
+            else:
+                real(forward, windows, machine)
+
+        def step(model, optimizers, clip):
+            self.now += update * model.parameter_count()
+
+        monkeypatch.setattr("kqv.planning._micro_batch", micro_batch)
+        monkeypatch.setattr("kqv.planning._update", step)
+
+    def seconds(self, config, windows=1):
+        return windows * count_flops(self.settings, config, self.machine)[0] / self.speed
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_speed_is_that_of_real_steps(parts, monkeypatch):
+    settings = TrainSettings(device="cpu", dtype="float32")
+    config = GPTConfig(**SMALL)
+    there = Simulated(monkeypatch, settings, 1e9, update=1e-6)
+    rate, windows, blocks = measure_rate(settings, config, there.machine, 4, parts)
+    step = there.seconds(config, 4 * parts) + 1e-6 * GPT(config).parameter_count()
+    assert rate == pytest.approx(4 * parts * 16 / step, rel=0.01)
+    assert (windows, blocks) == (4, 2)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1.0, 3.0, 10.0, 30.0, 300.0])
+def test_measuring_ends_in_time_however_slow_the_model_is_and_finds_the_same_speed(seconds, monkeypatch):
+    """`seconds` are those of one window."""
+    settings = TrainSettings(device="cpu", dtype="float32")
+    config = GPTConfig(**{**SMALL, "n_layer": 24})
+    window = count_flops(settings, config, choose_machine(settings))[0]
+    there = Simulated(monkeypatch, settings, window / seconds, update=1e-9)
+    rate, windows, blocks = measure_rate(settings, config, there.machine, 8, 1)
+    assert rate == pytest.approx(config.block_size / seconds, rel=0.01)
+    assert there.now < SECONDS + seconds / 24 * 3  # one window of one block takes what it takes
+    assert (windows == 8) == (seconds < 0.1) and (blocks == 24) == (seconds < 5)
+
+
+def test_of_a_deep_model_a_few_blocks_are_rehearsed_and_it_comes_to_the_same(monkeypatch):
+    settings = TrainSettings(device="cpu", dtype="float32")
+    config, machine = GPTConfig(**{**SMALL, "n_layer": 30}), choose_machine(settings)
+    rehearsed = count_memory(settings, config, machine, 4, 2)
+    monkeypatch.setattr(planning, "REHEARSED", 30)
+    assert rehearsed == count_memory(settings, config, machine, 4, 2)
+    assert count_flops(settings, config, machine) == planning._count_flops(settings, config, machine)
+    assert planning._parameters(config) == GPT(config).parameter_count()
+
+
+def test_the_time_is_said_in_years_where_it_takes_years(capsys):
+    settings = TrainSettings(device="cpu", dtype="float32", dry_run=True, rate=1.0, max_iters=10**6)
+    print_plan(settings, GPTConfig(**SMALL), "", Processes())
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"time +16 years at 1 tokens/s \(given\); .*", line)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kqv.remarks import Pace
 from kqv.runlog import RunLog, draw_curve, read_metrics
 from kqv.settings import TrainSettings
 
@@ -167,3 +168,37 @@ def test_lines_that_a_crash_spoilt_are_left_out(rubbish: bytes, tmp_path: Path) 
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(rubbish)
     assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20]
+
+
+def test_overfitting_is_said_once_in_a_run_however_often_it_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with log_of(tmp_path) as log:
+        for step, train, val in ((10, 3.0, 3.5), (20, 1.0, 4.0)):
+            log.write(step, train_loss=train, val_loss=val, tokens_per_second=1000)
+    with log_of(tmp_path, 20) as log:
+        log.write(20, **log.unfinished)
+    with log_of(tmp_path, 20) as log:
+        log.write(20, **log.unfinished)
+        log.write(30, train_loss=0.5, val_loss=4.5, tokens_per_second=1000)
+        assert "since step 10 (3.50 → 4.50)" in log.remark
+    with log_of(tmp_path, 30) as log:
+        log.write(40, train_loss=0.3, val_loss=5.0, tokens_per_second=1000)
+    lines = capsys.readouterr().err.splitlines()
+    (said,) = (line for line in lines if line.startswith("validation loss has risen"))
+    assert "since step 10 (3.50 → 4.00)" in said
+
+
+def test_the_speed_is_watched_in_every_line_that_has_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Watch(Pace):
+        def see(self, tokens_per_second: float) -> str:
+            return f"slow: {tokens_per_second}" if tokens_per_second < 100 else ""
+
+    with RunLog(TrainSettings(out_dir=str(tmp_path), max_iters=40), 0, Watch(1, "")) as log:
+        log.write(0, val_loss=3.0)
+        log.write(10, train_loss=3.0, tokens_per_second=1000)
+        log.write(20, train_loss=3.0, tokens_per_second=50)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("slow")] == ["slow: 50"]

@@ -19,8 +19,8 @@ sys.path.insert(0, str(FOLDER.parents[1]))  # a script sees its own folder, not 
 from kqv.arguments import read_arguments
 from kqv.bar import ReadingBar
 from kqv.corpus import prepare_documents
-from kqv.encoding import cores
 from kqv.errors import UserError, run_script
+from kqv.load import core_count
 from kqv.vocabularies import ENCODINGS, make_tokenizer
 
 NAME = "Skylion007/openwebtext"
@@ -79,7 +79,7 @@ def find_documents(folder: str) -> Any:
         what: dict[str, Any] = dict(path=LOADERS[files[0].suffix], data_files=list(map(str, files)))
     else:
         print(f"fetching {NAME} from huggingface.co: {SIZES}; its cache is {os.environ['HF_HOME']}", file=sys.stderr)
-        what = dict(path=NAME, num_proc=cores())
+        what = dict(path=NAME, num_proc=core_count())
     try:
         return datasets.load_dataset(**what, split="train")
     except Exception as error:  # of the network, of its server, of a format: the package raises many kinds

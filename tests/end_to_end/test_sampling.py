@@ -5,7 +5,7 @@ import select
 import subprocess
 
 import pytest
-from shell import SENTENCES, easy_text
+from shell import SENTENCES, TINY, easy_text
 
 SEPARATOR = "\n---------------\n"
 PROMPT = "The old"
@@ -102,6 +102,19 @@ def test_a_conversation_works_with_a_model_that_knows_no_newline(shell, one_line
     done = sample(shell, one_line, "--interactive", "--max_new_tokens=20", input="la\nli\n")
     assert done.stderr == ""
     assert done.stdout.startswith("la") and len(done.stdout) >= 2 * (2 + 20)
+
+
+def test_a_model_of_a_single_step_is_said_to_be_hardly_trained(shell, text, tmp_path):
+    done = shell.run("train.py", text, TINY, "--max_iters=1", f"--out_dir={tmp_path}")
+    assert done.status == 0, done.stderr
+    sampled = shell.run("sample.py", f"--out_dir={tmp_path}", "--max_new_tokens=5")
+    (said,) = sampled.stderr.splitlines()
+    assert said.startswith(f"{tmp_path / 'ckpt.pt'} is hardly trained: it is of step 1 of 1; ")
+    words = (f"--out_dir={tmp_path}", "--format=text", "--text=The cat")
+    explained = shell.run("explain.py", *words)
+    assert explained.status == 0 and explained.stderr == said + "\n"
+    before = shell.run("explain.py", *words, "--step=0")
+    assert before.status == 0 and before.stderr == ""  # what is asked for is the untrained model
 
 
 # Runs sample.py so that it waits for a byte on standard input before each token.

@@ -115,6 +115,9 @@ def test_resuming_a_finished_run_changes_nothing(shell, straight, tmp_path):
     assert same_weights(folder / "last.pt", straight / "last.pt")
     assert same_weights(folder / "ckpt.pt", straight / "ckpt.pt")
     assert untimed(metrics(folder)) == untimed(metrics(straight))
+    said = f"the run in {folder} is finished (step {LENGTH} of {LENGTH}): "
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith(said))
+    assert f"--out_dir={folder} --max_iters={2 * LENGTH} trains on" in line and "sample.py" in line
 
 
 @pytest.fixture(scope="module")
@@ -231,8 +234,10 @@ def test_a_run_stopped_before_its_first_evaluation_is_sampled_as_it_was_then(she
     done = shell.signal_at("step 40/", signal.SIGINT, text, *OPTIONS, "--eval_interval=1000", f"--out_dir={tmp_path}", pause=1)
     assert done.status == 130
     assert not (tmp_path / "ckpt.pt").exists()  # an untrained model is never the best
+    assert "there is no ckpt.pt; sample.py takes last.pt" in done.stdout
     sampled = shell.run("sample.py", f"--out_dir={tmp_path}", "--temperature=0", "--max_new_tokens=100")
     assert sampled.status == 0 and sampled.stdout.count(" ") > 5
+    assert "there is no ckpt.pt; sample.py takes last.pt" in sampled.stderr
 
 
 def test_ctrl_c_ends_a_sample_without_a_traceback(shell, trained):

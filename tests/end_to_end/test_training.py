@@ -4,9 +4,12 @@ import dataclasses
 import json
 import math
 import os
+import random
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import threading
 from importlib.metadata import version
 
@@ -49,9 +52,12 @@ def test_a_run_leaves_its_checkpoints_the_metrics_and_a_picture(trained):
 
 
 def test_a_run_ends_with_the_loss_and_where_everything_is(trained):
-    loss, checkpoint, curve, sample = trained.done.stdout.splitlines()[-4:]
+    loss, comparison, checkpoint, curve, sample = trained.done.stdout.splitlines()[-5:]
     pattern = r"validation loss +\d\.\d{4} nats per character \(\d\.\d{3} bits\), over the whole validation split"
     assert re.fullmatch(pattern, loss)
+    guessing = f"{math.log(len(set(easy_text()))):.4f}"
+    others = rf"for comparison +{guessing} by guessing, \d\.\d{{4}} by letter frequencies"
+    assert re.fullmatch(others, comparison)
     assert re.fullmatch(rf"checkpoint +{re.escape(str(trained.folder))}/ckpt\.pt \(step \d+\)", checkpoint)
     assert re.fullmatch(rf"curve +{re.escape(str(trained.folder))}/loss\.png", curve)
     assert sample.startswith("to sample")
@@ -92,6 +98,89 @@ def test_an_easy_text_is_learnt(trained):
     assert lines[0]["val_loss"] == pytest.approx(guessing, rel=1e-3)
     assert lines[-1]["train_loss"] < guessing / 5
     assert lines[-1]["val_loss_full"] < guessing / 5
+
+
+# --- what it says of itself
+
+
+def test_a_run_says_how_often_it_reads_its_text(trained):
+    tokens = int(re.search(r"([\d,]+) tokens of", trained.done.stderr)[1].replace(",", ""))
+    passes = f"{38400 / tokens:.2f} passes over the {tokens:,} for training"
+    assert f"300 steps read 38,400 characters: {passes}" in trained.done.stderr.splitlines()
+
+
+def test_a_text_that_is_large_for_the_model_gets_a_recipe_that_fits(shell, tmp_path):
+    (tmp_path / "large.txt").write_text(easy_text(3000))
+    done = shell.run("train.py", tmp_path / "large.txt", TINY, f"--out_dir={tmp_path / 'run'}")
+    (said,) = (line for line in done.stderr.splitlines() if "20 steps read" in line)
+    words = shlex.split(re.search(r"add (.*) for 4.9 million parameters", said)[1])
+    assert (shell.folder / words[0]).exists()
+    # what is advised can be typed as it is
+    words += ["--max_iters=1", "--sample_chars=0", "--n_layer=1", "--n_embd=16", "--eval_iters=1"]
+    assert shell.run("train.py", tmp_path / "large.txt", *words, cwd=shell.folder).status == 0
+
+
+@pytest.fixture(scope="module")
+def memorised(shell, tmp_path_factory):
+    """A run that learns 500 characters without any order by heart."""
+    folder = tmp_path_factory.mktemp("memorised")
+    letters = random.Random(1).choices("abcdefghijklmnopqrstuvwxyz \n", k=500)
+    (folder / "short.txt").write_text("".join(letters))
+    words = ("--n_embd=64", "--max_iters=150", "--eval_interval=50", f"--out_dir={folder / 'run'}")
+    done = shell.run("train.py", folder / "short.txt", TINY, *words)
+    assert done.status == 0, done.stderr
+    return folder / "run", done
+
+
+def test_a_model_that_memorises_its_text_is_told_of_when_it_happens_and_at_the_end(memorised):
+    _, done = memorised
+    pattern = r"validation loss has risen since step 0 \(\d\.\d\d → \d\.\d\d\) "
+    pattern += r"while the training loss fell to \d\.\d\d"
+    lines = done.stderr.splitlines()
+    (said,) = (number for number, line in enumerate(lines) if re.match(pattern, line))
+    assert any(line.startswith("step 150/") for line in lines[said:])
+    assert "--dropout" in lines[said]
+    assert re.search(rf"^overfitting +{pattern}", done.stdout, re.MULTILINE)
+
+
+def test_why_there_is_no_ckpt_pt_is_said_at_the_end_and_when_last_pt_is_used(shell, memorised):
+    folder, done = memorised
+    assert names_in(folder) == [name for name in FILES if name != "ckpt.pt"]
+    said = "no evaluation has beaten the untrained model, so there is no ckpt.pt"
+    said += "; sample.py takes last.pt"
+    assert f"{folder / 'last.pt'} (step 150); {said}\n" in done.stdout
+    sampled = shell.run_printed(done, "to sample", "--max_new_tokens=5")
+    assert sampled.status == 0 and sampled.stderr == f"{folder}: {said}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the cores do")
+def test_beside_busy_programs_threads_sleep_and_the_run_says_so(shell):
+    cores = set(sorted(os.sched_getaffinity(0))[:2])
+    script = shell.folder / "train.py"
+    command = (sys.executable, script, "--dry_run=True", "--rate=1", "--device=cpu")
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        environment.pop(name, None)
+
+    def dry_run(**variables):
+        return subprocess.run(
+            command, env=environment | variables, preexec_fn=pinned, capture_output=True, text=True
+        )
+
+    def pinned():
+        os.sched_setaffinity(0, cores)
+
+    spin = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(spin, preexec_fn=pinned) for _ in range(4)]
+    try:
+        done, one_thread = dry_run(), dry_run(OMP_NUM_THREADS="1")
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"other programs use .* \(GOMP_SPINCOUNT=0\), .*\n", done.stderr)
+    assert (one_thread.returncode, one_thread.stderr) == (0, "")  # one waits for nobody
 
 
 # --- the same again
