@@ -120,13 +120,13 @@ def test_ids_are_the_same_on_any_number_of_cores(
     monkeypatch.setattr(reading, "PIECE", 5000)
     found = []
     for cores in (1, 2, 7):
-        monkeypatch.setattr(encoding, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(encoding, "core_count", lambda cores=cores: cores)
         found.append(ids_of(prepare_dataset([path], tmp_path / str(cores), tokenizer=tokenizer)))
     assert found[0] == found[1] == found[2]
 
 
 def test_work_is_done_at_once_taken_in_order_and_never_much_of_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "cores", lambda: 2)
+    monkeypatch.setattr(encoding, "core_count", lambda: 2)
     together, asked = threading.Barrier(2, timeout=20), []
 
     def items() -> Iterator[int]:
