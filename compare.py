@@ -3,6 +3,7 @@
     python compare.py config/experiments/scale_dk8_*.py             one question
     python compare.py config/experiments/*.py --seeds=3             all questions, three times each
     python compare.py mine.py other.py novel.txt --max_iters=200    configs and a text of your own; options are for all
+    python compare.py mine.py other.py --text=program.py            the same with a text that ends in .py
 
 Each configuration is trained with each seed by a process of train.py, one after the other, so that their times can be
 compared. A run has a folder named after what is trained, out_dir/runs/DIGEST: one that is finished is taken as it is,
@@ -25,7 +26,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kqv.arguments import read_arguments, shell_command
+from kqv.arguments import read_arguments, shell_command, split_configs
 from kqv.browser import show
 from kqv.comparing import FACTS, Configuration, Run, docstring, loss_table
 from kqv.errors import MachineError, UserError, run_script
@@ -58,8 +59,8 @@ ASIDE = (
 
 def main(arguments: list[str]) -> int:
     """Check all, train all, report. Returns the exit status."""
-    paths = list(dict.fromkeys(word for word in arguments if _is_config(word)))
-    others = [word for word in arguments if not _is_config(word)]
+    paths, others = split_configs(CompareSettings, arguments)
+    paths = list(dict.fromkeys(paths))
     given, words = read_arguments(CompareSettings, others, "CONFIG.py ... [TEXT ...]")
     settings = CompareSettings(**given)
     check_comparing(settings)
@@ -78,15 +79,16 @@ def main(arguments: list[str]) -> int:
     from kqv.corpus import Dataset, open_dataset, open_texts
 
     end_by_exception()
-    prepared: dict[str, Dataset] = {}
+    prepared: dict[tuple[str, ...], Dataset] = {}
     for each in configurations:
         tokenizer = str(each.changes.get("tokenizer", over.get("tokenizer", "")))
-        if words and tokenizer not in prepared:
+        texts = words or each.texts
+        key = (tokenizer, "" if texts else each.settings.dataset, *texts)
+        if key not in prepared:
             how = (settings.encoding, tokenizer or "char", settings.text_field, settings.endings)
-            prepared[tokenizer] = open_texts(words, *how)
-        dataset = prepared[tokenizer] if words else open_dataset(each.settings.dataset, tokenizer)
-        each.settings = replace(each.settings, dataset=dataset.name, endings="")
-        each.text = dataset.title
+            prepared[key] = open_texts(texts, *how) if texts else open_dataset(each.settings.dataset, tokenizer)
+        each.settings = replace(each.settings, dataset=prepared[key].name, endings="")
+        each.text = prepared[key].title
 
     out_dir = Path(settings.out_dir)
     lock = occupy(out_dir)
@@ -97,6 +99,7 @@ def main(arguments: list[str]) -> int:
     if stop:
         texts = words if "-" not in words else []  # standard input is gone, but not what was made of it
         again = {"dataset": next(iter(prepared.values())).name} if "-" in words else {}
+        texts = [f"--text={text}" if text.endswith(".py") else text for text in texts]
         options = [f"--{name}={value}" for name, value in {**given, **again}.items()]
         print("stopped; what is done is kept; to go on:")
         print(f"  {shell_command('compare.py', *paths, *texts, *options)}")
@@ -111,16 +114,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _is_config(word: str) -> bool:
-    return word.endswith(".py") and not word.startswith("--")
-
-
 def read_configuration(path: str, over: dict[str, Any]) -> Configuration:
     """A configuration with the options of the command laid over it, its runs still to be named.
 
     Raises UserError naming it if no run can have such settings.
     """
-    own, _ = read_arguments(TrainSettings, [path])
+    own, texts = read_arguments(TrainSettings, [path], instead="to train on it write --text={}")
     settings = TrainSettings(**{**own, **over})
     try:
         check_training(settings)
@@ -129,7 +128,7 @@ def read_configuration(path: str, over: dict[str, Any]) -> Configuration:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     changes = {name: getattr(settings, name) for name in own if name not in (*OWN, *ASIDE)}
-    return Configuration(Path(path).stem, docstring(Path(path)), changes, settings)
+    return Configuration(Path(path).stem, docstring(Path(path)), changes, settings, texts=texts)
 
 
 def run_of(settings: TrainSettings, seed: int, out_dir: Path) -> Run:

@@ -42,7 +42,7 @@ SHADES = " ·░▒▓█"  # of a weight: from nothing to all
 
 def main(arguments: list[str]) -> int:
     """Read the options and the checkpoint, let the model read the text, show it. Returns the exit status."""
-    settings, given = read_settings(ExplainSettings, arguments, "a text is given as --text={!r}")
+    settings, given = read_settings(ExplainSettings, arguments, "text")
     check_explaining(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.

@@ -23,7 +23,7 @@ from kqv.signals import end_by_exception
 
 def main(arguments: list[str]) -> int:
     """Read the options and the checkpoint, write what is asked for. Returns the exit status."""
-    settings, _ = read_settings(ExportSettings, arguments, "a checkpoint is named by --out_dir={}")
+    settings, _ = read_settings(ExportSettings, arguments)
     check_exporting(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.

@@ -33,8 +33,10 @@ SEPARATOR = "---------------"
 
 def main(arguments: list[str]) -> int:
     """Read the options and the checkpoint, then write. Returns the exit status."""
-    settings, given = read_settings(SampleSettings, arguments, "a prompt is given as --start={!r}")
+    settings, given = read_settings(SampleSettings, arguments, "start")
     check_sampling(settings)
+    if settings.compile is True:
+        print("compile=True is for train.py: sampling is not compiled", file=sys.stderr)
 
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch

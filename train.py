@@ -2,6 +2,7 @@
 
     python train.py                                     tiny Shakespeare, the best for this machine
     python train.py novel.txt                           a text of your own
+    python train.py --text=mycode.py                    the same for a text that looks like a config file
     python train.py novel.txt config/x.py --n_layer=8   options, later ones win
     python train.py --init_from=resume                  go on after a stop
     torchrun --standalone --nproc_per_node=4 train.py   four processes that share the work, the result is the same
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kqv.arguments import check_declared, check_types, read_arguments, shell_command
+from kqv.arguments import check_declared, check_types, read_arguments, shell_command, split_configs
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
 from kqv.load import sleep_where_crowded
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 def train(arguments: list[str], processes: Processes) -> int:
     """From text to checkpoint. Returns the exit status."""
-    given, words = read_arguments(TrainSettings, arguments, "[TEXT ...] [CONFIG.py ...]")
+    given, words = read_arguments(TrainSettings, arguments, "[TEXT ...] [CONFIG.py ...]", "to train on it write --text={}")
     settings = TrainSettings(**given)
     check_training(settings)
     if settings.init_from == "scratch":  # a checkpoint brings its own
@@ -99,8 +100,8 @@ def train(arguments: list[str], processes: Processes) -> int:
     processes.join(settings.backend)
 
     # The defaults are a recipe for a CPU: a GPU has its own, unless one is named.
-    recipe_named = any(word.endswith(".py") for word in arguments)
-    if settings.init_from == "scratch" and not recipe_named and choose_machine(settings).device.type == "cuda":
+    recipes, _ = split_configs(TrainSettings, arguments)
+    if settings.init_from == "scratch" and not recipes and choose_machine(settings).device.type == "cuda":
         given = {**read_arguments(TrainSettings, [str(GPU_RECIPE)])[0], **given}
         settings = TrainSettings(**given)
         check_training(settings)
@@ -140,6 +141,15 @@ def train(arguments: list[str], processes: Processes) -> int:
             print_plan(settings, model.config if model else shape(size), f"those of {path}" if model else source, processes)
         return 0
 
+    # The machine. A model that it cannot hold is refused before a text is prepared for it.
+    machine = choose_machine(settings, processes.local_rank if processes.count > 1 else None)
+    windows = settings.batch_size * settings.gradient_accumulation_steps  # of a step, which all processes share
+    own_parts, at_once = processes.parts(windows, settings.batch_size)
+    enough_memory = partial(
+        check_memory, settings, machine=machine, windows=at_once, shares=processes.count if settings.fsdp else 1
+    )
+    enough_memory(tokenizer.padded_size if tokenizer else 1)
+
     # The text, as token ids. If the prepared ids are gone, the same command with the text helps.
     own_text = checkpoint if checkpoint and "dataset" not in given else {}
     sources = known_sources(own_text.get("sources"))
@@ -168,12 +178,8 @@ def train(arguments: list[str], processes: Processes) -> int:
             f"from its weights with --init_from={settings.out_dir} and another --out_dir="
         )
 
-    # The machine, the model and its optimizers.
-    machine = choose_machine(settings, processes.local_rank if processes.count > 1 else None)
-    windows = settings.batch_size * settings.gradient_accumulation_steps  # of a step, which all processes share
-    own_parts, at_once = processes.parts(windows, settings.batch_size)
-    if not settings.eval_only:
-        check_memory(settings, tokenizer.padded_size, machine, at_once, processes.count if settings.fsdp else 1)
+    # The model and its optimizers.
+    enough_memory(tokenizer.padded_size)
     torch.manual_seed(settings.seed)
     if model is None:
         model = GPT(shape(tokenizer.padded_size))

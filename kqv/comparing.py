@@ -83,6 +83,8 @@ class Configuration:
     changes: dict[str, Any]
     settings: TrainSettings
     runs: list[Run] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    """those that it names itself"""
     text: str = ""
     """what the user calls the text that it is trained on"""
 

@@ -86,8 +86,13 @@ def _machine_trouble(error: BaseException) -> str | None:
         return f"the package {error.name.partition('.')[0]} is missing: pip install -r requirements.txt"
     if isinstance(error, ImportError) and ("failed to map" in str(error) or "cannot allocate" in str(error).lower()):
         return "out of memory: this process may not take what its libraries need (ulimit -v); allow it 2 GB or more"
-    # torch reports a failed allocation as a RuntimeError: "out of memory" on a GPU, "can't allocate" on a CPU.
+    # torch reports a failed allocation as a RuntimeError: "out of memory" on a GPU, "can't allocate" on a CPU, an overflow where
+    # a tensor has more bytes than 64 bits can count.
     text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        reason = next((line for line in text.splitlines() if "error:" in line), text.split("\n")[0])
+        return f"the model could not be compiled ({reason.strip()[:200]}): leave out --compile, or write --compile=False"
+    no_memory = ("out of memory", "can't allocate memory", "size calculation overflow", "integer multiplication overflow")
+    if isinstance(error, MemoryError) or any(words in text for words in no_memory):
         return "out of memory: lower --batch_size, --block_size or the size of the model"
     return None

@@ -47,6 +47,8 @@ class Machine:
 
     def prepare(self, model: GPT) -> Callable[..., Any]:
         """Move a model here and choose its attention for training. Returns what to call: the model, compiled or not."""
+        if self.compile:
+            check_compiler(self.device)
         model.to(self.device)
         if self.device.type == "cpu":
             _keep_freed_memory()
@@ -109,8 +111,8 @@ def choose_machine(settings: MachineSettings, number: int | None = None) -> Mach
 
 def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine, windows: int, shares: int = 1) -> None:
     """Raises UserError if a training step of so many `windows` at once, with weights in so many `shares`, needs more memory than
-    the machine has: the system would end this process, or another, without a word. What is counted is less than what is
-    needed, so that nothing is refused that would fit."""
+    the machine has (with eval_only, if the weights do): the system would end this process, or another, without a word. What is
+    counted is less than what is needed, so that nothing is refused that would fit."""
     tokens = windows * settings.block_size
     inner = 4 * settings.n_embd + 2 * (settings.mlp_width or 4 * settings.n_embd)
     parameters = settings.n_layer * settings.n_embd * inner + vocab_size * settings.n_embd
@@ -120,10 +122,13 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine, win
     # vocabulary is large; where the windows of a step begin
     starts = settings.batch_size * settings.gradient_accumulation_steps
     needed = 4 * 4 * parameters // shares + 4 * activations + 2 * 4 * min(tokens * vocab_size, CHUNK) + 8 * starts
+    what = "a step of this model takes"
+    if settings.eval_only:
+        what, needed = "this model takes", 4 * parameters // shares
     there = memory_there(machine)
     if there is not None and needed > there:
         raise UserError(
-            f"a step of this model takes more than {needed // 10**9:,} GB of memory, and there are {there // 10**9}: "
+            f"{what} more than {needed // 10**9:,} GB of memory, and there are {there // 10**9}: "
             f"lower --n_embd, --n_layer, --batch_size or --block_size"
         )
 
@@ -151,6 +156,16 @@ def can_compile(device: torch.device) -> bool:
     compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("gcc") or shutil.which("clang")
     known = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
     return known and compiler is not None and find_spec("triton") is not None
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises UserError if torch.compile lacks on this device the compiler that it calls: found now, it ends no run later."""
+    if device.type == "cuda" and not can_compile(device):
+        raise UserError("compile=True needs on a GPU Triton and a C compiler: install gcc, or leave out --compile")
+    if device.type == "cpu" and sys.platform != "win32":
+        name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as torch chooses it
+        if not shutil.which(name):
+            raise UserError(f"compile=True needs a C++ compiler, and there is no {name}: install it, or leave out --compile")
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

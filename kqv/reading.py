@@ -7,11 +7,13 @@ of them ends with U+0003, which ASCII calls the end of text, and a plain text am
 """
 
 import codecs
+import difflib
 import gzip
 import importlib
 import io
 import json
 import os
+import shlex
 import sys
 import time
 import zlib
@@ -110,6 +112,12 @@ def text_files(word: str, scratch: Path, endings: Sequence[str] = ()) -> list[Pa
     Raises UserError for a folder without texts.
     """
     path = Path(word)
+    if "://" in word and not path.exists():
+        name = shlex.quote(word.partition("?")[0].rstrip("/").rpartition("/")[2] or "text.txt")
+        raise UserError(
+            f"{word[:200]} is an address, and nothing is downloaded: curl -Lo {name} {shlex.quote(word[:200])}, "
+            f"then python train.py {name}"
+        )
     if comes_once(word):
         copy = scratch / "stdin"
         stream: Any = sys.stdin.buffer if word == "-" else open_bytes(path)
@@ -225,10 +233,21 @@ def open_bytes(path: Path) -> io.BufferedReader:
     try:
         return path.open("rb")
     except FileNotFoundError:
-        hint = f"; to set an option write --{str(path).lstrip('-')}" if "=" in path.name else ""
-        raise UserError(f"no such file or folder: {path}{hint}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"no such file or folder: {str(path)[:200]}{_instead(path)}") from None
+    except (OSError, ValueError) as error:  # a name that is too long, or has a zero in it
+        raise UserError(f"{str(path)[:200]!r} cannot be read: {getattr(error, 'strerror', error)}") from None
+
+
+def _instead(path: Path) -> str:
+    """What to write in place of a file that is not there."""
+    name = str(path)
+    if "=" in path.name:
+        return f"; to set an option write --{name.lstrip('-')}"
+    if name.startswith("~"):  # a shell leaves it alone within a word, as in --text=~/novel.txt
+        return f"; without the ~ of a shell it is {path.expanduser()}"
+    if near := difflib.get_close_matches(path.name, (other.name for other in path.parent.glob("*")), n=1):
+        return f"; did you mean {path.with_name(near[0])}?"
+    return "; --help says how texts and options are named"
 
 
 def check_unchanged(path: Path, file: BinaryIO, stamp: list[int]) -> None:

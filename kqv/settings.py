@@ -5,11 +5,12 @@ not imported here: `--help` and mistakes are answered at once.
 """
 
 import ast
+import difflib
 import functools
 import importlib.util
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +19,13 @@ import tyro
 from kqv.errors import UserError
 
 LARGEST_SEED = 2**62  # generators take 64 bits, and training adds the step
-LARGEST_SIZE = 2**40  # as in model.py
-LARGEST_RATE, LARGEST_DECAY = 1e30, 1e6  # their product is still a number in 32 bits
+LARGEST_SIZE = 2**40  # as in model.py; no run has as many steps
+WIDEST = 2**20  # numbers in the residual stream, or inside an MLP
+DEEPEST = 1000  # blocks; of what was published DeepNet is the deepest (Wang et al. 2022), with 1,000 layers
+LARGEST_BATCH = 2**26  # tokens in a micro-batch: no GPU holds them all at once
+# With three times this rate neither optimizer learns: after 100 steps of tiny Shakespeare the loss was 17 and 65 nats.
+LARGEST_RATE = 1.0
+LARGEST_DECAY = 1e6
 
 MODEL = Path(__file__).parents[1] / "model.py"
 
@@ -63,10 +69,12 @@ class TrainSettings(MachineSettings):
     """Train a character-level GPT on text. Without arguments: tiny Shakespeare, about a minute on two cores.
 
     TEXT is a file (.txt, .jsonl, .parquet or any other; .gz and .zst are unpacked), a folder of such files (see endings), or
-    - for standard input; CONFIG.py sets options by assignment.
+    - for standard input; CONFIG.py sets options by assignment. --version says which kqv, torch and Python this is.
     """
 
     # what to read and write
+    text: InitVar[tyro.conf.UseAppendAction[tuple[str, ...]]] = ()
+    """a TEXT whatever its name ends in, such as --text=mycode.py; may be given several times"""
     out_dir: str = "out"
     """folder of the checkpoints, metrics.jsonl and loss.png"""
     dataset: str = "shakespeare_char"
@@ -297,20 +305,80 @@ class ExportSettings:
     """gguf: the numbers of the matrices, of 32, 16 or 8 bits"""
 
 
+SETTINGS: dict[str, type] = {
+    "train.py": TrainSettings, "sample.py": SampleSettings, "explain.py": ExplainSettings, "compare.py": CompareSettings,
+    "export.py": ExportSettings,
+}  # fmt: skip
+
+# What other programs call our options, for who writes one of these names.
+ALSO_CALLED = {
+    "start": "prompt text prefix",
+    "max_new_tokens": "length max_length max_len max_tokens num_tokens n_tokens n_predict tokens chars",
+    "num_samples": "samples n_samples num_return_sequences n count",
+    "temperature": "temp",
+    "repetition_penalty": "repeat_penalty penalty",
+    "text": "prompt start sentence",
+    "to": "output output_dir output_path outfile out o",
+    "out_dir": "model model_path model_dir checkpoint checkpoint_path ckpt output output_dir save_dir run m o",
+    "max_iters": "epochs epoch num_epochs n_epochs steps max_steps num_steps n_steps train_steps iterations iters",
+    "learning_rate": "lr max_lr",
+    "muon_learning_rate": "muon_lr",
+    "lr_schedule": "schedule scheduler lr_scheduler lr_scheduler_type",
+    "warmup_iters": "warmup warmup_steps",
+    "weight_decay": "wd l2",
+    "grad_clip": "clip clip_grad max_grad_norm gradient_clip",
+    "optimizer": "optim opt",
+    "batch_size": "batch bs micro_batch_size per_device_train_batch_size",
+    "gradient_accumulation_steps": "accumulation grad_accum grad_accum_steps accumulate",
+    "block_size": "context context_length context_size ctx ctx_size n_ctx seq_len seq_length sequence_length max_seq_len",
+    "n_layer": "layers layer num_layers n_layers depth num_hidden_layers",
+    "n_head": "heads num_heads n_heads nhead num_attention_heads",
+    "n_embd": "width dim d_model hidden_size hidden emb embd n_embed n_emb embed_dim embedding_dim",
+    "position": "pos positional positions",
+    "mlp": "activation act hidden_act",
+    "norm": "normalization normalisation",
+    "tie_weights": "tie tied tie_word_embeddings weight_tying",
+    "eval_interval": "eval_every eval_steps save_interval save_every save_steps",
+    "log_interval": "log_every logging_steps print_every",
+    "activation_checkpointing": "gradient_checkpointing checkpointing",
+    "tokenizer": "tok vocab",
+    "init_from": "pretrained finetune",
+    "dtype": "precision float16 bfloat16 half amp quantize",
+    "wandb_log": "wandb",
+}  # fmt: skip
+# Names that others have for a value of ours.
+WRITTEN = {
+    "resume": "--init_from=resume", "cuda": "--device=cuda", "gpu": "--device=cuda", "cpu": "--device=cpu",
+    "mps": "--device=mps", "fp16": "--dtype=float16", "bf16": "--dtype=bfloat16",
+}  # fmt: skip
+# Names that other programs have for the text to train on.
+NAMES_OF_TEXTS = "data data_dir data_path data_file input input_file file train_file train_data corpus"
+
+
 def check_training(settings: TrainSettings) -> None:
     """Refuse settings that no model or run can have. Raises UserError naming the option and a value that works."""
-    check_at_least(settings, 1, "n_layer", "n_head", "n_embd", "block_size", "batch_size", "eval_interval")
-    check_at_least(settings, 1, "eval_iters", "log_interval", "gradient_accumulation_steps")
-    check_at_least(settings, 0, "max_iters", "warmup_iters", "lr_decay_iters", "sample_chars")
+    _check_named(settings, "out_dir", "dataset", "init_from")
+    _check_start(settings.init_from, "scratch", "resume")
+    _check_between(settings, 1, DEEPEST, "n_layer")
+    _check_between(settings, 1, WIDEST, "n_head", "n_embd")
+    _check_between(settings, 1, LARGEST_SIZE, "block_size", "batch_size", "eval_interval")
+    _check_between(settings, 1, LARGEST_SIZE, "eval_iters", "log_interval", "gradient_accumulation_steps")
+    _check_between(settings, 0, LARGEST_SIZE, "max_iters", "warmup_iters", "lr_decay_iters", "sample_chars")
     _check_between(settings, 0, LARGEST_SIZE, "window", "mlp_width")
     _check_between(settings, 1, LARGEST_SIZE, "rope_base")
     _check_between(settings, 0, LARGEST_SEED, "seed")
-    _check_between(settings, 0, LARGEST_RATE, "learning_rate", "muon_learning_rate", "min_lr")
+    _check_rates(settings, "learning_rate", "muon_learning_rate", "min_lr")
     _check_between(settings, 0, LARGEST_DECAY, "weight_decay")
     check_at_least(settings, 0, "grad_clip", "rate")
     check_at_least(settings, 0, "checkpoint_minutes")
     _check_between(settings, 0, 1, "dropout", "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
+    if settings.batch_size * settings.block_size > LARGEST_BATCH:
+        fewer = f"--batch_size={LARGEST_BATCH // settings.block_size} or less, and more --gradient_accumulation_steps="
+        raise UserError(
+            f"batch_size={settings.batch_size} windows of block_size={settings.block_size} are more than any machine holds at "
+            f"once: take {fewer if settings.block_size <= LARGEST_BATCH else f'--block_size={LARGEST_BATCH} or less'}"
+        )
     if settings.rate and not settings.dry_run:
         raise UserError("rate says how fast a run would be: write --dry_run=True with it")
     for option, package in {"tensorboard": "tensorboard", "wandb_log": "wandb"}.items():
@@ -349,7 +417,9 @@ def check_comparing(settings: CompareSettings) -> None:
 def check_sampling(settings: SampleSettings) -> None:
     """Refuse sampling options out of their range. Raises UserError."""
     _check_between(settings, 1, 10_000, "num_samples")
-    check_at_least(settings, 0, "max_new_tokens", "temperature", "top_k")
+    _check_named(settings, "out_dir", "init_from")
+    _check_start(settings.init_from, "resume")
+    _check_between(settings, 0, LARGEST_SIZE, "max_new_tokens", "temperature", "top_k")
     _check_between(settings, 0, LARGEST_SEED, "seed")
     _check_between(settings, 0, 1, "top_p", "min_p")
     if settings.top_p == 0:
@@ -361,6 +431,7 @@ def check_sampling(settings: SampleSettings) -> None:
 
 def check_explaining(settings: ExplainSettings) -> None:
     """Refuse a step that is not kept, places that no model has, and two models where one is shown. Raises UserError."""
+    _check_named(settings, "out_dir")
     if settings.against and settings.format != "html":
         raise UserError(f"--against= puts two models on one page: leave out --format={settings.format}")
     if settings.open is True and settings.format not in ("html", "png"):
@@ -375,6 +446,7 @@ SUFFIXES = {"gguf": ".gguf", "onnx": ".onnx", "safetensors": ".safetensors", "ch
 
 def check_exporting(settings: ExportSettings) -> None:
     """Refuse a name that its format does not have, and a format whose package is missing. Raises UserError."""
+    _check_named(settings, "out_dir")
     if settings.dtype != "f32" and settings.format != "gguf":
         raise UserError(f"dtype={settings.dtype} is for --format=gguf: {settings.format} is written in f32")
     suffix = SUFFIXES.get(settings.format, "")
@@ -389,11 +461,41 @@ def check_at_least(settings: Any, least: float, *names: str) -> None:
     """Refuse settings below `least`. Raises UserError naming the option."""
     for name in names:
         if getattr(settings, name) < least:
-            raise UserError(f"{name}={getattr(settings, name)} must be {least} or more")
+            raise UserError(f"{name}={_brief(getattr(settings, name))} must be {least} or more")
 
 
 def _check_between(settings: Any, low: float, high: float, *names: str, below: bool = False) -> None:
     for name in names:
         value = getattr(settings, name)
         if not (low <= value < high if below else low <= value <= high):
-            raise UserError(f"{name}={value} must be from {low} to {'below ' if below else ''}{high}")
+            limits = f"from {low} to {'below ' if below else ''}{high:,}"
+            if high == LARGEST_SIZE and value < low:  # the upper end is there for numbers that nobody means
+                limits = f"{low} or more"
+            raise UserError(f"{name}={_brief(value)} must be {limits}")
+
+
+def _check_start(init_from: str, *words: str) -> None:
+    """Refuse a slip of the pen for one of the `words` that init_from takes beside a path. Raises UserError."""
+    near = difflib.get_close_matches(init_from[:60], [*words, "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"], n=1)
+    if near and init_from != near[0] and not os.path.exists(init_from):
+        raise UserError(f"init_from={init_from} is no checkpoint; did you mean {near[0]}?")
+
+
+def _check_rates(settings: TrainSettings, *names: str) -> None:
+    for name in names:
+        value, usual = getattr(settings, name), getattr(TrainSettings, name)
+        if not 0 <= value <= LARGEST_RATE:
+            raise UserError(f"{name}={value} is not from 0 to {LARGEST_RATE}, where models train: take --{name}={usual}")
+
+
+def _brief(number: float) -> str:
+    """A number as an error quotes it; a whole one can have thousands of digits."""
+    digits = int(abs(number)).bit_length() * 30103 // 100_000
+    return f"{'-' if number < 0 else ''}1e{digits}" if digits > 30 and isinstance(number, int) else str(number)
+
+
+def _check_named(settings: Any, *names: str) -> None:
+    """Refuse an empty name, which a path takes for this folder. Raises UserError."""
+    for name in names:
+        if not getattr(settings, name):
+            raise UserError(f"{name}= is empty (a variable of the shell that is not set?): leave it out, or give it a value")

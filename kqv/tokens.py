@@ -171,9 +171,11 @@ def open_tokens(path: Path, vocab_size: int, block_size: int) -> Tokens:
             raise UserError(f"{file} is damaged: {size} bytes are no whole number of {itemsize}-byte ids; prepare it again")
         count += size // itemsize
     if count <= block_size:
+        split = {"train": "training split", "val": "validation split"}.get(path.stem, path.stem)
+        smaller = f", or --block_size={count - 1}" if count > 1 else f"; no --block_size is short enough for {count}"
         raise UserError(
-            f"the text is too short: its {path.stem} part has {count} tokens, and a window takes "
-            f"block_size + 1 = {block_size + 1}; use a longer text or a smaller --block_size"
+            f"the text is too short: its {split} has {count} tokens, and a window takes block_size + 1 = {block_size + 1}; "
+            f"take a longer text{smaller}"
         )
     return Tokens(files, dtype, vocab_size)
 

@@ -59,8 +59,8 @@ def check_name(name: str) -> None:
     elif name not in ENCODINGS:
         names = ["char", "bytes", *ENCODINGS, "bpe:1024"]
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"tokenizer={name}: there is none of this name; {hint}There are {', '.join(names)}")
+        hint = f"did you mean {near[0]}? (all: {', '.join(names)})" if near else f"take one of {', '.join(names)}"
+        raise UserError(f"tokenizer={name}: there is none of this name; {hint}")
     for package in needed:
         if not importlib.util.find_spec(package):
             raise UserError(f"tokenizer={name} needs the package {package}: pip install {package}")

@@ -1,6 +1,7 @@
 """What a user can rely on when giving options: on the command line, in config files, in any order."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kqv.arguments import read_arguments
+from kqv.arguments import option_types, read_arguments, split_configs
 from kqv.errors import UserError
-from kqv.settings import SampleSettings, TrainSettings, check_training
+from kqv.settings import ALSO_CALLED, SETTINGS, ExplainSettings, SampleSettings, TrainSettings, check_training
 
-TYPES = get_type_hints(TrainSettings)
+TYPES = {field.name: get_type_hints(TrainSettings)[field.name] for field in dataclasses.fields(TrainSettings)}
 NUMBERS = ["0", "-1", "8", "1_0", " 8", "0x8", "1e3", "1e999", "nan", "-inf", "٣", "9" * 5000, "True", "None", "--help", "[8]"]
 
 
@@ -113,6 +114,24 @@ def test_texts_stand_anywhere_among_the_options_and_keep_their_order(config: Cal
     assert options == {"bias": True, "n_layer": 4, "n_head": 2}
 
 
+def test_a_named_text_is_a_text_whatever_its_name_and_stands_in_its_place(config: Callable[..., str]) -> None:
+    words = ["a.txt", "--text=mycode.py", "--n_layer=2", "b.txt", "--text", "other.py", config("text = ['c.py', 'd.txt']"), "-"]
+    assert read_arguments(TrainSettings, words) == (
+        {"n_layer": 2}, ["a.txt", "mycode.py", "b.txt", "other.py", "c.py", "d.txt", "-"],
+    )  # fmt: skip
+    assert read_arguments(TrainSettings, [config("text = 'novel.txt'")]) == ({}, ["novel.txt"])
+
+
+def test_a_named_text_is_never_among_the_settings() -> None:
+    assert "text" not in dataclasses.asdict(TrainSettings(**read_arguments(TrainSettings, ["--text=mycode.py"])[0]))
+    assert read_arguments(ExplainSettings, ["--text=To be"]) == ({"text": "To be"}, [])  # there it is a setting
+
+
+def test_the_config_files_of_a_command_line_are_told_from_texts_and_values() -> None:
+    words = ["a.py", "--text", "b.py", "--out_dir=c.py", "d.txt", "--bias", "e.py"]
+    assert split_configs(TrainSettings, words) == (["a.py", "e.py"], ["--text=b.py", "--out_dir=c.py", "d.txt", "--bias=True"])
+
+
 def test_stop_strings_add_up(config: Callable[..., str]) -> None:
     assert sample_options("--stop=a b", "--stop", "--", "--stop=\n") == {"stop": ("a b", "--", "\n")}
     assert sample_options(config("stop = ['x', 'y']"), "--stop=z") == {"stop": ("x", "y", "z")}
@@ -135,14 +154,59 @@ def test_stop_strings_add_up(config: Callable[..., str]) -> None:
         ("--learning_rate=nan", ["learning_rate=nan", "finite"]),
         ("--attention_scale=inf", ["attention_scale=inf", "finite"]),
         ("--bias=yes", ["bias=yes", "True or False"]),
-        ("--compile=never", ["compile=never", "auto", "True or False"]),
+        ("--compile=never", ["compile=never", "auto, True or False"]),
+        ("--compile=novel.txt", ["compile takes auto, True or False"]),
         ("--mask=casual", ["mask=casual", "causal, none or future"]),
         ("--attention_scale=cube", ["sqrt, dim, none or a number"]),
+        ("--N_LAYER=3", ["did you mean n_layer?"]),
+        ("--lr=1e-3", ["did you mean learning_rate?"]),
+        ("--epochs=3", ["did you mean max_iters?"]),
+        ("--steps=3", ["did you mean max_iters?"]),
+        ("--iterations=3", ["did you mean max_iters?"]),
+        ("--model=m", ["did you mean out_dir?"]),
+        ("--data=novel.txt", ["train.py novel.txt", "--dataset=NAME"]),
+        ("--data_dir=data", ["train.py novel.txt", "--dataset=NAME"]),
+        ("--input=novel.txt", ["train.py novel.txt", "--dataset=NAME"]),
+        ("--file=novel.txt", ["train.py novel.txt", "--dataset=NAME"]),
+        ("--resume", ["write --init_from=resume"]),
+        ("--gpu=0", ["write --device=cuda"]),
+        ("--no_compile", ["write --compile=False"]),
+        ("--config=mine.py", ["a config file is named alone"]),
+        ("--temperature=1", ["temperature is an option of sample.py"]),
+        ("--prompt=To be", ["start is an option of sample.py"]),
+        ("--learning_rate=0,001", ["no comma"]),
+        ("--text=", ["the name of a text is empty"]),
+        ("", ["the name of a text is empty"]),
+        ("-n_layer=3", ["write --n_layer=3"]),
+        ("\N{EM DASH}n_layer=3", ["write --n_layer=3"]),  # as a text processor makes of two
+        ("n_layer", ["write --n_layer=VALUE"]),
+        ("resume", ["write --init_from=resume"]),
+        ("shakespeare_char", ["write --dataset=shakespeare_char"]),
+        ("ckpt.pt", ["a checkpoint, not a text", "--init_from=ckpt.pt"]),
+        (f"--n_layer={'9' * 5000}", ["--n_layer=999", "a whole number"]),
+        (f"--{'x' * 5000}", ["there is no option xxx", "--help"]),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_a_wrong_option_is_one_line_that_says_what_to_write(argument: str, parts: list[str], refused: Callable) -> None:
     with refused(*parts):
         read_arguments(TrainSettings, [argument])
+
+
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [
+        ("--prompt=x", "start"), ("--text=x", "start"), ("--length=5", "max_new_tokens"), ("--max_tokens=5", "max_new_tokens"),
+        ("--temp=1", "temperature"), ("--model=out", "out_dir"), ("--checkpoint=out", "out_dir"), ("--n=3", "num_samples"),
+    ],
+)  # fmt: skip
+def test_what_other_programs_call_an_option_of_sampling_is_understood(argument: str, meant: str, refused: Callable) -> None:
+    with refused(f"did you mean {meant}?"):
+        read_arguments(SampleSettings, [argument])
+
+
+def test_only_options_that_there_are_have_other_names() -> None:
+    assert set(ALSO_CALLED) <= {name for settings_class in SETTINGS.values() for name in option_types(settings_class)}
 
 
 def test_help_names_every_option_with_its_default_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,8 +274,20 @@ def test_the_config_files_of_the_project_are_good() -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("n_layr = 8", ["n_layr = 8", "did you mean n_layer?"]),
-        ("xyzzy = 8", ["xyzzy = 8", "--help"]),
+        ("n_layr = 8", ["n_layr", "did you mean n_layer?"]),
+        ("n_head = 2\nn_layr = 8", ["line 2", "n_layr = 8", "did you mean n_layer?"]),
+        ("n_layer = 8\nxyzzy = 8", ["line 2", "xyzzy = 8", "--help"]),
+        ("xyzzy = 8", ["sets no option", "was not run"]),
+        (f"n_layer = {'9' * 5000}", ["line 1", "5000 digits"]),
+        ("n_layer = 10 ** 5000", ["very many digits", "a whole number"]),
+        ("learning_rate = 10 ** 5000", ["very many digits", "a number"]),
+        (f"_x = 0x{'f' * 5000}\nn_layer = _x", ["very many digits"]),
+        ("class W:\n    def __repr__(self): raise ValueError\nn_layer = W()", ["n_layer = (W)", "a whole number"]),
+        ("class W(str):\n    def __repr__(self): raise ValueError\nn_layer = W('x')", ["n_layer = (W)", "a whole number"]),
+        ("class E(Exception):\n    def __str__(self): raise ValueError\nn_layer = 3\nraise E", ["line 4", "E: "]),
+        ("class E(BaseException): pass\nn_layer = 3\nraise E('why')", ["line 3", "E: why"]),
+        ("class W:\n    @property\n    def __class__(self): raise ValueError\nx = W()\nn_layer = W()", ["n_layer"]),
+        ("_f = lambda: _f()\nn_layer = _f()", ["RecursionError"]),
         ("n_layer = 8.0", ["n_layer = 8.0", "a whole number"]),
         ("n_layer = '8'", ["n_layer = '8'", "a whole number", "without quotes"]),
         ("dropout = '0.1'", ["dropout = '0.1'", "a number", "without quotes"]),
@@ -246,6 +322,78 @@ def test_a_missing_config_file_is_named_with_the_nearest_one(config: Callable[..
     path = config("n_layer = 8", "small.py")
     with refused("smal.py", f"did you mean {path}?"):
         read_arguments(TrainSettings, [path.replace("small", "smal")])
+
+
+PROGRAMS = {
+    "a program": "import os\nprint('hello')\nsize = 640\n",
+    "a program that computes": "def train(batch_size): pass\nclass Model: n_layer = 3\nn = [dropout for dropout in range(3)]\n",
+    "a program that reads a text": "text = open('novel.txt').read()\nprint(text)\n",
+    "a star import": "from turtle import *\nforward(100)\n",
+    "constants": "SIZE = 640\n",
+    "no Python": "It was a dark night.\n",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_python_file_that_sets_no_option_is_never_run(
+    name: str, config: Callable[..., str], tmp_path: Path, refused: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config(PROGRAMS[name] + f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with refused(path, f"to train on it write --text={path}"):
+        read_arguments(TrainSettings, [path], instead="to train on it write --text={}")
+    assert not (tmp_path / "ran").exists() and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("import time\nn_layer = 3", "(line 1: import time)"),
+        ("n_layer = 3\nout_dir = 'out' + str(n_layer)", "(line 2: out_dir = 'out' + str(n_layer))"),
+        ("n_layer = 3\nfor _i in (1, 2):\n    n_layer += _i", "(line 2: for _i in (1, 2):)"),
+        ("n_layer = 3\ndef _f():\n    return 3", "(line 2: def _f():)"),
+        ("n_layer = 3\nn_head = (4\n    + int('4'))", "(line 3: + int('4')))"),
+        ("n_layer = 3\nif n_layer:\n    n_head = 3", "(line 2: if n_layer:)"),
+    ],
+)
+def test_a_config_that_is_a_program_is_told_so_before_it_runs(
+    text: str, line: str, config: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = config(f"{text}\n_says = print('runs')\n")
+    read_arguments(TrainSettings, [path])
+    assert capsys.readouterr() == ("runs\n", f"{path} does more than set options {line}: it is run as Python\n")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # of the processes that torchrun starts, one says it
+    read_arguments(TrainSettings, [path])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_config_that_only_sets_options_is_read_without_a_word(
+    config: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+'''Why.'''
+# how
+_width: int = 64
+n_embd = _width * 2
+n_layer, n_head = 2, (4)
+n_layer += 1
+learning_rate = 1e-3 if n_layer > 2 and not _width < 3 else -0.1
+out_dir = f"out-{n_layer}"
+text = ["a.txt"]
+bias = False
+'the end'
+"""
+    assert read_arguments(TrainSettings, [config(text)])[1] == ["a.txt"]
+    for file in sorted((Path(__file__).parents[1] / "config").rglob("*.py")):
+        read_arguments(TrainSettings, [str(file)])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for settings_class in SETTINGS.values():
+        with pytest.raises(SystemExit) as ended:
+            read_arguments(settings_class, ["--version"])
+        assert not ended.value.code
+        assert re.fullmatch(r"kqv \S+, torch \S+, Python [\d.]+\S*\n", capsys.readouterr().out)
 
 
 # --- properties: any option, any value ------------------------------------------------------------------------------
@@ -301,7 +449,7 @@ def test_any_text_as_a_value_is_taken_or_refused_in_one_line(name: str, text: st
 @settings(max_examples=200)
 @given(st.lists(st.text() | st.text().map("--{}".format) | st.sampled_from(["--interactive", "--top_k", "--stop", "--start"])))
 def test_any_words_at_all_are_taken_or_refused(words: list[str]) -> None:
-    words = [word for word in words if word not in ("-h", "--help") and not word.endswith(".py")]
+    words = [word for word in words if word not in ("-h", "--help", "--version") and not word.endswith(".py")]
     try:
         options, texts = read_arguments(SampleSettings, words)
         assert set(options) <= set(get_type_hints(SampleSettings)) and set(texts) <= set(words)

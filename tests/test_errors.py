@@ -42,6 +42,10 @@ def main(arguments):
         case ["torch"]: raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
         case ["package"]: import safetensor_s.torch
         case ["our package"]: import kqv.nothing
+        case ["too large"]: raise RuntimeError("Storage size calculation overflowed with sizes=[1000000000000, 1000000000000]")
+        case ["compiler"]:
+            failed = type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
+            raise failed("CppCompileError: C++ compile error\n\nCommand:\ng++ x.cpp\nx.cpp:1: error: no Python.h\n1 error")
         case ["bug"]: raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
         case ["other bug"]: return 1 / 0
 
@@ -73,6 +77,8 @@ def run(script: Path, *arguments: str, **options: Any) -> subprocess.CompletedPr
         ("cpu memory", 1, ["out of memory", "--batch_size"]),
         ("torch", 1, ["out of memory", "ulimit -v"]),
         ("package", 1, ["safetensor_s is missing", "pip install -r requirements.txt"]),
+        ("too large", 1, ["out of memory", "--batch_size"]),
+        ("compiler", 1, ["could not be compiled (x.cpp:1: error: no Python.h)", "--compile=False"]),
     ],
 )
 def test_an_expected_error_is_one_line_and_a_status(script: Path, argument: str, status: int, parts: list[str]) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,18 @@ def test_a_step_that_memory_cannot_hold_is_refused_unless_processes_share_it(ref
     with refused("21 GB of memory", "--batch_size"):
         check_memory(long, 50304, machine, windows=64)
     check_memory(long, 50304, machine, windows=16)
+    measured = replace(large, eval_only=True, n_layer=large.n_layer * 2)  # without gradients and moments
+    check_memory(measured, 50304, machine, windows=1)
+    with refused("this model takes more than"):
+        check_memory(replace(measured, n_layer=large.n_layer * 8), 50304, machine, windows=1)
+
+
+def test_a_missing_compiler_is_said_before_the_run(monkeypatch, refused):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        with refused("compile=True needs", "leave out --compile"):
+            hardware.check_compiler(torch.device(device))
 
 
 @pytest.mark.parametrize("name", ["mps", "cuda:1"])

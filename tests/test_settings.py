@@ -32,6 +32,41 @@ def test_an_impossible_setting_is_refused_by_name(name: str, wrong: Any, nearest
     check_training(TrainSettings(**{name: nearest_right}))
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "muon_learning_rate", "min_lr"])
+@pytest.mark.parametrize("rate", [1.1, 1e9, 1e300])
+def test_a_rate_with_which_nothing_is_learnt_is_refused_with_one_that_works(name: str, rate: float, refused: Callable) -> None:
+    usual = getattr(TrainSettings(), name)
+    with refused(f"{name}={rate}", f"--{name}={usual}"):
+        check_training(TrainSettings(**{name: rate}))
+    check_training(TrainSettings(**{name: usual}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_layer": 1_000_000}, {"n_embd": 2**40, "n_head": 1}, {"n_head": 2**40, "n_embd": 2**41}, {"batch_size": 10**12},
+        {"block_size": 10**12}, {"max_iters": 10**5000}, {"sample_chars": 10**5000}, {"lr_decay_iters": 10**5000},
+    ],
+    ids=lambda options: " ".join(options),
+)  # fmt: skip
+def test_a_size_that_no_machine_has_is_refused_at_once(options: dict[str, int], refused: Callable) -> None:
+    for dry_run in (False, True):
+        with refused(next(iter(options))):
+            check_training(TrainSettings(**options, dry_run=dry_run))
+
+
+@pytest.mark.parametrize("name", ["out_dir", "dataset", "init_from"])
+def test_an_empty_name_does_not_mean_this_folder(name: str, refused: Callable) -> None:
+    with refused(f"{name}= is empty"):
+        check_training(TrainSettings(**{name: ""}))
+
+
+@pytest.mark.parametrize(("written", "meant"), [("resum", "resume"), ("gtp2", "gpt2"), ("scrach", "scratch")])
+def test_a_slip_in_what_to_start_from_is_named(written: str, meant: str, refused: Callable) -> None:
+    with refused(f"did you mean {meant}?"):
+        check_training(TrainSettings(init_from=written))
+
+
 def test_the_defaults_are_possible() -> None:
     check_training(TrainSettings())
     check_sampling(SampleSettings())

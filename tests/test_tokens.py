@@ -31,13 +31,13 @@ def test_a_token_file_that_cannot_be_used_is_refused_by_name(tmp_path: Path, ref
     with refused(str(path), "missing", "prepare.py"):
         open_tokens(path, 65, 4)
     path.write_bytes(b"")
-    with refused("too short", "train part has 0 tokens"):
+    with refused("too short", "training split has 0 tokens", "take a longer text"):
         open_tokens(path, 65, 4)
     path.write_bytes(b"abc")
     with refused(str(path), "damaged", "3 bytes"):
         open_tokens(path, 65, 4)
     TOKENS[:10].tofile(path)
-    with refused("too short", "train part has 10 tokens", "block_size + 1 = 11", "--block_size"):
+    with refused("too short", "training split has 10 tokens", "block_size + 1 = 11", "--block_size=9"):
         open_tokens(path, 65, 10)
     assert len(open_tokens(path, 65, 9)) == 10
 

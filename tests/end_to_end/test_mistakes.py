@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shlex
 import shutil
 import zipfile
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from shell import TINY, metrics
+from shell import TINY, TINY_SETTINGS, metrics
 
+from kqv import __version__
 from kqv.checkpoint import load_checkpoint
 
 
@@ -42,6 +44,23 @@ WRONG_OPTIONS = {
     "sample.py --repetition_penalty=1e39": ["repetition_penalty", "100"],
     "sample.py --top_p=0": ["top_p", "--top_k=1"],
     "sample.py 'Once upon'": ["--start='Once upon'"],
+    "train.py --learning_rate=1e9": ["learning_rate=1000000000.0", "--learning_rate=0.02"],
+    "train.py --n_layer=1000000": ["n_layer=1000000", "1 to 1,000"],
+    "train.py --n_layer=1000000 --dry_run=True": ["n_layer=1000000", "1 to 1,000"],
+    "train.py --compile=novel.txt": ["compile takes auto, True or False"],
+    "train.py --lr=1e-3": ["did you mean learning_rate?"],
+    "train.py --data_dir=data/mine": ["train.py novel.txt", "--dataset=NAME"],
+    "train.py --resume": ["write --init_from=resume"],
+    "train.py --tokenizer=chars": ["did you mean char? (all: char, bytes"],
+    "train.py ''": ["the name of a text is empty"],
+    "sample.py --prompt=Once": ["did you mean start?"],
+    "sample.py --max_tokens=5": ["did you mean max_new_tokens?"],
+    "sample.py config": ["--out_dir=config"],
+    "sample.py train.py": ["train.py", "sets no option", "--start=FILE:train.py"],
+    "explain.py data/shakespeare_char/differences.json": ["--text=FILE:data/shakespeare_char/differences.json"],
+    "export.py out/ckpt.pt": ["--out_dir=out/ckpt.pt"],
+    "compare.py --seed=1 sample.py": ["sample.py", "sets no option", "--text=sample.py"],
+    "bench.py --input=novel.txt": ["--input", "--help"],
 }
 
 
@@ -65,6 +84,60 @@ def test_a_mistake_in_a_config_file_is_named_with_the_file(shell, tmp_path, line
     config.write_text(f"# my settings\n{line}\n")
     done = shell.run("train.py", config)
     assert_one_line(done, str(config), *WRONG_LINES[line])
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "explain.py", "compare.py", "export.py", "bench.py"])
+def test_each_script_says_its_version(shell, script):
+    done = shell.run(script, "--version")
+    assert done.status == 0 and done.stderr == ""
+    assert re.fullmatch(rf"kqv {re.escape(__version__)}, torch {re.escape(torch.__version__)}, Python 3\.\S+\n", done.stdout)
+
+
+# --- a program is not a config
+
+
+def test_a_program_is_not_run_as_a_config_and_can_be_trained_on(shell, tmp_path):
+    program, proof = tmp_path / "mycode.py", tmp_path / "proof"
+    lines = "".join(f"value_{number} = {number} * {number}\n" for number in range(60))
+    program.write_text(f"open({str(proof)!r}, 'w')\n{lines}")
+    done = shell.run("train.py", program, TINY, f"--out_dir={tmp_path / 'out'}")
+    assert_one_line(done, "mycode.py sets no option of train.py", "was not run", f"--text={program}")
+
+    done = shell.run("train.py", f"--text={program}", TINY, f"--out_dir={tmp_path / 'out'}")
+    assert done.status == 0, done.stderr
+    assert not proof.exists() and "mycode" in done.stderr
+    kept = load_checkpoint(tmp_path / "out" / "last.pt")["config"]
+    assert "text" not in kept and str(program) not in kept.values()
+    program.unlink()  # a resume reads what was made of it
+    done = shell.run("train.py", "--init_from=resume", "--max_iters=22", f"--out_dir={tmp_path / 'out'}")
+    assert done.status == 0, done.stderr
+
+
+def test_a_config_that_does_more_than_set_options_is_told_so_before_it_runs(shell, text, tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text("# mine\nmax_iters = 1\nimport sys\nprint('it runs', file=sys.stderr)\n")
+    done = shell.run("train.py", text, TINY, config, f"--out_dir={tmp_path / 'out'}")
+    assert done.status == 0
+    told = f"{config} does more than set options (line 3: import sys): it is run as Python"
+    assert done.stderr.splitlines()[:2] == [told, "it runs"]
+    assert "more than set options" not in shell.run("train.py", text, TINY, "--dry_run=True", "--rate=1").stderr
+
+
+def test_a_comparison_reads_a_named_text_and_those_of_its_configs(shell, text, tmp_path):
+    program = tmp_path / "code.py"
+    program.write_text("def double(x):\n    return 2 * x\n" * 60)
+    for name, line in {"one": "", "two": f"text = {str(text)!r}\n"}.items():
+        (tmp_path / f"{name}.py").write_text(TINY_SETTINGS + "max_iters = 2\n" + line)
+    configs, out = [tmp_path / "one.py", tmp_path / "two.py"], tmp_path / "out"
+    done = shell.run("compare.py", configs[0], f"--text={program}", f"--out_dir={out}")
+    assert done.status == 0, done.stderr
+    done = shell.run("compare.py", configs[1], f"--out_dir={out}")
+    assert done.status == 0, done.stderr
+    datasets = [re.search("^dataset = '(.*)'$", path.read_text(), re.MULTILINE)[1] for path in out.glob("runs/*/config.py")]
+    assert sorted(name.rpartition("-")[0] for name in datasets) == ["cache/animals", "cache/code"]
+    # the command's text is laid over the config's: the same run as the first
+    done = shell.run("compare.py", configs[1], f"--text={program}", f"--out_dir={out}")
+    assert done.status == 0 and len(list(out.glob("runs/*"))) == 2, done.stderr
 
 
 def test_text_that_lacks_quotes_in_a_config_file_is_not_told_to_leave_them_out(shell, tmp_path):
@@ -98,12 +171,20 @@ def texts(tmp_path_factory):
 
 UNTRAINABLE = {
     "TEXTS/empty.txt": ["empty.txt", "the text is empty"],
-    "TEXTS/short.txt": ["short", "the text is too short", "--block_size"],
+    "TEXTS/short.txt": ["the text is too short: its training split has 9", "take a longer text", "--block_size=8"],
+    "TEXTS/short.txt --block_size=8": ["its validation split has 1", "take a longer text"],
     "TEXTS/latin.txt": ["latin.txt", "0xE9", "offset 5", "--encoding"],
     "TEXTS/latin.txt --encoding=utf-16": ["latin.txt", "utf-16"],
     "TEXTS/nowhere.txt": ["nowhere.txt", "no such file"],
     "TEXTS/no_texts": ["no_texts", "no .txt, .jsonl or .parquet files"],
     "-n_layer=3": ["write --n_layer=3"],
+    "https://example.org/books/novel.txt": ["nothing is downloaded", "curl -Lo novel.txt https://", "python train.py novel.txt"],
+    "TEXTS/grek.txt": ["grek.txt", "did you mean", "greek.txt?"],
+    "--text=~/novel.txt": ["no such file or folder: ~/novel.txt", "without the ~"],
+    "TRAINED": ["is a checkpoint, not a text", "--init_from="],
+    "GOOD --n_embd=1048576 --n_layer=1000": ["GB of memory", "lower --n_embd"],
+    "GOOD --n_embd=1048576 --n_layer=1000 --eval_only=True": ["this model takes more than", "lower --n_embd"],
+    "GOOD --out_dir=": ["out_dir= is empty"],
     "--dataset=nowhere": ["nowhere", "shakespeare_char"],
     "GOOD --device=banana": ["banana", "--device=cpu"],
     "GOOD --device=meta": ["meta", "--device=cpu"],
@@ -144,7 +225,7 @@ def test_a_missing_optional_package_is_named_and_the_earlier_run_stays(shell, te
     folder = tmp_path / "run"
     shutil.copytree(trained.folder, folder)
     what, package = OPTIONAL[option]
-    hide = f"import importlib.util as _util\n_util.find_spec = lambda name: name != {package!r}\n"
+    hide = f"seed = 1337\nimport importlib.util as _util\n_util.find_spec = lambda name: name != {package!r}\n"
     (tmp_path / "hide.py").write_text(hide)  # a config is Python: this one makes the package look missing
     done = shell.run("train.py", text, TINY, tmp_path / "hide.py", option, f"--out_dir={folder}")
     assert done.status == 2

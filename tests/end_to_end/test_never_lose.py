@@ -324,7 +324,7 @@ def test_a_run_with_spikes_that_is_stopped_among_them_ends_as_the_undisturbed_on
 
 
 def test_rates_that_ruin_a_model_end_in_one_line(shell, text, tmp_path):
-    rates = ("--learning_rate=1e30", "--muon_learning_rate=1e30", "--decay_lr=False", "--warmup_iters=0")
+    rates = ("--learning_rate=1", "--muon_learning_rate=1", "--weight_decay=1e6", "--decay_lr=False", "--warmup_iters=0")
     done = shell.run("train.py", text, TINY, "--max_iters=200", *rates, f"--out_dir={tmp_path}")
     assert done.status == 1 and "Traceback" not in done.stderr
     assert "diverged" in done.stderr.splitlines()[-1]
