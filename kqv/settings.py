@@ -121,6 +121,9 @@ class TrainSettings(MachineSettings):
     """how many characters back attention reaches, itself included; 0 for all"""
     tie_weights: bool = False
     """one matrix for the embedding and the output head"""
+    weight_init: Literal["zero_residual", "gpt2"] = "zero_residual"
+    """first weights: zero_residual is N(0, 1/inputs), and 0 where they write into the residual
+    stream; gpt2 is N(0, 0.02^2), divided by sqrt(2 n_layer) there"""
 
     # several processes, started with torchrun
     backend: Literal["auto", "gloo", "nccl"] = "auto"
