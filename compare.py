@@ -25,7 +25,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kqv.arguments import read_arguments, shell_command
+from kqv.arguments import read_arguments, shell_command, take_nanogpt_defaults
 from kqv.browser import show
 from kqv.comparing import FACTS, Configuration, Run, docstring, loss_table
 from kqv.errors import MachineError, UserError, run_script
@@ -34,7 +34,14 @@ from kqv.folder import occupy
 from kqv.measure import HERE, processor
 from kqv.report import write_report
 from kqv.runlog import Bar, read_metrics
-from kqv.settings import CompareSettings, SampleSettings, TrainSettings, check_comparing, check_training
+from kqv.settings import (
+    CompareSettings,
+    SampleSettings,
+    TrainSettings,
+    check_comparing,
+    check_training,
+    training_settings,
+)
 from kqv.signals import end_by_exception, stop_signals
 
 LOG = "log.txt"  # what train.py said, in the folder of a run
@@ -111,14 +118,19 @@ def read_configuration(path: str, over: dict[str, Any]) -> Configuration:
     Raises UserError naming it if no run can have such settings.
     """
     own, _ = read_arguments(TrainSettings, [path])
-    settings = TrainSettings(**{**own, **over})
+    together = {**own, **over}
+    if remark := take_nanogpt_defaults([path], together):
+        print(remark, file=sys.stderr)
+    settings = training_settings(together)
     try:
         check_training(settings)
         if settings.init_from != "scratch" or settings.eval_only or settings.dry_run:
             raise UserError("what is compared is trained from scratch: leave init_from, eval_only and dry_run out")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    changes = {name: getattr(settings, name) for name in own if name not in (*OWN, *ASIDE)}
+    # What the file says, and `like` where its signs say that it is nanoGPT's.
+    its_own = [name for name in together if name in own or name not in over]
+    changes = {name: getattr(settings, name) for name in its_own if name not in (*OWN, *ASIDE)}
     return Configuration(Path(path).stem, docstring(Path(path)), changes, settings)
 
 
@@ -191,8 +203,11 @@ def train(run: Run, stop: Sequence[int], show: Callable[[dict[str, Any]], None])
     else:
         # A file of its own, for the configuration may be edited while others are trained.
         words = [str(run.folder / "config.py")]
-        defaults, options = TrainSettings(), asdict(run.settings)
-        changed = {name: value for name, value in options.items() if name != "out_dir" and value != getattr(defaults, name)}
+        options = {name: value for name, value in asdict(run.settings).items() if name != "out_dir"}
+        like = {"like": options["like"]}  # always written: the file could be taken for nanoGPT's
+        defaults = vars(training_settings(like))
+        changed = {name: value for name, value in options.items() if value != defaults[name]}
+        changed |= like
         with replacing(run.folder / "config.py") as file:
             file.writelines(f"{name} = {value!r}\n".encode() for name, value in changed.items())
     command = [sys.executable, str(HERE / "train.py"), *words, f"--out_dir={run.folder}"]

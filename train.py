@@ -23,11 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kqv.arguments import check_types, read_arguments, shell_command
+from kqv.arguments import check_types, read_arguments, shell_command, take_nanogpt_defaults
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
 from kqv.processes import Processes, as_number
-from kqv.settings import SampleSettings, TrainSettings, check_training
+from kqv.settings import SampleSettings, TrainSettings, check_training, training_settings
 from kqv.signals import end_by_exception, stop_signals
 from kqv.vocabularies import check_name
 
@@ -47,7 +47,9 @@ def main(arguments: list[str]) -> int:
 def train(arguments: list[str], processes: Processes) -> int:
     """From text to checkpoint. Returns the exit status."""
     given, words = read_arguments(TrainSettings, arguments, "[TEXT ...] [CONFIG.py ...]")
-    settings = TrainSettings(**given)
+    if (remark := take_nanogpt_defaults(arguments, given)) and processes.first:
+        print(remark, file=sys.stderr)
+    settings = training_settings(given)
     check_training(settings)
     if settings.init_from == "scratch":  # a checkpoint brings its own
         check_name(settings.tokenizer)
@@ -84,11 +86,11 @@ def train(arguments: list[str], processes: Processes) -> int:
     end_by_exception()
     processes.join(settings.backend)
 
-    # The defaults are a recipe for a CPU: a GPU has its own, unless one is named.
-    recipe_named = any(word.endswith(".py") for word in arguments)
+    # The defaults are a recipe for a CPU: a GPU has its own, unless a recipe or nanoGPT is named.
+    recipe_named = settings.like == "nanogpt" or any(word.endswith(".py") for word in arguments)
     if settings.init_from == "scratch" and not recipe_named and choose_machine(settings).device.type == "cuda":
         given = {**read_arguments(TrainSettings, [str(GPU_RECIPE)])[0], **given}
-        settings = TrainSettings(**given)
+        settings = training_settings(given)
         check_training(settings)
 
     # What to start from: nothing, the run in out_dir, or the weights of another checkpoint. The first process reads it for all.
@@ -127,6 +129,17 @@ def train(arguments: list[str], processes: Processes) -> int:
         return 0
 
     # The text, as token ids.
+    if checkpoint and checkpoint.get("nanogpt") and not words and "dataset" not in given:
+        name = settings.dataset
+        remark = f"{path} was trained on {name}: its train.bin and val.bin are used"
+        if not checkpoint["data"]:
+            remark = (
+                f"no train.bin and val.bin in nanoGPT's data/{name} beside {path}: "
+                f"kqv's data/{name} is used"
+            )
+        if processes.first:
+            print(remark, file=sys.stderr)
+
     def open_text() -> Dataset:
         if words:
             return open_texts(words, settings.encoding, tokenizer or settings.tokenizer, settings.text_field)
@@ -378,6 +391,8 @@ def follow_checkpoint(
     known = {field.name for field in fields(TrainSettings)}
     before = {name: value for name, value in checkpoint.get("config", {}).items() if name in known}
     check_types(TrainSettings, before, path)
+    if checkpoint.get("data"):  # nanoGPT's, beside its checkpoint
+        before["dataset"] = checkpoint["data"]
     if settings.init_from == "resume":
         before |= {"out_dir": settings.out_dir, "eval_only": False}  # these belong to the command, not to the run
         settings = TrainSettings(**{**before, **given})

@@ -26,6 +26,21 @@ from typing import Any, get_origin, get_type_hints
 import tyro  # a dataclass in, `--help`, conversions and choices out; small, typed, imports in 60 ms
 
 from kqv.errors import UserError
+from kqv.settings import NANOGPT, NANOGPT_FIXED
+
+SYNONYMS = {"defaults": "like"}  # in a config file `defaults = "nanogpt"` reads better
+
+# A config file that sets two of these is nanoGPT's: they are what its files set and what a tweak of
+# kqv's seldom does. Each of its files sets wandb_log; kqv needs no lr_decay_iters.
+NANOGPT_SIGNS = (
+    "wandb_log", "eval_only", "always_save_checkpoint", "decay_lr", "lr_decay_iters", "min_lr"
+)  # fmt: skip
+
+# Options of the model and the optimizer that nanoGPT lacks: who sets one means kqv's.
+FAMILY = (
+    *NANOGPT_FIXED, "rope_base", "mlp_width", "attention_scale", "attention_score", "mask",
+    "window", "muon_learning_rate", "muon_momentum", "cooldown",
+)  # fmt: skip
 
 _CONFIG = (tyro.conf.FlagConversionOff,)
 
@@ -50,6 +65,7 @@ def read_arguments(settings_class: type, arguments: Sequence[str], positional: s
         elif word.startswith("--"):
             name, has_value, text = word[2:].partition("=")
             name = name.replace("-", "_")
+            name = SYNONYMS.get(name, name)
             _check_name(settings_class, name, where=word)
             if not has_value:
                 text = _separate_value(settings_class, name, queue)
@@ -73,6 +89,41 @@ def read_settings(settings_class: type, arguments: Sequence[str], instead: str) 
     if words:
         raise UserError(f"{words[0]!r} is neither an option nor a config file: {instead.format(words[0])}")
     return settings_class(**given), given
+
+
+def take_nanogpt_defaults(arguments: Sequence[str], given: dict[str, Any]) -> str:
+    """Add like=nanogpt to `given` if a config file among the arguments is nanoGPT's, which relies
+    on nanoGPT's defaults. Returns the line that says so, or "".
+
+    Not where `like` was given, nor where another file or option sets a model or optimizer that
+    nanoGPT lacks. A resumed run takes all settings from its checkpoint.
+    """
+    files = [word for word in arguments if word.endswith(".py") and not word.startswith("--")]
+    signs = {file: _nanogpt_signs(Path(file)) for file in files}
+    path = next((file for file in files if signs[file]), None)
+    if path is None or "like" in given or given.get("init_from") == "resume":
+        return ""
+    reason = (
+        f"{path} is a config file of nanoGPT's (it sets {', '.join(signs[path])}, "
+        f"and nothing that nanoGPT lacks)"
+    )
+    if ours := [name for name in given if name in FAMILY]:
+        return (
+            f"{reason}, but {ours[0]} is an option of kqv's: kqv's defaults are taken; "
+            f"for nanoGPT's add --like=nanogpt"
+        )
+    given["like"] = "nanogpt"
+    return f"{reason}: nanoGPT's defaults are taken; for kqv's add --like=kqv"
+
+
+def _nanogpt_signs(path: Path) -> list[str]:
+    """The signs that a config file is nanoGPT's; none if it sets anything that nanoGPT lacks."""
+    try:
+        assigned = {name for name in _assigned(path) if not name.startswith("_")}
+    except (OSError, SyntaxError, ValueError):  # the value of an option, and no config file
+        return []
+    signs = [name for name in NANOGPT_SIGNS if name in assigned]
+    return signs if len(signs) > 1 and assigned <= NANOGPT.keys() else []
 
 
 def check_types(settings_class: type, options: dict[str, Any], path: Path) -> None:
@@ -163,17 +214,23 @@ def _read_config(settings_class: type, path: Path) -> dict[str, Any]:
         line = error.lineno if isinstance(error, SyntaxError) else _last_line(error, path)
         raise UserError(f"config file {path}, line {line}: {type(error).__name__}: {error}") from None
     # What the file imports (`from math import pi`) is there to make the values; what it assigns must be an option.
-    names = (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Name))
-    assigned = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    assigned = _assigned(path)
     options: dict[str, Any] = {}
     known = {field.name for field in fields(settings_class)}
     for name, value in namespace.items():
         own = name in assigned and not name.startswith("_")
+        name = SYNONYMS.get(name, name)
         if name in known or (own and isinstance(value, int | float | str | tuple | list)):
             where = f"config file {path}: {name} = {value!r}"
             _check_name(settings_class, name, where)
             options[name] = _config_value(settings_class, name, value, where)
     return options
+
+
+def _assigned(path: Path) -> set[str]:
+    """The names that a config file assigns, by its syntax tree: the file is not run."""
+    names = (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
 
 def _config_value(settings_class: type, name: str, value: Any, where: str) -> Any:

@@ -16,6 +16,25 @@ LARGEST_SEED = 2**62  # generators take 64 bits, and training adds the step
 LARGEST_SIZE = 2**40  # as in model.py
 LARGEST_RATE, LARGEST_DECAY = 1e30, 1e6  # their product is still a number in 32 bits
 
+# nanoGPT's options and their defaults, from its train.py of 2025. Only the last line differs: it is
+# cuda, bfloat16, True and nccl there. `auto` takes these on such a machine, elsewhere what works.
+NANOGPT: dict[str, Any] = dict(
+    out_dir="out", eval_interval=2000, log_interval=1, eval_iters=200, eval_only=False,
+    always_save_checkpoint=True, init_from="scratch",
+    wandb_log=False, wandb_project="owt", wandb_run_name="gpt2",
+    dataset="openwebtext", gradient_accumulation_steps=5 * 8, batch_size=12, block_size=1024,
+    n_layer=12, n_head=12, n_embd=768, dropout=0.0, bias=False,
+    learning_rate=6e-4, max_iters=600_000, weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0,
+    decay_lr=True, warmup_iters=2000, lr_decay_iters=600_000, min_lr=6e-5,
+    device="auto", dtype="auto", compile="auto", backend="auto",
+)  # fmt: skip
+
+# What nanoGPT has no option for: this is what it is. (The model's part is GPT2 in model.py.)
+NANOGPT_FIXED: dict[str, Any] = dict(
+    position="learned", norm="layernorm", mlp="gelu", qk_norm=False, tie_weights=True,
+    weight_init="gpt2", optimizer="adamw", lr_schedule="cosine",
+)  # fmt: skip
+
 
 @dataclass
 class MachineSettings:
@@ -53,6 +72,9 @@ class TrainSettings(MachineSettings):
     init_from: str = "scratch"
     """scratch, resume (go on with the run in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a checkpoint or a folder of
     a Hugging Face model to start from (fine-tuning)"""
+    like: Literal["kqv", "nanogpt"] = "kqv"
+    """the defaults for all that is not given: those shown here, or nanoGPT's (OpenWebText, GPT-2's
+    shape and first weights, AdamW, cosine schedule). A config file may call it defaults"""
     max_iters: int = 1000
     """training steps"""
     eval_interval: int = 200
@@ -268,6 +290,12 @@ class ExportSettings:
     model.safetensors or model.pt"""
     dtype: Literal["f32", "f16", "q8_0"] = "f32"
     """gguf: the numbers of the matrices, of 32, 16 or 8 bits"""
+
+
+def training_settings(given: dict[str, Any]) -> TrainSettings:
+    """The settings of a run: what was given, over the defaults that `like` names."""
+    defaults = {**NANOGPT, **NANOGPT_FIXED} if given.get("like") == "nanogpt" else {}
+    return TrainSettings(**{**defaults, **given})
 
 
 def check_training(settings: TrainSettings) -> None:
