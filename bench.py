@@ -2,7 +2,7 @@
 
     python bench.py train --nanogpt=DIR           tokens/s and memory of the same models on the same batches
     python bench.py time-to-loss --nanogpt=DIR    from the shell to a loss, whole process
-    python bench.py likeness --nanogpt=DIR        the same losses from nanoGPT's config file, step for step
+    python bench.py likeness --nanogpt=DIR        the losses of nanoGPT's config file in both
     python bench.py sample --nanogpt=DIR          characters/s; time a character as the context grows
     python bench.py prepare --nanogpt=DIR         text to token ids
     python bench.py attention                     tokens/s as the block grows, softmax and linear attention
@@ -50,8 +50,8 @@ GPT2_CONFIG = str(HERE / "config" / "train_shakespeare_char.py")  # nanoGPT's mo
 
 # The options of nanoGPT's README for training on a laptop.
 LAPTOP: dict[str, Any] = dict(
-    device="cpu", compile=False, eval_iters=20, log_interval=1, block_size=64, batch_size=12, n_layer=4, n_head=4,
-    n_embd=128, max_iters=2000, lr_decay_iters=2000, dropout=0.0,
+    device="cpu", compile=False, eval_iters=20, log_interval=1, block_size=64, batch_size=12,
+    n_layer=4, n_head=4, n_embd=128, max_iters=2000, lr_decay_iters=2000, dropout=0.0,
 )  # fmt: skip
 
 # nanoGPT's train.py with a seed of our choice, and each of its checkpoints in a file of its own.
@@ -66,7 +66,8 @@ runpy.run_path("train.py", run_name="__main__")
 
 @dataclass
 class BenchSettings:
-    """Measure kqv beside its peers. WHAT is train, time-to-loss, likeness, sample, prepare, attention, start, scale or safety."""
+    """Measure kqv beside its peers. WHAT is train, time-to-loss, likeness, sample, prepare,
+    attention, start, scale or safety."""
 
     nanogpt: str = ""
     """folder of a nanoGPT checkout, its data/shakespeare_char prepared"""
@@ -146,7 +147,8 @@ def bench_time_to_loss(settings: BenchSettings, scratch: Path) -> list[Row]:
     """From the shell to a validation loss at block 64, whole process: our recipe, and nanoGPT's for a laptop to its end."""
     losses: dict[str, list[float]] = {"kqv": []}
     ours = [*python("train.py"), *options(max_iters=settings.max_iters, out_dir=scratch / "kqv")]
-    theirs = [sys.executable, "train.py", "config/train_shakespeare_char.py", *options(LAPTOP, out_dir=scratch / "nano")]
+    recipe = "config/train_shakespeare_char.py"
+    theirs = [sys.executable, "train.py", recipe, *options(LAPTOP, out_dir=scratch / "nano")]
 
     def kqv() -> float:
         finished = process(ours)

@@ -100,20 +100,22 @@ def test_a_model_goes_to_nanogpt_and_comes_back(shell, gpt2, tmp_path):
 # --- nanoGPT: its checkpoints on its data, its config files on its defaults -----------------------
 
 NANOGPT_RUN = dict(
-    dataset="from_nanogpt", device="cuda", learning_rate=1e-2, max_iters=60, batch_size=8, min_lr=1e-3,
-    lr_decay_iters=60, warmup_iters=0, eval_interval=50, eval_iters=5, out_dir="out", backend="nccl",
+    dataset="from_nanogpt", device="cuda", backend="nccl", out_dir="out", batch_size=8,
+    learning_rate=1e-2, min_lr=1e-3, max_iters=60, lr_decay_iters=60, warmup_iters=0,
+    eval_interval=50, eval_iters=5,
 )  # fmt: skip
 HERE = ("--sample_chars=0", "--device=cpu")
 
 
 def nanogpt_run(nanogpt, data):
-    """A run of 10 steps as nanoGPT leaves it in nanogpt/out, its text as ids in the folder `data`."""
+    """A run of 10 steps as nanoGPT leaves it in nanogpt/out, the ids of its text in `data`."""
     characters = "".join(sorted(set(easy_text())))
-    sizes = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, bias=False, vocab_size=len(characters))
+    size = len(characters)
+    sizes = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, bias=False, vocab_size=size)
     shapes = {
-        "wte": (len(characters), 16), "wpe": (16, 16), "h.0.ln_1": (16,), "h.0.attn.c_attn": (48, 16),
-        "h.0.attn.c_proj": (16, 16), "h.0.ln_2": (16,), "h.0.mlp.c_fc": (64, 16), "h.0.mlp.c_proj": (16, 64),
-        "ln_f": (16,),
+        "wte": (size, 16), "wpe": (16, 16), "h.0.ln_1": (16,), "h.0.attn.c_attn": (48, 16),
+        "h.0.attn.c_proj": (16, 16), "h.0.ln_2": (16,), "h.0.mlp.c_fc": (64, 16),
+        "h.0.mlp.c_proj": (16, 64), "ln_f": (16,),
     }  # fmt: skip
     torch.manual_seed(0)
     weights = {
@@ -126,8 +128,10 @@ def nanogpt_run(nanogpt, data):
         optimizer.step()
     model = {name: weight.detach() for name, weight in weights.items()}
     model["lm_head.weight"] = model["transformer.wte.weight"]
-    state = {"model": model, "model_args": {**sizes, "dropout": 0.0}, "optimizer": optimizer.state_dict()}
-    state |= {"iter_num": 10, "best_val_loss": torch.tensor(9.0), "config": NANOGPT_RUN}
+    state = {
+        "model": model, "model_args": {**sizes, "dropout": 0.0}, "iter_num": 10,
+        "optimizer": optimizer.state_dict(), "best_val_loss": torch.tensor(9.0), "config": NANOGPT_RUN,
+    }  # fmt: skip
     out = nanogpt / "out"
     out.mkdir(parents=True)
     torch.save(state, out / "ckpt.pt")
@@ -205,9 +209,11 @@ def test_a_config_file_of_nanogpt_s_trains_nanogpt_s_model(shell, text, tmp_path
     assert rates[:2] == [pytest.approx(0.5e-2), pytest.approx(1e-2)]  # warm-up, then a cosine
     assert rates[2] == pytest.approx(1e-3 + 0.5 * (1 + math.cos(math.pi / 3)) * 9e-3)
 
-    done = shell.run("train.py", text, config, "--init_from=resume", f"--out_dir={out}", *HERE, "--n_layer=1", "--max_iters=5")
+    resume = ("--init_from=resume", f"--out_dir={out}", "--n_layer=1", "--max_iters=5")
+    done = shell.run("train.py", text, config, *resume, *HERE)
     assert done.status == 0 and "is a config file" not in done.stderr, done.stderr
-    done = shell.run("train.py", text, config, "--like=kqv", f"--out_dir={tmp_path / 'ours'}", *HERE)
+    ours = ("--like=kqv", f"--out_dir={tmp_path / 'ours'}")
+    done = shell.run("train.py", text, config, *ours, *HERE)
     assert done.status == 0 and "is a config file" not in done.stderr, done.stderr
     assert load_checkpoint(tmp_path / "ours" / "last.pt")["config"]["optimizer"] == "muon"
 
@@ -217,20 +223,24 @@ def test_a_config_that_tunes_gpt2_does_as_in_nanogpt(shell, text, gpt2, tmp_path
     there = export(shell, gpt2, f"--to={tmp_path / 'there'}")
     tune, measure = tmp_path / "finetune.py", tmp_path / "eval.py"
     tune.write_text(
-        "import time\n\nout_dir = 'out-tuned'\neval_interval = 5\neval_iters = 40\nwandb_log = False\n"
+        "import time\n\nout_dir = 'out-tuned'\neval_interval = 5\neval_iters = 40\n"
+        "wandb_log = False\n"
         f"wandb_run_name = 'ft-' + str(time.time())\ninit_from = {there!r}\n"
         "always_save_checkpoint = False\nbatch_size = 1\ngradient_accumulation_steps = 32\n"
         "max_iters = 2\nlog_interval = 1\nlearning_rate = 3e-5\ndecay_lr = False\n"
     )
     measure.write_text(
-        f"batch_size = 8\neval_iters = 500\neval_only = True\nwandb_log = False\ninit_from = {there!r}\n"
+        "batch_size = 8\neval_iters = 500\neval_only = True\nwandb_log = False\n"
+        f"init_from = {there!r}\n"
     )
     done = shell.run("train.py", text, tune, f"--out_dir={tmp_path / 'tuned'}", *HERE)
     assert done.status == 0 and "nanoGPT's defaults are taken" in done.stderr, done.stderr
     checkpoint = load_checkpoint(tmp_path / "tuned" / "last.pt")
     settings, shape = checkpoint["config"], checkpoint["model_args"]
-    assert (settings["optimizer"], settings["weight_decay"], settings["beta2"]) == ("adamw", 0.1, 0.95)
-    assert (shape["n_layer"], shape["n_embd"], shape["block_size"]) == (1, 16, 16)  # the model's own
+    assert settings["optimizer"] == "adamw"
+    assert (settings["weight_decay"], settings["beta2"]) == (0.1, 0.95)
+    sizes = (shape["n_layer"], shape["n_embd"], shape["block_size"])
+    assert sizes == (1, 16, 16)  # the model's own
     lines = metrics(tmp_path / "tuned")
     assert {line["learning_rate"] for line in lines if "learning_rate" in line} == {3e-5}
     assert lines[0]["val_loss"] < 1.0  # it begins with what it knew
@@ -247,13 +257,14 @@ def test_nanogpt_s_recipe_is_planned_and_compared(shell, text, tmp_path):
     for part in ("124,373,760", "50,304 ids (50,257 of gpt2)", "491,520 a step", "adamw"):
         assert part in done.stdout
     config, tiny = tmp_path / "small.py", "n_layer = 3\nn_head = 2\nn_embd = 16\nblock_size = 16\n"
-    config.write_text(f"{tiny}wandb_log = False\nlr_decay_iters = 2\nbatch_size = 4\nmax_iters = 2\n")
+    signs = "wandb_log = False\nlr_decay_iters = 2\n"
+    config.write_text(f"{tiny}{signs}batch_size = 4\nmax_iters = 2\n")
     words = ("--gradient_accumulation_steps=1", "--eval_iters=1", "--device=cpu")
     done = shell.run("compare.py", config, text, *words, f"--out_dir={tmp_path / 'compared'}")
     assert done.status == 0 and "nanoGPT's defaults are taken" in done.stderr, done.stderr
     (run,) = (tmp_path / "compared" / "runs").iterdir()
     settings = load_checkpoint(run / "last.pt")["config"]
-    expected = dict(n_layer=3, optimizer="adamw", weight_init="gpt2", weight_decay=0.1, like="nanogpt")
+    expected = dict(n_layer=3, optimizer="adamw", weight_init="gpt2", weight_decay=0.1)
     assert {name: settings[name] for name in expected} == expected  # 3 layers are our default, too
     assert "like = 'nanogpt'" in (tmp_path / "compared" / "report.md").read_text()
 
