@@ -2,6 +2,7 @@
 
     python bench.py train --nanogpt=DIR           tokens/s and memory of the same models on the same batches
     python bench.py time-to-loss --nanogpt=DIR    from the shell to a loss, whole process
+    python bench.py likeness --nanogpt=DIR        the losses of nanoGPT's config file in both
     python bench.py sample --nanogpt=DIR          characters/s; time a character as the context grows
     python bench.py prepare --nanogpt=DIR         text to token ids
     python bench.py attention                     tokens/s as the block grows, softmax and linear attention
@@ -21,15 +22,17 @@ if __name__ == "__main__":
 
 import importlib.util
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,15 +48,31 @@ from kqv.signals import end_by_exception
 
 GPT2_CONFIG = str(HERE / "config" / "train_shakespeare_char.py")  # nanoGPT's model and optimizer
 
+# The options of nanoGPT's README for training on a laptop.
+LAPTOP: dict[str, Any] = dict(
+    device="cpu", compile=False, eval_iters=20, log_interval=1, block_size=64, batch_size=12,
+    n_layer=4, n_head=4, n_embd=128, max_iters=2000, lr_decay_iters=2000, dropout=0.0,
+)  # fmt: skip
+
+# nanoGPT's train.py with a seed of our choice, and each of its checkpoints in a file of its own.
+SEEDED = """
+import runpy, sys, torch
+seed, set_seed, save = int(sys.argv.pop(1)), torch.manual_seed, torch.save
+torch.manual_seed = lambda _: set_seed(seed)
+torch.save = lambda state, path: save(state, path.replace("ckpt.pt", f"{state['iter_num']}.pt"))
+runpy.run_path("train.py", run_name="__main__")
+"""
+
 
 @dataclass
 class BenchSettings:
-    """Measure kqv beside its peers. WHAT is train, time-to-loss, sample, prepare, attention, start, scale or safety."""
+    """Measure kqv beside its peers. WHAT is train, time-to-loss, likeness, sample, prepare,
+    attention, start, scale or safety."""
 
     nanogpt: str = ""
     """folder of a nanoGPT checkout, its data/shakespeare_char prepared"""
     rounds: int = 3
-    """how often each side is measured, in turn"""
+    """how often each side is measured, in turn; likeness: seeds"""
     gigabytes: float = 1.0
     """prepare: size of the text"""
     max_iters: int = 130
@@ -128,11 +147,8 @@ def bench_time_to_loss(settings: BenchSettings, scratch: Path) -> list[Row]:
     """From the shell to a validation loss at block 64, whole process: our recipe, and nanoGPT's for a laptop to its end."""
     losses: dict[str, list[float]] = {"kqv": []}
     ours = [*python("train.py"), *options(max_iters=settings.max_iters, out_dir=scratch / "kqv")]
-    laptop = dict(
-        device="cpu", compile=False, eval_iters=20, log_interval=1, block_size=64, batch_size=12, n_layer=4, n_head=4,
-        n_embd=128, max_iters=2000, lr_decay_iters=2000, dropout=0.0,
-    )  # fmt: skip
-    theirs = [sys.executable, "train.py", "config/train_shakespeare_char.py", *options(laptop, out_dir=scratch / "nano")]
+    recipe = "config/train_shakespeare_char.py"
+    theirs = [sys.executable, "train.py", recipe, *options(LAPTOP, out_dir=scratch / "nano")]
 
     def kqv() -> float:
         finished = process(ours)
@@ -151,6 +167,70 @@ def bench_time_to_loss(settings: BenchSettings, scratch: Path) -> list[Row]:
         Row("training to its end", "s", False, command, measured),
         Row("  validation loss (kqv: whole split; nanoGPT: its own estimate)", "nats", False, command, losses),
     ]
+
+
+def bench_likeness(settings: BenchSettings, scratch: Path) -> list[Row]:
+    """nanoGPT's config file for Shakespeare in both programs, with the options of its README for a
+    laptop, and as it is for the first 40 steps of 16 windows.
+
+    The losses are over the whole validation split, measured by kqv's code, one for each seed.
+    """
+    if not settings.nanogpt:
+        raise UserError("likeness compares with nanoGPT: name a checkout with --nanogpt=DIR")
+    nanogpt = Path(settings.nanogpt).resolve()
+    config, data = nanogpt / "config/train_shakespeare_char.py", nanogpt / "data/shakespeare_char"
+    few = dict(device="cpu", compile=False, log_interval=1, batch_size=16, max_iters=40)
+    rows = []
+    for what, run, steps in (
+        ("nanoGPT's laptop command", LAPTOP, (250, 500, 1000, 2000)),
+        ("nanoGPT's config, 16 windows", few, (40,)),
+    ):
+        run = run | dict(eval_interval=steps[0], always_save_checkpoint=True)
+        ours = [*python("train.py"), str(config), *options(run, eval_iters=10**6, dataset=data)]
+        theirs = [sys.executable, "-c", SEEDED, "SEED", str(config), *options(run, eval_iters=1)]
+        seeds = {"kqv": count(1337), "nanoGPT": count(1337)}
+
+        def kqv(command: list[str] = ours, seeds: Iterator[int] = seeds["kqv"]) -> dict[int, float]:
+            process([*command, *options(seed=next(seeds), out_dir=scratch / "kqv", sample_chars=0)])
+            lines = read_metrics(scratch / "kqv")
+            losses = {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
+            first = next(line["train_loss"] for line in lines if "train_loss" in line)
+            return losses | {0: first, lines[-1]["step"]: lines[-1]["val_loss_full"]}
+
+        def peer(
+            command: list[str] = theirs,
+            seeds: Iterator[int] = seeds["nanoGPT"],
+            steps: tuple[int, ...] = steps,
+        ) -> dict[int, float]:
+            words = [str(next(seeds)) if word == "SEED" else word for word in command]
+            out = scratch / "nanogpt"
+            finished = process([*words, f"--out_dir={out}"], cwd=str(nanogpt))
+            shutil.copy(data / "meta.pkl", out)
+            first = re.search(r"^iter 0: loss ([\d.]+)", finished.output, re.MULTILINE)
+            losses = {step: validation_loss(out / f"{step}.pt", data) for step in steps}
+            return losses | {0: float(first[1]) if first else math.nan}
+
+        measured = alternate({"kqv": kqv, "nanoGPT": peer}, settings.rounds)
+        shown = shown_command(ours)
+        for step in (0, *steps):
+            when = f"after {step} steps" if step else "training loss of the first step"
+            sides = {side: [losses[step] for losses in each] for side, each in measured.items()}
+            rows.append(Row(f"{what}, {when}", "nats", False, shown, sides))
+    return rows
+
+
+def validation_loss(checkpoint: Path, data: Path) -> float:
+    """The loss of a checkpoint over the whole validation split in `data`, in float32 on the CPU."""
+    from kqv.checkpoint import load_model
+    from kqv.evaluation import whole_loss
+    from kqv.hardware import choose_machine
+    from kqv.settings import TrainSettings
+    from kqv.tokens import open_tokens
+
+    model, tokenizer, *_ = load_model(str(checkpoint))
+    settings = TrainSettings(device="cpu", dtype="float32")
+    tokens = open_tokens(data / "val.bin", tokenizer.vocab_size, model.config.block_size)
+    return whole_loss(model, tokens, settings, choose_machine(settings))
 
 
 def bench_sample(settings: BenchSettings, scratch: Path) -> list[Row]:
@@ -453,6 +533,7 @@ def seconds_a_character(context: int) -> float:
 BENCHES = {
     "train": bench_train,
     "time-to-loss": bench_time_to_loss,
+    "likeness": bench_likeness,
     "sample": bench_sample,
     "prepare": bench_prepare,
     "attention": bench_attention,

@@ -29,6 +29,7 @@ from typing import Any
 from kqv.arguments import read_arguments, shell_command, split_configs
 from kqv.browser import show
 from kqv.comparing import FACTS, Configuration, Run, docstring, loss_table
+from kqv.defaults import take_nanogpt_defaults, training_settings
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import TO_RESUME, replacing
 from kqv.folder import occupy
@@ -120,14 +121,19 @@ def read_configuration(path: str, over: dict[str, Any]) -> Configuration:
     Raises UserError naming it if no run can have such settings.
     """
     own, texts = read_arguments(TrainSettings, [path], instead="to train on it write --text={}")
-    settings = TrainSettings(**{**own, **over})
+    together = {**own, **over}
+    if remark := take_nanogpt_defaults([path], together):
+        print(remark, file=sys.stderr)
+    settings = training_settings(together)
     try:
         check_training(settings)
         if settings.init_from != "scratch" or settings.eval_only or settings.dry_run:
             raise UserError("what is compared is trained from scratch: leave init_from, eval_only and dry_run out")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    changes = {name: getattr(settings, name) for name in own if name not in (*OWN, *ASIDE)}
+    # What the file says, and `like` where its signs say that it is nanoGPT's.
+    its_own = [name for name in together if name in own or name not in over]
+    changes = {name: getattr(settings, name) for name in its_own if name not in (*OWN, *ASIDE)}
     return Configuration(Path(path).stem, docstring(Path(path)), changes, settings, texts=texts)
 
 
@@ -200,8 +206,11 @@ def train(run: Run, stop: Sequence[int], show: Callable[[dict[str, Any]], None])
     else:
         # A file of its own, for the configuration may be edited while others are trained.
         words = [str(run.folder / "config.py")]
-        defaults, options = TrainSettings(), asdict(run.settings)
-        changed = {name: value for name, value in options.items() if name != "out_dir" and value != getattr(defaults, name)}
+        options = {name: value for name, value in asdict(run.settings).items() if name != "out_dir"}
+        like = {"like": options["like"]}  # always written: the file could be taken for nanoGPT's
+        defaults = vars(training_settings(like))
+        changed = {name: value for name, value in options.items() if value != defaults[name]}
+        changed |= like
         with replacing(run.folder / "config.py") as file:
             file.writelines(f"{name} = {value!r}\n".encode() for name, value in changed.items())
     command = [sys.executable, str(HERE / "train.py"), *words, f"--out_dir={run.folder}"]

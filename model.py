@@ -7,7 +7,8 @@ Notable:
   (`attend_linear` where the scores allow it);
 - each question of a curious reader is an option of `GPTConfig`, looked up in a small table;
 - two combinations are families that the world runs: Qwen3's (the default) and GPT-2's;
-- projections that write into the residual stream start at zero, so an untrained block changes nothing.
+- projections that write into the residual stream start at zero, so an untrained block changes
+  nothing (`weight_init` has GPT-2's formula too).
 
 Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_k) inside attention.
 """
@@ -48,6 +49,7 @@ class GPTConfig:
     mask: str = "causal"
     window: int = 0
     tie_weights: bool = False
+    weight_init: Literal["zero_residual", "gpt2"] = "zero_residual"
 
     def __post_init__(self) -> None:
         """Raises ValueError for a choice that is not in its table or a size that no model has."""
@@ -81,7 +83,10 @@ class GPTConfig:
         return self.mlp_width or usual
 
 
-GPT2 = dict(position="learned", norm="layernorm", mlp="gelu", qk_norm=False, tie_weights=True)
+GPT2 = dict(
+    position="learned", norm="layernorm", mlp="gelu", qk_norm=False, tie_weights=True,
+    weight_init="gpt2",
+)  # fmt: skip
 """What makes a GPTConfig a GPT-2: `GPTConfig(vocab_size=65, bias=True, **GPT2)`."""
 
 LARGEST = 2**40  # more than any window, width or base; tensors cannot count beyond 2^63
@@ -353,6 +358,32 @@ class Block(nn.Module):
         return x + drop(self.mlp(self.mlp_norm(x)), dropout)
 
 
+def std_zero_residual(config: GPTConfig, name: str, inputs: int) -> float:
+    """1/√inputs for matrices, 0.5 for embeddings.
+
+    Zero for what writes into the residual stream (`output`, `down`), so that each block begins as
+    the identity, and for the head, which makes the first loss exactly log(vocab_size). A tied head
+    cannot be zero, so embeddings have 0.02 then.
+    """
+    if name in ("embedding", "positions"):
+        return 0.02 if config.tie_weights else 0.5
+    if name == "head" or name.endswith((".output", ".down")):
+        return 0.0
+    return inputs**-0.5
+
+
+def std_gpt2(config: GPTConfig, name: str, inputs: int) -> float:
+    """0.02, and 0.02/√(2·n_layer) for what writes into the residual stream, where the outputs of
+    2·n_layer layers add up (Radford et al. 2019, section 2.3). nanoGPT's weights start so, too.
+    """
+    residual = name.endswith((".output", ".down"))
+    return 0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02
+
+
+# Standard deviation of a module's first weights, by its name and its number of inputs.
+WEIGHT_INITS = {"zero_residual": std_zero_residual, "gpt2": std_gpt2}
+
+
 class GPT(nn.Module):
     """Token ids in, logits of the next token out."""
 
@@ -380,22 +411,17 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw the weights: matrices from N(0, 1/inputs), embeddings from N(0, 0.5²), the rest at their constants.
-
-        What writes into the residual stream (`output`, `down`) starts at zero, so that each block begins as
-        the identity; the head starts at zero too, which makes the first loss exactly log(vocab_size). A tied
-        head cannot, so that embeddings start at N(0, 0.02²) then.
-        """
+        """Draw each matrix from N(0, std²), std as `weight_init` says. Biases are 0, norms 1."""
+        std_of = WEIGHT_INITS[self.config.weight_init]
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                if name.endswith((".output", ".down")) or (name == "head" and not self.config.tie_weights):
+            tied = name == "head" and self.config.tie_weights
+            if isinstance(module, nn.Linear | nn.Embedding) and not tied:
+                if std := std_of(self.config, name, inputs=module.weight.shape[1]):
+                    nn.init.normal_(module.weight, std=std)
+                else:
                     nn.init.zeros_(module.weight)
-                elif name != "head":
-                    nn.init.normal_(module.weight, std=module.in_features**-0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02 if self.config.tie_weights else 0.5)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def allowed(self, time: int) -> Tensor | None:
         """Who may look at whom: (time, time) bool, queries by keys, or None where all may see all."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kqv.arguments import check_declared, check_types, read_arguments, shell_command, split_configs
+from kqv.defaults import take_nanogpt_defaults, training_settings
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
 from kqv.load import sleep_where_crowded
@@ -50,7 +51,9 @@ def main(arguments: list[str]) -> int:
 def train(arguments: list[str], processes: Processes) -> int:
     """From text to checkpoint. Returns the exit status."""
     given, words = read_arguments(TrainSettings, arguments, "[TEXT ...] [CONFIG.py ...]", "to train on it write --text={}")
-    settings = TrainSettings(**given)
+    if (remark := take_nanogpt_defaults(arguments, given)) and processes.first:
+        print(remark, file=sys.stderr)
+    settings = training_settings(given)
     check_training(settings)
     if settings.init_from == "scratch":  # a checkpoint brings its own
         check_name(settings.tokenizer)
@@ -99,11 +102,11 @@ def train(arguments: list[str], processes: Processes) -> int:
     check_declared(GPTConfig, TrainSettings)
     processes.join(settings.backend)
 
-    # The defaults are a recipe for a CPU: a GPU has its own, unless one is named.
-    recipes, _ = split_configs(TrainSettings, arguments)
-    if settings.init_from == "scratch" and not recipes and choose_machine(settings).device.type == "cuda":
+    # The defaults are a recipe for a CPU: a GPU has its own, unless a recipe or nanoGPT is named.
+    recipe_named = settings.like == "nanogpt" or split_configs(TrainSettings, arguments)[0]
+    if settings.init_from == "scratch" and not recipe_named and choose_machine(settings).device.type == "cuda":
         given = {**read_arguments(TrainSettings, [str(GPU_RECIPE)])[0], **given}
-        settings = TrainSettings(**given)
+        settings = training_settings(given)
         check_training(settings)
 
     # What to start from: nothing, the run in out_dir, or the weights of another checkpoint. The first process reads it for all.
@@ -154,6 +157,16 @@ def train(arguments: list[str], processes: Processes) -> int:
     own_text = checkpoint if checkpoint and "dataset" not in given else {}
     sources = known_sources(own_text.get("sources"))
     again = processes.command("train.py", *sources, *arguments)
+    if checkpoint and checkpoint.get("nanogpt") and not words and "dataset" not in given:
+        name = settings.dataset
+        remark = f"{path} was trained on {name}: its train.bin and val.bin are used"
+        if not checkpoint["data"]:
+            remark = (
+                f"no train.bin and val.bin in nanoGPT's data/{name} beside {path}: "
+                f"kqv's data/{name} is used"
+            )
+        if processes.first:
+            print(remark, file=sys.stderr)
 
     def open_text() -> Dataset:
         if words:
@@ -422,6 +435,8 @@ def follow_checkpoint(
     known = {field.name for field in fields(TrainSettings)}
     before = {name: value for name, value in checkpoint.get("config", {}).items() if name in known}
     check_types(TrainSettings, before, path)
+    if checkpoint.get("data"):  # nanoGPT's, beside its checkpoint
+        before["dataset"] = checkpoint["data"]
     if settings.init_from == "resume":
         before |= {"out_dir": settings.out_dir, "eval_only": False}  # these belong to the command, not to the run
         settings = TrainSettings(**{**before, **given})

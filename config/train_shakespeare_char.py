@@ -7,18 +7,15 @@ Made for a GPU; nanoGPT reports a validation loss of 1.4697 after three minutes 
         --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0
 """
 
+defaults = "nanogpt"
+
 out_dir = "out-shakespeare-char"
 dataset = "shakespeare_char"
 eval_interval = 250
-eval_iters = 200
 log_interval = 10
-
-# GPT-2's family
-position = "learned"
-norm = "layernorm"
-mlp = "gelu"
-qk_norm = False
-tie_weights = True
+always_save_checkpoint = False
+wandb_project = "shakespeare-char"
+wandb_run_name = "mini-gpt"
 
 n_layer = 6
 n_head = 6
@@ -27,13 +24,11 @@ dropout = 0.2
 
 batch_size = 64
 block_size = 256
+gradient_accumulation_steps = 1
 
-optimizer = "adamw"
 learning_rate = 1e-3
-weight_decay = 0.1
 beta2 = 0.99
 max_iters = 5000
 warmup_iters = 100
-lr_schedule = "cosine"
 lr_decay_iters = 5000
 min_lr = 1e-4

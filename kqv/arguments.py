@@ -34,6 +34,8 @@ from kqv.errors import UserError
 from kqv.files import LATEST
 from kqv.settings import ALSO_CALLED, NAMES_OF_TEXTS, SETTINGS, WRITTEN
 
+SYNONYMS = {"defaults": "like"}  # in a config file `defaults = "nanogpt"` reads better
+
 _CONFIG = (tyro.conf.FlagConversionOff,)
 _DASHES = "-\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}"  # the last three come with commands pasted from a document
 _LONGEST = 60  # characters of a value that an error quotes
@@ -161,6 +163,7 @@ def _cut(settings_class: type, arguments: Sequence[str]) -> Iterator[tuple[str, 
             continue
         name, has_value, text = word[2:].partition("=")
         name = name.replace("-", "_")
+        name = SYNONYMS.get(name, name)
         _check_name(settings_class, name, where=_brief(word))
         yield name, text if has_value else _separate_value(settings_class, name, queue)
 
@@ -332,11 +335,20 @@ def _read_config(settings_class: type, path: Path, instead: str) -> dict[str, An
     assigned, options = _assigned(tree), {}
     for name, value in _run(path).items():
         own = name in assigned and not name.startswith("_")
+        name = SYNONYMS.get(name, name)
         if name in option_types(settings_class) or (own and issubclass(type(value), int | float | str | tuple | list)):
             where = f"config file {path}: {name} = {_shown(value)}"
             _check_name(settings_class, name, where)
             options[name] = _config_value(settings_class, name, value, where)
     return options
+
+
+def assigned_names(path: Path) -> set[str]:
+    """The options that a config file assigns, from its syntax tree; none for what is no Python file."""
+    try:
+        return {name for name in _assigned(_parse(path, "")) if not name.startswith("_")}
+    except UserError:
+        return set()
 
 
 def _parse(path: Path, instead: str) -> ast.Module:
@@ -363,7 +375,7 @@ def _check_options(settings_class: type, tree: ast.Module, path: Path, instead: 
     assigned, known = _assigned(tree), set(option_types(settings_class) if plain else settings)
     imported = {alias.asname or alias.name for node in _outside_functions(tree)
                 if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}  # fmt: skip
-    if not known & (assigned.keys() | imported):
+    if not known & {SYNONYMS.get(name, name) for name in (*assigned, *imported)}:
         meant = ((name, _meant(settings_class, name)) for name in assigned if not name.startswith("_"))
         near = next((f" ({name}: {hint})" for name, hint in meant if hint), "")
         raise UserError(f"{path} sets no option of {_script()}{near}: it was not run{_if_no_config(path, instead)}")
@@ -372,7 +384,8 @@ def _check_options(settings_class: type, tree: ast.Module, path: Path, instead: 
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 if isinstance(target, ast.Name) and not target.id.startswith("_"):
                     where = f"config file {path}, line {node.lineno}: {target.id} = {_shown(node.value.value)}"
-                    _check_name(settings_class, target.id, where, "" if plain else _if_no_config(path, instead))
+                    name = SYNONYMS.get(target.id, target.id)
+                    _check_name(settings_class, name, where, "" if plain else _if_no_config(path, instead))
 
 
 def _if_no_config(path: Path, instead: str) -> str:

@@ -7,7 +7,7 @@ nanoGPT saves with torch.save
     optimizer       the state of torch.optim.AdamW: first all matrices, then all vectors, in the order of the model
     iter_num, best_val_loss, config
 
-and keeps the characters elsewhere: in data/DATASET/meta.pkl.
+and keeps the text elsewhere: data/DATASET has meta.pkl, the characters, and train.bin and val.bin.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kqv.defaults import NANOGPT_FIXED
 from kqv.errors import UserError
 from kqv.families import Place, places, to_ours
 from kqv.tokenizer import Tokenizer, load_tokenizer, padded
@@ -26,7 +27,6 @@ ARGUMENTS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", 
 GPT2_TOKENS = (SIZES["gpt2"], padded(SIZES["gpt2"]))  # nanoGPT takes them where there is no meta.pkl
 COMPILED = "_orig_mod."
 THEIR_MACHINE = ("device", "dtype", "compile", "backend")  # a checkpoint from a GPU goes on on any machine
-THEIR_TRAINING = {"optimizer": "adamw", "lr_schedule": "cosine"}  # what nanoGPT has no option for
 
 
 def from_nanogpt(state: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -47,7 +47,11 @@ def from_nanogpt(state: dict[str, Any], path: Path) -> dict[str, Any]:
             "tokenizer": _tokenizer(options.get("dataset"), path, config.vocab_size).to_dict(),
             "scaler": {},
             "nanogpt": True,  # for sample.py, which then does as nanoGPT does
-            "config": {name: value for name, value in options.items() if name not in THEIR_MACHINE} | THEIR_TRAINING,
+            "data": _data(options.get("dataset"), path),
+            "config": {
+                **{name: value for name, value in options.items() if name not in THEIR_MACHINE},
+                **NANOGPT_FIXED,
+            },
             "iter_num": int(state.get("iter_num", 0)),
             "best_val_loss": float(state.get("best_val_loss", 1e9)),
         }
@@ -74,6 +78,25 @@ def _moments(optimizer: dict[str, Any], theirs: dict[str, Tensor], table: list[P
             }
 
 
+def _data_folder(path: Path, name: str) -> Path:
+    """data/NAME in the checkout of nanoGPT where the checkpoint is out/ckpt.pt."""
+    return path.absolute().parent.parent / "data" / name
+
+
+def _data(dataset: object, path: Path) -> str:
+    """The folder of the token files that a checkpoint was trained on, "" if they are not beside it.
+
+    The name comes from the checkpoint: only what lies in data/ is looked for.
+    """
+    if not isinstance(dataset, str) or not dataset:
+        return ""
+    if Path(dataset).is_absolute() or ".." in Path(dataset).parts:
+        return ""
+    folder = _data_folder(path, dataset)
+    there = all((folder / name).is_file() for name in ("train.bin", "val.bin"))
+    return str(folder) if there else ""
+
+
 def _tokenizer(dataset: object, path: Path, vocab_size: int) -> Tokenizer:
     """The characters of a checkpoint: beside it, in the data folder of the nanoGPT that it lies in, or in ours; else GPT-2's
     byte pairs if there are as many.
@@ -85,7 +108,7 @@ def _tokenizer(dataset: object, path: Path, vocab_size: int) -> Tokenizer:
     name = dataset if isinstance(dataset, str) else ""
     folders = [path.parent]
     if name:
-        folders += [path.absolute().parent.parent / "data" / name, corpus.DATA / name]
+        folders += [_data_folder(path, name), corpus.DATA / name]
     for folder in folders:
         ours = folder != path.parent and (folder / "tokenizer.json").exists()
         if ours or (folder / "meta.pkl").exists():

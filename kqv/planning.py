@@ -40,6 +40,7 @@ from kqv.vocabularies import size_of
 from model import GPT, GPTConfig
 
 CHARACTERS = 100  # that a text has which was not read; they weigh little
+IN_GPT2S = ("openwebtext", "shakespeare")  # datasets whose prepare.py takes GPT-2's vocabulary
 # On Linux glibc's heap keeps holes between what comes and goes: measured for ten models of 10 to 124 million parameters, that
 # took 1.5 to 2 times its bytes (docs/log.md).
 HOLES = 1.8
@@ -312,7 +313,8 @@ def vocabulary_size(dataset: str, tokenizer: str, texts: Sequence[str]) -> tuple
         there = load_tokenizer(folder)
         if tokenizer in ("", there.name):
             return there.padded_size, f"{there.vocab_size:,} of {dataset}"
-    name = tokenizer or ("gpt2" if not texts and (folder / "val.bin").exists() else "char")
+    in_gpt2s = not texts and (dataset in IN_GPT2S or (folder / "val.bin").exists())
+    name = tokenizer or ("gpt2" if in_gpt2s else "char")
     size = size_of(name)
     if size is None:
         return CHARACTERS, "assumed: the text was not read"

@@ -91,6 +91,9 @@ class TrainSettings(MachineSettings):
     init_from: str = "scratch"
     """scratch, resume (go on with the run in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a checkpoint or a folder of
     a Hugging Face model to start from (fine-tuning)"""
+    like: Literal["kqv", "nanogpt"] = "kqv"
+    """the defaults for all that is not given: those shown here, or nanoGPT's (OpenWebText, GPT-2's
+    shape and first weights, AdamW, cosine schedule). A config file may call it defaults"""
     max_iters: int = 1000
     """training steps"""
     eval_interval: int = 200
@@ -159,6 +162,9 @@ class TrainSettings(MachineSettings):
     """how many characters back attention reaches, itself included; 0 for all"""
     tie_weights: bool = False
     """one matrix for the embedding and the output head"""
+    weight_init: Literal["zero_residual", "gpt2"] = "zero_residual"
+    """first weights: zero_residual is N(0, 1/inputs), and 0 where they write into the residual
+    stream; gpt2 is N(0, 0.02^2), divided by sqrt(2 n_layer) there"""
 
     # several processes, started with torchrun
     backend: Literal["auto", "gloo", "nccl"] = "auto"

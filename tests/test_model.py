@@ -220,6 +220,30 @@ def test_an_option_that_the_settings_lack_or_declare_otherwise_is_named(hint: ty
             check_declared(config, dataclasses.make_dataclass("Other", [("cap", *other)], bases=(TrainSettings,)))
 
 
+def test_gpt2s_first_weights_are_those_of_transformers_and_of_the_paper() -> None:
+    """Name by name the standard deviation, to six of its standard errors."""
+    transformers = pytest.importorskip("transformers")
+    shape: dict[str, Any] = dict(vocab_size=500, n_layer=8, n_head=2, n_embd=64)
+    model = GPT(GPTConfig(block_size=100, bias=True, **shape, **GPT2))
+    ours = to_theirs(model.state_dict(), places(model.config, "huggingface"))
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_positions=100, **shape))
+    for name, weight in theirs.named_parameters():
+        mean, std = float(name.endswith("weight") and "ln_" in name), 0.0
+        if weight.ndim == 2:
+            std = 0.02 / math.sqrt(16) if "c_proj" in name else 0.02
+        for drawn in (ours[name], weight.detach()):
+            error = 6 * std / math.sqrt(drawn.numel())
+            assert float(drawn.mean()) == pytest.approx(mean, abs=error), name
+            assert float(drawn.std()) == pytest.approx(std, abs=error), name
+
+
+def test_gpt2s_first_weights_begin_near_the_loss_of_a_die() -> None:
+    config = GPTConfig(vocab_size=65, n_layer=6, n_embd=384, n_head=6, **GPT2)
+    ids = random_ids(config, batch=8)
+    loss = cross_entropy(GPT(config)(ids), ids.flip(0)).item()
+    assert loss == pytest.approx(math.log(65), abs=0.2)
+
+
 # --- written by hand, so compared ---------------------------------------------------------------------------------
 
 

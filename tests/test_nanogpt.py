@@ -1,6 +1,7 @@
 """What a nanoGPT user can rely on: a checkpoint is read as it is, computes the same, and is trained on as nanoGPT would."""
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,26 @@ def test_characters_that_are_nowhere_are_asked_for(folder: Path, monkeypatch: py
     meta.unlink()
     with refused(str(folder / "ckpt.pt"), "meta.pkl", "few_characters"):
         load_model(str(folder))
+
+
+def test_the_text_beside_a_checkpoint_is_found_and_no_other(folder: Path) -> None:
+    """The name comes from the checkpoint, which must not choose any file to be read."""
+    _, weights = their_gpt2()
+    state, data = nanogpt_state(weights), folder.parent / "data"
+    elsewhere = folder.parent / "elsewhere"
+    shutil.copytree(data / "few_characters", elsewhere)
+    for place in (data / "few_characters", elsewhere):
+        (place / "train.bin").write_bytes(bytes(200))
+
+    def found(name: str) -> str:
+        torch.save({**state, "config": {"dataset": name}}, folder / "ckpt.pt")
+        return load_checkpoint(folder / "ckpt.pt")["data"]
+
+    assert found("few_characters") == ""  # half of it is not enough
+    for place in (data / "few_characters", elsewhere):
+        (place / "val.bin").write_bytes(bytes(200))
+    assert found("few_characters") == str(data / "few_characters")
+    assert found("../elsewhere") == found(str(elsewhere)) == ""
 
 
 def test_a_flipped_bit_is_noticed_without_a_seal(folder: Path, refused: Callable) -> None:

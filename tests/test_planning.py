@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 import train
 from kqv import planning
 from kqv.arguments import read_arguments
+from kqv.defaults import training_settings
 from kqv.hardware import choose_machine
 from kqv.planning import SECONDS, LiveBytes, count_flops, count_memory, formula, measure_rate, print_plan, vocabulary_size
 from kqv.processes import Processes
@@ -31,6 +32,7 @@ import torch
 from kqv.hardware import choose_machine
 from kqv.optim import make_optimizers
 from kqv.processes import Processes
+from kqv.defaults import training_settings
 from kqv.settings import TrainSettings
 from model import GPT, GPTConfig
 
@@ -111,7 +113,8 @@ def test_a_large_vocabulary_takes_the_memory_of_a_chunk_of_logits(monkeypatch):
 
 def test_gpt2_has_as_many_parameters_as_nanogpt_s():
     given, _ = read_arguments(TrainSettings, [str(PROJECT / "config" / "train_gpt2.py")])
-    shape = {name: value for name, value in given.items() if name in GPTConfig.__dataclass_fields__}
+    settings = vars(training_settings(given))
+    shape = {name: settings[name] for name in GPTConfig.__dataclass_fields__ if name in settings}
     with torch.device("meta"):
         padded, original = (GPT(GPTConfig(vocab_size=size, **shape)) for size in (50304, 50257))
         openai = GPT(GPTConfig(vocab_size=50257, **{**shape, "bias": True}))
@@ -225,6 +228,13 @@ def test_the_time_is_said_in_years_where_it_takes_years(capsys):
 def test_a_vocabulary_is_known_by_its_name_without_its_files(tokenizer, texts, expected):
     size, source = vocabulary_size("nowhere", tokenizer, texts)
     assert size == expected and source
+
+
+@pytest.mark.parametrize("dataset", ["openwebtext", "shakespeare"])
+def test_a_dataset_of_gpt2s_tokens_is_known_before_it_is_prepared(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("kqv.planning.DATA", tmp_path)
+    assert vocabulary_size(dataset, "", []) == (50304, "50,257 of gpt2")
+    assert vocabulary_size(dataset, "", ["a.txt"])[0] == 100
 
 
 def test_a_rate_without_a_dry_run_is_a_mistake(refused):

@@ -3,12 +3,16 @@
 import math
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from shell import TINY, easy_text, metrics
 from test_nanogpt import adamw, gradients
+
+from kqv.checkpoint import load_checkpoint
+from kqv.defaults import NANOGPT_FIXED
 
 GREEDY = ("--start=The old", "--temperature=0", "--max_new_tokens=60", "--dtype=float32")
 GPT2 = ("--position=learned", "--norm=layernorm", "--mlp=gelu", "--qk_norm=False", "--tie_weights=True", "--optimizer=adamw")
@@ -93,13 +97,26 @@ def test_a_model_goes_to_nanogpt_and_comes_back(shell, gpt2, tmp_path):
     assert sample(shell, f"--out_dir={there}") == sample(shell, f"--out_dir={gpt2}", "--past_block=slide")
 
 
-def test_a_run_of_nanogpt_is_gone_on_with(shell, tmp_path):
-    """A folder as nanoGPT leaves it: training goes on at its step, with its rates and on its data."""
+# --- nanoGPT: its checkpoints on its data, its config files on its defaults -----------------------
+
+NANOGPT_RUN = dict(
+    dataset="from_nanogpt", device="cuda", backend="nccl", out_dir="out", batch_size=8,
+    learning_rate=1e-2, min_lr=1e-3, max_iters=60, lr_decay_iters=60, warmup_iters=0,
+    eval_interval=50, eval_iters=5,
+)  # fmt: skip
+HERE = ("--sample_chars=0", "--device=cpu")
+
+
+def nanogpt_run(nanogpt, data):
+    """A run of 10 steps as nanoGPT leaves it in nanogpt/out, the ids of its text in `data`."""
     characters = "".join(sorted(set(easy_text())))
-    size = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "bias": False, "vocab_size": len(characters)}
-    shapes = {"wte": (len(characters), 16), "wpe": (16, 16), "h.0.ln_1": (16,), "h.0.attn.c_attn": (48, 16)}
-    shapes |= {"h.0.attn.c_proj": (16, 16), "h.0.ln_2": (16,), "h.0.mlp.c_fc": (64, 16), "h.0.mlp.c_proj": (16, 64)}
-    shapes |= {"ln_f": (16,)}
+    size = len(characters)
+    sizes = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, bias=False, vocab_size=size)
+    shapes = {
+        "wte": (size, 16), "wpe": (16, 16), "h.0.ln_1": (16,), "h.0.attn.c_attn": (48, 16),
+        "h.0.attn.c_proj": (16, 16), "h.0.ln_2": (16,), "h.0.mlp.c_fc": (64, 16),
+        "h.0.mlp.c_proj": (16, 64), "ln_f": (16,),
+    }  # fmt: skip
     torch.manual_seed(0)
     weights = {
         f"transformer.{name}.weight": torch.nn.Parameter(0.02 * torch.randn(shape) + (len(shape) == 1))
@@ -109,30 +126,147 @@ def test_a_run_of_nanogpt_is_gone_on_with(shell, tmp_path):
     for step in range(3):
         gradients(weights, step)
         optimizer.step()
-    data, out = shell.folder / "data" / "from_nanogpt", tmp_path / "out"
-    data.mkdir()
-    out.mkdir()
+    model = {name: weight.detach() for name, weight in weights.items()}
+    model["lm_head.weight"] = model["transformer.wte.weight"]
+    state = {
+        "model": model, "model_args": {**sizes, "dropout": 0.0}, "iter_num": 10,
+        "optimizer": optimizer.state_dict(), "best_val_loss": torch.tensor(9.0), "config": NANOGPT_RUN,
+    }  # fmt: skip
+    out = nanogpt / "out"
+    out.mkdir(parents=True)
+    torch.save(state, out / "ckpt.pt")
+
+    data.mkdir(parents=True)
     ids = {character: number for number, character in enumerate(characters)}
     numbers = torch.tensor([ids[character] for character in easy_text()], dtype=torch.uint16)
     for name in ("train", "val"):
         (data / f"{name}.bin").write_bytes(numbers.numpy().tobytes())
-    (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(ids), "stoi": ids, "itos": {i: c for c, i in ids.items()}}))
-    config = {"dataset": data.name, "device": "cuda", "learning_rate": 1e-2, "max_iters": 60, "batch_size": 8, "min_lr": 1e-3}
-    config |= {"lr_decay_iters": 60, "warmup_iters": 0, "eval_interval": 50, "eval_iters": 5, "out_dir": "out", "backend": "nccl"}
-    state = {"model": {name: weight.detach() for name, weight in weights.items()}, "model_args": {**size, "dropout": 0.0}}
-    state["model"]["lm_head.weight"] = state["model"]["transformer.wte.weight"]
-    state |= {"optimizer": optimizer.state_dict(), "iter_num": 10, "best_val_loss": torch.tensor(9.0), "config": config}
-    torch.save(state, out / "ckpt.pt")
+    meta = {"vocab_size": len(ids), "stoi": ids, "itos": dict(enumerate(characters))}
+    (data / "meta.pkl").write_bytes(pickle.dumps(meta))
+    return out
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["its data", "our data"])
+def test_a_run_of_nanogpt_is_gone_on_with(shell, tmp_path, beside):
+    """Training goes on at its step, with its rates, and on the data beside it if that is there."""
+    name = NANOGPT_RUN["dataset"]
+    data = (tmp_path if beside else shell.folder) / "data" / name
+    shutil.rmtree(shell.folder / "data" / name, ignore_errors=True)
+    out = nanogpt_run(tmp_path, data)
+    if beside:  # what lies in a checkout of another project is not run
+        (data / "prepare.py").write_text("raise SystemExit('prepare.py was run')")
     theirs = (out / "ckpt.pt").read_bytes()
 
-    done = shell.run("train.py", "--init_from=resume", f"--out_dir={out}", "--sample_chars=0", "--device=cpu")
+    done = shell.run("train.py", "--init_from=resume", f"--out_dir={out}", *HERE)
     assert done.status == 0, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "val.bin" in line)
+    assert (f"{data}: its train.bin" if beside else f"kqv's data/{name} is used") in line
     assert (out / "nanogpt.pt").read_bytes() == theirs and str(out / "nanogpt.pt") in done.stderr
     lines = metrics(out)
     assert [line["step"] for line in lines] == [20, 30, 40, 50, 60]
     cosine = math.cos(math.pi * 19 / 60)  # as nanoGPT computes it
     assert lines[0]["learning_rate"] == pytest.approx(1e-3 + 0.5 * (1 + cosine) * 9e-3, rel=1e-6)
     assert lines[-1]["val_loss_full"] < lines[0]["train_loss"] - 0.3
+    again = shell.run("train.py", "--init_from=resume", f"--out_dir={out}", *HERE, "--max_iters=61")
+    assert again.status == 0, again.stderr  # it is our run now, and still knows its data
+
+
+def test_a_model_of_nanogpt_s_is_measured_and_tuned_on_the_data_beside_it(shell, text, tmp_path):
+    data = tmp_path / "nanoGPT" / "data" / NANOGPT_RUN["dataset"]
+    out = nanogpt_run(tmp_path / "nanoGPT", data)
+    init = f"--init_from={out}"
+    for words in ((init, "--eval_only"), ("--init_from=resume", f"--out_dir={out}", "--eval_only")):
+        done = shell.run("train.py", *words, *HERE)
+        assert done.status == 0, done.stderr
+        assert "validation loss" in done.stdout and f"{data}: its train.bin" in done.stderr
+    tune = (init, "--optimizer=adamw", "--max_iters=1", *HERE, f"--out_dir={tmp_path / 'tuned'}")
+    done = shell.run("train.py", *tune)
+    assert done.status == 0 and f"{data}: its train.bin" in done.stderr, done.stderr
+    assert load_checkpoint(tmp_path / "tuned" / "last.pt")["config"]["dataset"] == str(data)
+    done = shell.run("train.py", text, *tune)
+    assert done.status == 0 and str(data) not in done.stderr, done.stderr  # a text was named
+
+
+def test_a_config_file_of_nanogpt_s_trains_nanogpt_s_model(shell, text, tmp_path):
+    """What it does not set comes from nanoGPT's defaults, what is given from the command line."""
+    config = tmp_path / "train_char.py"
+    config.write_text(
+        "out_dir = 'out-char'\nalways_save_checkpoint = False\nwandb_log = False\nbatch_size = 8\n"
+        "gradient_accumulation_steps = 1\nn_layer = 2\nn_head = 2\nn_embd = 16\nblock_size = 16\n"
+        "learning_rate = 1e-2\nlr_decay_iters = 4\nmin_lr = 1e-3\nwarmup_iters = 1\nmax_iters = 4\n"
+    )
+    out = tmp_path / "out"
+    done = shell.run("train.py", text, config, "--n_layer=1", f"--out_dir={out}", *HERE)
+    assert done.status == 0, done.stderr
+    assert done.stderr.startswith(f"{config} is a config file of nanoGPT's (it sets wandb_log, ")
+    assert "--like=kqv" in done.stderr.splitlines()[0]
+    checkpoint = load_checkpoint(out / "last.pt")
+    settings, shape = checkpoint["config"], checkpoint["model_args"]
+    expected = NANOGPT_FIXED | dict(weight_decay=0.1, beta2=0.95, eval_iters=200, like="nanogpt")
+    assert {name: settings[name] for name in expected} == expected
+    assert (shape["n_layer"], shape["weight_init"], shape["tie_weights"]) == (1, "gpt2", True)
+    rates = [line["learning_rate"] for line in metrics(out) if "learning_rate" in line]
+    assert rates[:2] == [pytest.approx(0.5e-2), pytest.approx(1e-2)]  # warm-up, then a cosine
+    assert rates[2] == pytest.approx(1e-3 + 0.5 * (1 + math.cos(math.pi / 3)) * 9e-3)
+
+    resume = ("--init_from=resume", f"--out_dir={out}", "--n_layer=1", "--max_iters=5")
+    done = shell.run("train.py", text, config, *resume, *HERE)
+    assert done.status == 0 and "is a config file" not in done.stderr, done.stderr
+    ours = ("--like=kqv", f"--out_dir={tmp_path / 'ours'}")
+    done = shell.run("train.py", text, config, *ours, *HERE)
+    assert done.status == 0 and "is a config file" not in done.stderr, done.stderr
+    assert load_checkpoint(tmp_path / "ours" / "last.pt")["config"]["optimizer"] == "muon"
+
+
+def test_a_config_that_tunes_gpt2_does_as_in_nanogpt(shell, text, gpt2, tmp_path):
+    """The values of nanoGPT's finetune_shakespeare.py and eval_gpt2.py, of a small GPT-2."""
+    there = export(shell, gpt2, f"--to={tmp_path / 'there'}")
+    tune, measure = tmp_path / "finetune.py", tmp_path / "eval.py"
+    tune.write_text(
+        "import time\n\nout_dir = 'out-tuned'\neval_interval = 5\neval_iters = 40\n"
+        "wandb_log = False\n"
+        f"wandb_run_name = 'ft-' + str(time.time())\ninit_from = {there!r}\n"
+        "always_save_checkpoint = False\nbatch_size = 1\ngradient_accumulation_steps = 32\n"
+        "max_iters = 2\nlog_interval = 1\nlearning_rate = 3e-5\ndecay_lr = False\n"
+    )
+    measure.write_text(
+        "batch_size = 8\neval_iters = 500\neval_only = True\nwandb_log = False\n"
+        f"init_from = {there!r}\n"
+    )
+    done = shell.run("train.py", text, tune, f"--out_dir={tmp_path / 'tuned'}", *HERE)
+    assert done.status == 0 and "nanoGPT's defaults are taken" in done.stderr, done.stderr
+    checkpoint = load_checkpoint(tmp_path / "tuned" / "last.pt")
+    settings, shape = checkpoint["config"], checkpoint["model_args"]
+    assert settings["optimizer"] == "adamw"
+    assert (settings["weight_decay"], settings["beta2"]) == (0.1, 0.95)
+    sizes = (shape["n_layer"], shape["n_embd"], shape["block_size"])
+    assert sizes == (1, 16, 16)  # the model's own
+    lines = metrics(tmp_path / "tuned")
+    assert {line["learning_rate"] for line in lines if "learning_rate" in line} == {3e-5}
+    assert lines[0]["val_loss"] < 1.0  # it begins with what it knew
+    before = sorted(tmp_path.rglob("*"))
+    done = shell.run("train.py", text, measure, *HERE, cwd=tmp_path)
+    assert done.status == 0, done.stderr
+    assert done.stdout.startswith("validation loss ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_nanogpt_s_recipe_is_planned_and_compared(shell, text, tmp_path):
+    done = shell.run("train.py", "--like=nanogpt", "--dry_run", "--rate=100000", "--device=cpu")
+    assert done.status == 0, done.stderr
+    for part in ("124,373,760", "50,304 ids (50,257 of gpt2)", "491,520 a step", "adamw"):
+        assert part in done.stdout
+    config, tiny = tmp_path / "small.py", "n_layer = 3\nn_head = 2\nn_embd = 16\nblock_size = 16\n"
+    signs = "wandb_log = False\nlr_decay_iters = 2\n"
+    config.write_text(f"{tiny}{signs}batch_size = 4\nmax_iters = 2\n")
+    words = ("--gradient_accumulation_steps=1", "--eval_iters=1", "--device=cpu")
+    done = shell.run("compare.py", config, text, *words, f"--out_dir={tmp_path / 'compared'}")
+    assert done.status == 0 and "nanoGPT's defaults are taken" in done.stderr, done.stderr
+    (run,) = (tmp_path / "compared" / "runs").iterdir()
+    settings = load_checkpoint(run / "last.pt")["config"]
+    expected = dict(n_layer=3, optimizer="adamw", weight_init="gpt2", weight_decay=0.1)
+    assert {name: settings[name] for name in expected} == expected  # 3 layers are our default, too
+    assert "like = 'nanogpt'" in (tmp_path / "compared" / "report.md").read_text()
 
 
 MISTAKES = [
