@@ -27,7 +27,10 @@ from dataclasses import InitVar, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import tyro  # a dataclass in, `--help`, conversions and choices out; small, typed, imports in 60 ms
+try:
+    import tyro  # a dataclass in, `--help`, conversions and choices out; small, typed, imports in 60 ms
+except ModuleNotFoundError:  # the first package that a script imports: none is installed
+    raise SystemExit("kqv's packages are missing: make train, or pip install -r requirements.txt") from None
 
 from kqv import __version__
 from kqv.errors import UserError

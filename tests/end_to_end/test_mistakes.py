@@ -342,3 +342,10 @@ def test_a_full_disk_at_the_first_checkpoint_does_not_advise_a_resume(shell, tex
     error = done.stderr.splitlines()[-1]
     assert "last.pt" in error and "none yet" in error
     assert "resume" not in error
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "explain.py", "compare.py", "export.py", "bench.py"])
+def test_without_the_packages_a_script_says_how_to_install_them(shell, script):
+    done = shell.run(script, python=("-S",))
+    assert done.status == 1 and done.stdout == ""
+    assert done.stderr == "kqv's packages are missing: make train, or pip install -r requirements.txt\n"
