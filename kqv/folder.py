@@ -21,15 +21,19 @@ from kqv.errors import UserError
 from kqv.files import (
     CONFIG,
     DAMAGED,
+    LARGEST_NOTE,
     LATEST,
+    METRICS,
     OF_A_RUN,
+    TO_USE,
     flush_folder,
     in_words,
+    read_small,
     remove,
     replacing,
     size_on_disk,
     take_place,
-)  # fmt: skip
+)
 from kqv.runlog import read_metrics
 from kqv.settings import TrainSettings
 
@@ -95,10 +99,15 @@ def write_config(out_dir: Path, settings: TrainSettings, text: str, parameters: 
 
 
 def _set_aside(out_dir: Path) -> None:
-    """Move an earlier run, if there is one, to the next number in `previous/`, and say so."""
-    files = [out_dir / name for name in OF_A_RUN if (out_dir / name).exists()]
-    if not files:
+    """Move an earlier run, if there is one, to the next number in `previous/`, and say so.
+
+    Raises UserError for a folder of another program's, such as a Hugging Face model, whose config.json ours would replace.
+    """
+    if not any((out_dir / name).exists() for name in (METRICS, *TO_USE)):
+        if (out_dir / CONFIG).exists() and not _is_ours(out_dir / CONFIG):
+            raise UserError(f"{out_dir} has a config.json that is not of a run: name another --out_dir=")
         return
+    files = [out_dir / name for name in OF_A_RUN if (out_dir / name).exists()]
     steps = max((line["step"] for line in read_metrics(out_dir)), default=0)
     moving = out_dir / PREVIOUS / MOVING
     moving.mkdir(parents=True)
@@ -110,6 +119,14 @@ def _set_aside(out_dir: Path) -> None:
         f"{out_dir} held a run of {steps:,} steps: it is in {kept} now ({in_words(size_on_disk(kept))}{_earlier_runs(out_dir)})",
         file=sys.stderr,
     )
+
+
+def _is_ours(config: Path) -> bool:
+    """Whether `write_config` wrote this file."""
+    try:
+        return "kqv" in json.loads(read_small(config, LARGEST_NOTE))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _give_number(moving: Path) -> Path:

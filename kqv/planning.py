@@ -29,6 +29,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from kqv.corpus import DATA
 from kqv.errors import UserError
+from kqv.files import in_words
 from kqv.hardware import Machine, choose_machine, memory_there
 from kqv.optim import Optimizer, make_optimizers
 from kqv.processes import Processes
@@ -350,7 +351,7 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, proc
     share = ranks if settings.fsdp else 1
     lines = {
         "weights": memory.weights // share,
-        f"gradients ({_size(memory.all_gradients // share)} in all)": memory.gradients // share,
+        f"gradients ({in_words(memory.all_gradients // share)} in all)": memory.gradients // share,
         f"optimizer, {settings.optimizer}": memory.optimizer // share,
         "activations and temporaries": memory.activations,
     }
@@ -358,18 +359,18 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, proc
         blocks = [4 * sum(weights.numel() for weights in block.parameters()) for block in model.blocks]
         lines["gathered weights"] = memory.weights - sum(blocks) + 2 * blocks[0]  # outside the blocks, one block, the next one
     total = sum(lines.values())
-    say("memory", f"{_size(total)} at the peak in each of {ranks} processes" if ranks > 1 else f"{_size(total)} at the peak")
+    say("memory", f"{in_words(total)} at the peak" + (f" in each of {ranks} processes" if ranks > 1 else ""))
     for what, size in lines.items():
-        say("", f"{_size(size):>9}  {what}")
+        say("", f"{in_words(size):>9}  {what}")
     if machine.device.type == "cpu" and not settings.fsdp:  # with it weights come and go too, and holes follow no rule
         stays = (memory.weights + memory.optimizer) // share
-        whole = _size(int(stays + HOLES * (total - stays)))
+        whole = in_words(int(stays + HOLES * (total - stays)))
         say("", f"{whole:>9}  about, with the holes in glibc's heap; Python and torch take 0.3 GB more")
     if ranks > 1:
         muon_bytes = machine.muon_dtype.itemsize
         sizes, gloo = Sizes.of(model, settings.optimizer == "muon"), machine.device.type == "cpu"
         sent = sent_bytes(sizes, ranks, settings.fsdp, parts, machine.dtype.itemsize, muon_bytes, gloo)
-        say("sent", f"{_size(int(sent))} a step by each process")
+        say("sent", f"{in_words(int(sent))} a step by each process")
 
     rate, how = settings.rate, "given"
     if not rate:
@@ -383,7 +384,3 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, proc
         rate *= ranks
     speed = f"{rate:,.0f} tokens/s ({how})"
     say("time", f"{duration(tokens / rate)} at {speed}; evaluations and checkpoints come on top")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -135,6 +135,17 @@ def test_a_move_that_is_interrupted_anywhere_loses_no_file(renames: int, how: st
     assert (tmp_path / "previous" / "1" / BEST).read_text() == "an older run"
 
 
+def test_another_programs_config_json_is_not_written_over(tmp_path: Path, refused: Callable) -> None:
+    (tmp_path / CONFIG).write_text('{"model_type": "gpt2"}')
+    (tmp_path / "model.safetensors").write_text("weights")
+    with refused("config.json", "--out_dir="):
+        make_room(tmp_path, 1, None)
+    assert names_in(tmp_path) == {CONFIG, "model.safetensors"}
+    (tmp_path / CONFIG).write_text('{"kqv": "0.9.0"}')  # of a start that was killed before its first step
+    make_room(tmp_path, 1, None)
+    assert names_in(tmp_path) == {CONFIG, "model.safetensors"}
+
+
 def test_what_is_made_anew_while_a_move_is_interrupted_is_not_overwritten(tmp_path: Path) -> None:
     moving = tmp_path / "previous" / ".moving"
     moving.mkdir(parents=True)
