@@ -379,7 +379,7 @@ def _check_options(settings_class: type, tree: ast.Module, path: Path, instead: 
     imported = {alias.asname or alias.name for node in _outside_functions(tree)
                 if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}  # fmt: skip
     if not known & {SYNONYMS.get(name, name) for name in (*assigned, *imported)}:
-        meant = ((name, _meant(settings_class, name)) for name in assigned if not name.startswith("_"))
+        meant = ((name, _meant(settings_class, name)) for name in assigned if plain and not name.startswith("_"))
         near = next((f" ({name}: {hint})" for name, hint in meant if hint), "")
         raise UserError(f"{path} sets no option of {_script()}{near}: it was not run{_if_no_config(path, instead)}")
     for node in _outside_functions(tree):

@@ -346,6 +346,13 @@ def test_a_python_file_that_sets_no_option_is_never_run(
     assert not (tmp_path / "ran").exists() and capsys.readouterr() == ("", "")
 
 
+def test_the_names_of_a_program_are_not_taken_for_slips_of_the_pen(config: Callable[..., str], refused: Callable) -> None:
+    with refused("sets no option", "did you mean seed?"):
+        read_arguments(TrainSettings, [config("seeed = 3\n")])
+    with refused("py: it was not run"):
+        read_arguments(TrainSettings, [config("import os\nseeed = 3\n")])
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
