@@ -349,7 +349,7 @@ def test_a_python_file_that_sets_no_option_is_never_run(
 def test_the_names_of_a_program_are_not_taken_for_slips_of_the_pen(config: Callable[..., str], refused: Callable) -> None:
     with refused("sets no option", "did you mean seed?"):
         read_arguments(TrainSettings, [config("seeed = 3\n")])
-    with refused("py: it was not run"):
+    with refused("it was not run"):
         read_arguments(TrainSettings, [config("import os\nseeed = 3\n")])
 
 

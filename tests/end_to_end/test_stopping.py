@@ -125,7 +125,7 @@ def longer(shell, straight, tmp_path_factory):
     """The run `straight` in another place, made longer with rates that ruin the model."""
     folder = tmp_path_factory.mktemp("longer") / "out"  # the default out_dir, seen from the folder above
     shutil.copytree(straight, folder)
-    rates = ("--decay_lr=False", "--learning_rate=3", "--muon_learning_rate=3")
+    rates = ("--decay_lr=False", "--learning_rate=1", "--muon_learning_rate=1")
     done = shell.run("train.py", "--init_from=resume", f"--max_iters={LENGTH + 20}", *rates, cwd=folder.parent)
     assert done.status == 0, done.stderr
     return folder
