@@ -13,7 +13,9 @@ one that was stopped goes on. At the end out_dir/report.html and report.md show 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process, without a traceback
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C during imports ends the process, without a traceback
 
 import hashlib
 import json
@@ -26,17 +28,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kqv.arguments import read_arguments, shell_command, split_configs
 from kqv.browser import show
-from kqv.comparing import FACTS, Configuration, Run, docstring, loss_table
-from kqv.defaults import take_nanogpt_defaults, training_settings
+from kqv.comparison.report import write_report
+from kqv.comparison.runs import FACTS, Configuration, Run, docstring, loss_table
 from kqv.errors import MachineError, UserError, run_script
-from kqv.files import TO_RESUME, replacing
-from kqv.folder import occupy
-from kqv.measure import HERE, processor
-from kqv.report import write_report
-from kqv.runlog import Bar, read_metrics
-from kqv.settings import (
+from kqv.files import replacing
+from kqv.machine.load import processor
+from kqv.options.command_line import read_arguments, split_configs
+from kqv.options.defaults import take_nanogpt_defaults, training_settings
+from kqv.options.settings import (
     CompareSettings,
     SampleSettings,
     TrainSettings,
@@ -44,7 +44,11 @@ from kqv.settings import (
     check_endings,
     check_training,
 )
+from kqv.project import ROOT, shell_command
+from kqv.run_files import TO_RESUME
 from kqv.signals import end_by_exception, stop_signals
+from kqv.training.log import Bar, read_metrics
+from kqv.training.run_folder import occupy
 
 LOG = "log.txt"  # what train.py said, in the folder of a run
 SAMPLE_CHARS = 150
@@ -67,7 +71,9 @@ def main(arguments: list[str]) -> int:
     check_comparing(settings)
     check_endings(settings.endings, words)
     if not paths:
-        raise UserError("name the configurations to compare, for example config/experiments/scale_dk8_*.py")
+        raise UserError(
+            "name the configurations to compare, for example config/experiments/scale_dk8_*.py"
+        )
     over = {name: value for name, value in given.items() if name not in OWN}
     # All are read before the first run: a mistake in the last one costs nothing.
     configurations = [read_configuration(path, over) for path in paths]
@@ -77,7 +83,7 @@ def main(arguments: list[str]) -> int:
             each.name = path
 
     # The texts, prepared once for each tokenizer.
-    from kqv.corpus import Dataset, open_dataset, open_texts
+    from kqv.text.datasets import Dataset, open_dataset, open_texts
 
     end_by_exception()
     prepared: dict[tuple[str, ...], Dataset] = {}
@@ -87,18 +93,25 @@ def main(arguments: list[str]) -> int:
         key = (tokenizer, "" if texts else each.settings.dataset, *texts)
         if key not in prepared:
             how = (settings.encoding, tokenizer or "char", settings.text_field, settings.endings)
-            prepared[key] = open_texts(texts, *how) if texts else open_dataset(each.settings.dataset, tokenizer)
+            prepared[key] = (
+                open_texts(texts, *how) if texts else open_dataset(each.settings.dataset, tokenizer)
+            )
         each.settings = replace(each.settings, dataset=prepared[key].name, endings="")
         each.text = prepared[key].title
 
     out_dir = Path(settings.out_dir)
     lock = occupy(out_dir)
     for each in configurations:
-        each.runs = [run_of(each.settings, settings.seed + number, out_dir) for number in range(settings.seeds)]
+        each.runs = [
+            run_of(each.settings, settings.seed + number, out_dir)
+            for number in range(settings.seeds)
+        ]
     with stop_signals(ANSWER, second_after=None) as stop:
         failures = train_all(configurations, stop)
     if stop:
-        texts = words if "-" not in words else []  # standard input is gone, but not what was made of it
+        texts = (
+            words if "-" not in words else []
+        )  # standard input is gone, but not what was made of it
         again = {"dataset": next(iter(prepared.values())).name} if "-" in words else {}
         texts = [f"--text={text}" if text.endswith(".py") else text for text in texts]
         options = [f"--{name}={value}" for name, value in {**given, **again}.items()]
@@ -111,7 +124,9 @@ def main(arguments: list[str]) -> int:
     show(page, settings.open)
     lock.release()
     if failures:
-        raise MachineError(failures[0] + (f" (and {len(failures) - 1} more failed)" if failures[1:] else ""))
+        raise MachineError(
+            failures[0] + (f" (and {len(failures) - 1} more failed)" if failures[1:] else "")
+        )
     return 0
 
 
@@ -128,7 +143,9 @@ def read_configuration(path: str, over: dict[str, Any]) -> Configuration:
     try:
         check_training(settings)
         if settings.init_from != "scratch" or settings.eval_only or settings.dry_run:
-            raise UserError("what is compared is trained from scratch: leave init_from, eval_only and dry_run out")
+            raise UserError(
+                "what is compared is trained from scratch: leave init_from, eval_only and dry_run out"
+            )
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     # What the file says, and `like` where its signs say that it is nanoGPT's.
@@ -180,7 +197,9 @@ def train_all(configurations: Sequence[Configuration], stop: Sequence[int]) -> l
         for run in each.runs:
             runs.setdefault(run.folder, (f"{each.name}, seed {run.settings.seed}", run))
     to_do = [(what, run) for what, run in runs.values() if not run.facts]
-    steps, left = (sum(run.settings.max_iters for _, run in which) for which in (runs.values(), to_do))
+    steps, left = (
+        sum(run.settings.max_iters for _, run in which) for which in (runs.values(), to_do)
+    )
     progress, failures = Progress(steps, steps - left), []
     for number, (what, run) in enumerate(to_do, start=1):
         progress.begin(what, run.settings.max_iters, f"{number} of {len(to_do)}")
@@ -213,16 +232,22 @@ def train(run: Run, stop: Sequence[int], show: Callable[[dict[str, Any]], None])
         changed |= like
         with replacing(run.folder / "config.py") as file:
             file.writelines(f"{name} = {value!r}\n".encode() for name, value in changed.items())
-    command = [sys.executable, str(HERE / "train.py"), *words, f"--out_dir={run.folder}"]
+    command = [sys.executable, str(ROOT / "train.py"), *words, f"--out_dir={run.folder}"]
     with (run.folder / LOG).open("wb") as log:
         # In a session of its own: Ctrl-C in a terminal reaches a whole group, and train.py takes a second one as "at once".
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
         )
     handed_on = 0
     try:
         while True:
-            running = child.poll() is None  # asked before the metrics are read, so that the last line is shown too
+            running = (
+                child.poll() is None
+            )  # asked before the metrics are read, so that the last line is shown too
             for line in read_metrics(run.folder):
                 if line["step"] > shown:
                     shown = line["step"]
@@ -243,17 +268,24 @@ def train(run: Run, stop: Sequence[int], show: Callable[[dict[str, Any]], None])
         return ""
     if child.returncode < 0:
         return f"ended by signal {-child.returncode}"
-    lines = [line for line in (run.folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("train.py: ") if lines else f"train.py ended with status {child.returncode}"
+    lines = [
+        line for line in (run.folder / LOG).read_text(errors="replace").splitlines() if line.strip()
+    ]
+    return (
+        lines[-1].removeprefix("train.py: ")
+        if lines
+        else f"train.py ended with status {child.returncode}"
+    )
 
 
 def write_facts(run: Run) -> None:
     """Write down what the report needs of a trained model."""
     import torch
 
-    from kqv.checkpoint import load_model
-    from kqv.decoding import default_prompt, generate_text
-    from kqv.hardware import choose_machine
+    from kqv.checkpoints.single import load_model
+    from kqv.generation.prompts import default_prompt
+    from kqv.generation.sampling import generate_text
+    from kqv.machine.device import choose_machine
 
     model, tokenizer, *_ = load_model(str(run.folder))
     try:

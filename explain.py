@@ -1,16 +1,18 @@
 """Look inside a trained model as it reads a text: who looks at whom, and what it would say.
 
-    python explain.py --text="The cat sat on the mat."    out/explain.html, a page to explore, opened in the browser
-    python explain.py --step=0 --against=out              the model before training beside the trained one
-    python explain.py --format=text --layer=1 --head=2    figures of all heads and a map of one, in the terminal
-    python explain.py --format=png                        all heads as maps, in out/explain.png
-    python explain.py --format=json                       all numbers, in out/explain.json
+python explain.py --text="The cat sat on the mat."    out/explain.html, a page to explore, opened in the browser
+python explain.py --step=0 --against=out              the model before training beside the trained one
+python explain.py --format=text --layer=1 --head=2    figures of all heads and a map of one, in the terminal
+python explain.py --format=png                        all heads as maps, in out/explain.png
+python explain.py --format=json                       all numbers, in out/explain.json
 """
 
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process, without a traceback
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C during imports ends the process, without a traceback
 
 import ast
 import inspect
@@ -23,18 +25,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kqv.arguments import read_settings
 from kqv.browser import show
 from kqv.errors import UserError, run_script
-from kqv.files import replacing, text_of
-from kqv.remarks import checkpoint_remarks
-from kqv.settings import LARGEST_SEED, ExplainSettings, check_explaining
+from kqv.files import replacing
+from kqv.generation.prompts import text_of
+from kqv.options.command_line import read_settings
+from kqv.options.settings import LARGEST_SEED, ExplainSettings, check_explaining
 from kqv.signals import end_by_exception
+from kqv.training.remarks import checkpoint_remarks
 
 if TYPE_CHECKING:
-    from kqv.explaining import HeadFigures, Reading
-    from kqv.page import View
-    from kqv.tokenizer import Tokenizer
+    from kqv.inside.page import View
+    from kqv.inside.trace import HeadFigures, Reading
+    from kqv.text.tokenizer import Tokenizer
     from model import GPT
 
 SHADES = " ·░▒▓█"  # of a weight: from nothing to all
@@ -46,7 +49,7 @@ def main(arguments: list[str]) -> int:
     check_explaining(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.
-    from kqv.checkpoint import load_model
+    from kqv.checkpoints.single import load_model
 
     end_by_exception()
     model, tokenizer, checkpoint, path = load_model(settings.out_dir)
@@ -61,14 +64,16 @@ def main(arguments: list[str]) -> int:
     layer, head = chosen_head(settings, view.heads)
     names = names_of(tokenizer, view.reading.ids)
     if settings.format == "html":
-        from kqv.page import page
+        from kqv.inside.page import page
 
         views = [view]
         if settings.against:
             other, its_tokenizer, _, its_path = load_model(settings.against)
             views.append(look(other, its_tokenizer, text, str(its_path)))
             if names_of(its_tokenizer, views[1].reading.ids) != names:
-                raise UserError(f"{path} and {its_path} cut the text into different tokens: one page cannot show both")
+                raise UserError(
+                    f"{path} and {its_path} cut the text into different tokens: one page cannot show both"
+                )
         write(folder / "explain.html", page(text, views, {"layer": layer, "head": head}).encode())
         show(folder / "explain.html", settings.open)
     elif settings.format == "json":
@@ -96,34 +101,45 @@ def untrained(model: "GPT", checkpoint: dict[str, Any], path: Path) -> "GPT":
 
     seed = checkpoint.get("config", {}).get("seed")
     if not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"{path} does not say with which seed its model began: explain it without --step=0")
+        raise UserError(
+            f"{path} does not say with which seed its model began: explain it without --step=0"
+        )
     torch.manual_seed(seed)  # as train.py does
     return GPT(model.config)
 
 
 def readable(model: "GPT", tokenizer: "Tokenizer", text: str) -> str:
     """`text` if the model can read it; else, in another alphabet or a short block, one that it writes itself."""
-    from kqv.explaining import own_ids
+    from kqv.inside.trace import own_ids
 
     if not tokenizer.knows(text) or len(tokenizer.encode(text)) > model.config.block_size:
         text = tokenizer.decode(own_ids(model, tokenizer, len(text)))
-    while len(tokenizer.encode(text)) > model.config.block_size:  # what a model writes may be cut otherwise when read again
+    while (
+        len(tokenizer.encode(text)) > model.config.block_size
+    ):  # what a model writes may be cut otherwise when read again
         text = text[:-1]
     return text
 
 
 def look(model: "GPT", tokenizer: "Tokenizer", text: str, title: str) -> "View":
     """Let a model read the text. Raises UserError if it cannot."""
-    from kqv.explaining import head_figures, own_ids, read
-    from kqv.page import View
+    from kqv.inside.page import View
+    from kqv.inside.trace import head_figures, own_ids, read
 
     ids = tokenizer.encode(text)
     if not 0 < len(ids) <= model.config.block_size:
         things = "characters" if tokenizer.kind == "char" else "tokens"
-        raise UserError(f"the text has {len(ids)} {things}, and {title} reads 1 to {model.config.block_size} at once")
+        raise UserError(
+            f"the text has {len(ids)} {things}, and {title} reads 1 to {model.config.block_size} at once"
+        )
     reading = read(model, ids, tokenizer.vocab_size)
-    if not all(layer.raw.isfinite().all() for layer in reading.layers) or not reading.predictions.isfinite().all():
-        raise UserError(f"{title} computes numbers that are not finite: there is nothing to be seen in it")
+    if (
+        not all(layer.raw.isfinite().all() for layer in reading.layers)
+        or not reading.predictions.isfinite().all()
+    ):
+        raise UserError(
+            f"{title} computes numbers that are not finite: there is nothing to be seen in it"
+        )
     own = read(model, own_ids(model, tokenizer))
     newlines = {token for token in own.ids if tokenizer.token_bytes(token).endswith(b"\n")}
     return View(title, model, tokenizer, reading, head_figures(model, reading, own, newlines))
@@ -140,7 +156,11 @@ def chosen_head(settings: ExplainSettings, heads: list["HeadFigures"]) -> tuple[
     """The layer and head of the map: as asked for, else the one with the lowest entropy. Raises UserError for one that is not
     there."""
     asked = [(figures.layer, figures.head) for figures in heads]
-    wanted = [place for place in asked if settings.layer in (-1, place[0]) and settings.head in (-1, place[1])]
+    wanted = [
+        place
+        for place in asked
+        if settings.layer in (-1, place[0]) and settings.head in (-1, place[1])
+    ]
     if not wanted:
         raise UserError(f"this model has layers 0 to {asked[-1][0]} with heads 0 to {asked[-1][1]}")
     return min(wanted, key=lambda place: heads[asked.index(place)].entropy)
@@ -152,14 +172,19 @@ def table(heads: list["HeadFigures"]) -> str:
     widths = [max(6, len(name)) for name in names]
     lines = ["  ".join(name.rjust(width) for name, width in zip(names, widths, strict=True))]
     for figures in heads:
-        values = [str(value) if isinstance(value, int) else f"{value:.3f}" for value in asdict(figures).values()]
-        lines.append("  ".join(value.rjust(width) for value, width in zip(values, widths, strict=True)))
+        values = [
+            str(value) if isinstance(value, int) else f"{value:.3f}"
+            for value in asdict(figures).values()
+        ]
+        lines.append(
+            "  ".join(value.rjust(width) for value, width in zip(values, widths, strict=True))
+        )
     return "\n".join(lines)
 
 
 def legend() -> str:
     """What the figures mean, in the words below the fields of HeadFigures."""
-    from kqv.explaining import HeadFigures
+    from kqv.inside.trace import HeadFigures
 
     (definition,) = ast.parse(inspect.getsource(HeadFigures)).body
     assert isinstance(definition, ast.ClassDef)
@@ -169,7 +194,9 @@ def legend() -> str:
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
             words = ast.literal_eval(below.value)
             name = ast.unparse(field.target).ljust(width)
-            lines.append(textwrap.fill(words, 100, initial_indent=name, subsequent_indent=" " * width))
+            lines.append(
+                textwrap.fill(words, 100, initial_indent=name, subsequent_indent=" " * width)
+            )
     return "\n".join(lines)
 
 
@@ -180,15 +207,21 @@ def shades() -> str:
     '· 0.1, ░ 0.3, ▒ 0.5, ▓ 0.7, █ 0.9'
     """
     steps = len(SHADES) - 1
-    return ", ".join(f"{mark} {(number - 0.5) / steps:.1f}" for number, mark in enumerate(SHADES) if number)
+    return ", ".join(
+        f"{mark} {(number - 0.5) / steps:.1f}" for number, mark in enumerate(SHADES) if number
+    )
 
 
 def head_map(names: list[str], weights: list[list[float]]) -> str:
     """One head as marks: a row for each token, a column for each it may look at."""
     width = max(map(len, names))
-    rows = ["  " + "".join(names)] if width == 1 else []  # longer ones find no room above the columns
+    rows = (
+        ["  " + "".join(names)] if width == 1 else []
+    )  # longer ones find no room above the columns
     for name, row in zip(names, weights, strict=True):
-        marks = "".join(SHADES[min(len(SHADES) - 1, round(weight * (len(SHADES) - 1)))] for weight in row)
+        marks = "".join(
+            SHADES[min(len(SHADES) - 1, round(weight * (len(SHADES) - 1)))] for weight in row
+        )
         rows.append(f"{name.ljust(width)} {marks.rstrip()}")
     return "\n".join(rows)
 
@@ -197,31 +230,43 @@ def next_tokens(names: list[str], tokenizer: "Tokenizer", reading: "Reading") ->
     """The three likeliest next tokens at every place, with their probabilities."""
     likeliest = reading.predictions[-1].topk(min(3, tokenizer.vocab_size))
     rows = []
-    for name, chances, ids in zip(names, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
-        guesses = [f"{guess} {chance:.2f}" for guess, chance in zip(names_of(tokenizer, ids), chances, strict=True)]
+    for name, chances, ids in zip(
+        names, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True
+    ):
+        guesses = [
+            f"{guess} {chance:.2f}"
+            for guess, chance in zip(names_of(tokenizer, ids), chances, strict=True)
+        ]
         rows.append(f"{name} → {'   '.join(guesses)}")
     return "\n".join(rows)
 
 
 def names_of(tokenizer: "Tokenizer", ids: list[int]) -> list[str]:
     """Tokens as a terminal can show them. A character takes one place there, whatever it is."""
-    from kqv.page import token_label
+    from kqv.inside.page import token_label
 
     names = [token_label(tokenizer, token) for token in ids]
-    return [name if len(name) == 1 else "�" for name in names] if tokenizer.kind == "char" else names
+    return (
+        [name if len(name) == 1 else "�" for name in names] if tokenizer.kind == "char" else names
+    )
 
 
 def numbers(text: str, view: "View") -> dict[str, Any]:
     """All that was seen, as plain lists: `layers` has the stages of LayerView in its shapes, `heads` the HeadFigures,
     `predictions` (n_layer + 1, time, vocab_size), `vocabulary` the tokens in the order of their ids."""
-    from kqv.page import token_text
+    from kqv.inside.page import token_text
 
     stages = ("query", "key", "value", "raw", "scaled", "weights", "output")
     return {
         "text": text,
-        "vocabulary": [token_text(view.tokenizer, token) for token in range(view.tokenizer.vocab_size)],
+        "vocabulary": [
+            token_text(view.tokenizer, token) for token in range(view.tokenizer.vocab_size)
+        ],
         "allowed": view.reading.layers[0].allowed.tolist(),
-        "layers": [{name: getattr(layer, name).tolist() for name in stages} for layer in view.reading.layers],
+        "layers": [
+            {name: getattr(layer, name).tolist() for name in stages}
+            for layer in view.reading.layers
+        ],
         "heads": [asdict(figures) for figures in view.heads],
         "predictions": view.reading.predictions.tolist(),
     }
@@ -229,17 +274,21 @@ def numbers(text: str, view: "View") -> dict[str, Any]:
 
 def draw_heads(names: list[str], reading: "Reading") -> bytes:
     """A PNG of all heads as a grid, a layer a row: who (from above) looks at whom (from the left), the darker the more."""
-    from kqv.drawing import empty_figure
+    from kqv.plotting import empty_figure
 
     rows, columns = len(reading.layers), reading.layers[0].weights.shape[0]
     figure = empty_figure(2.2 * columns + 0.6, 2.2 * rows + 0.6)
     for layer, view in enumerate(reading.layers):
         for head, weights in enumerate(view.weights):
             axes = figure.add_subplot(rows, columns, layer * columns + head + 1)
-            axes.imshow(weights.numpy(), cmap="Blues", vmin=0, vmax=1)  # light to dark: the colour-blind read it too
+            axes.imshow(
+                weights.numpy(), cmap="Blues", vmin=0, vmax=1
+            )  # light to dark: the colour-blind read it too
             axes.set_title(f"layer {layer}, head {head}", fontsize=8)
             shown = [name.replace("$", r"\$") for name in names]
-            places = range(len(names)) if len(names) <= 40 else []  # more would be too small to read
+            places = (
+                range(len(names)) if len(names) <= 40 else []
+            )  # more would be too small to read
             axes.set_xticks(places, shown[: len(places)], fontsize=5, family="monospace")
             axes.set_yticks(places, shown[: len(places)], fontsize=5, family="monospace")
             axes.tick_params(length=0)

@@ -55,7 +55,9 @@ class GPTConfig:
         """Raises ValueError for a choice that is not in its table or a size that no model has."""
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            kinds = [kind for part in get_args(hint) or [hint] for kind in get_args(part) or [part]]  # words and types
+            kinds = [
+                kind for part in get_args(hint) or [hint] for kind in get_args(part) or [part]
+            ]  # words and types
             kinds = [*TABLES.get(name, ()), *(kind for kind in kinds if kind is not str)]
             kinds += [int] if float in kinds else []
             if not (value in kinds if isinstance(value, str) else type(value) in kinds):
@@ -65,11 +67,15 @@ class GPTConfig:
         if min(sizes) < 1 or min(self.window, self.mlp_width) < 0 or self.n_embd % self.n_head:
             raise ValueError("sizes must be above 0, and n_embd a multiple of n_head")
         if self.position == "rope" and self.d_k % 2:
-            raise ValueError("rotary positions turn pairs of numbers: d_k = n_embd / n_head must be even")
+            raise ValueError(
+                "rotary positions turn pairs of numbers: d_k = n_embd / n_head must be even"
+            )
         if not isinstance(self.attention_scale, str) and not abs(self.attention_scale) <= LARGEST:
             raise ValueError(f"attention_scale goes up to {LARGEST:,}")
         if not 1 <= self.rope_base <= LARGEST or max(self.window, self.mlp_width) > LARGEST:
-            raise ValueError(f"rope_base goes from 1 to {LARGEST:,}, window and mlp_width up to that")
+            raise ValueError(
+                f"rope_base goes from 1 to {LARGEST:,}, window and mlp_width up to that"
+            )
 
     @property
     def d_k(self) -> int:
@@ -79,7 +85,9 @@ class GPTConfig:
     @property
     def hidden(self) -> int:
         """Width inside an MLP: four times the stream's, or of SwiGLU's two halves 8/3, in multiples of 32 (Shazeer 2020)."""
-        usual = 32 * math.ceil(self.n_embd * 8 / 3 / 32) if self.mlp == "swiglu" else 4 * self.n_embd
+        usual = (
+            32 * math.ceil(self.n_embd * 8 / 3 / 32) if self.mlp == "swiglu" else 4 * self.n_embd
+        )
         return self.mlp_width or usual
 
 
@@ -107,7 +115,14 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, weight, scale = ctx.saved_tensors
         by_x, by_weight, _ = torch.ops.aten.native_layer_norm_backward(
-            gradient, x, weight.shape, torch.zeros_like(scale), scale, weight, None, [True, True, False]
+            gradient,
+            x,
+            weight.shape,
+            torch.zeros_like(scale),
+            scale,
+            weight,
+            None,
+            [True, True, False],
         )
         centring = (gradient @ weight).unsqueeze(-1) * scale / x.shape[-1]
         return by_x.add_(centring), by_weight
@@ -138,13 +153,20 @@ SCALES = {
 }
 
 SCORES = {
-    "dot": lambda query, key, scale: (query * scale) @ key.mT,  # scaling the queries takes less than scaling the scores
+    "dot": lambda query, key, scale: (
+        (query * scale) @ key.mT
+    ),  # scaling the queries takes less than scaling the scores
     "squared": lambda query, key, scale: (query @ key.mT).square() * scale,
     # The softmax of a logarithm divides by the sum: weights in proportion to φ(q)·φ(k), where the scale is 1.
-    "linear": lambda query, key, scale: (feature_map(query) @ feature_map(key).mT).clamp_min(TINY).log() * scale,
+    "linear": lambda query, key, scale: (
+        (feature_map(query) @ feature_map(key).mT).clamp_min(TINY).log() * scale
+    ),
 }
 TINY = 1e-6
-FAST = ("dot", "linear")  # the scores that have a fast body besides `attend`: attend_fused, attend_linear
+FAST = (
+    "dot",
+    "linear",
+)  # the scores that have a fast body besides `attend`: attend_fused, attend_linear
 
 # Whether a query may look at a key that stands `distance` characters before it (negative: after it).
 MASKS = {
@@ -155,8 +177,8 @@ MASKS = {
 
 
 class Observer(Protocol):
-    """Who watches one layer at work: what keeps keys and values for later (kqv/incremental.py), what shows them
-    (kqv/explaining.py)."""
+    """Who watches one layer at work: what keeps keys and values for later (kqv/generation/decoder.py), what shows them
+    (kqv/inside/trace.py)."""
 
     def see(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Those of a whole text, each (batch, heads, time, d_k), normalised and rotated."""
@@ -178,7 +200,13 @@ def drop(x: Tensor, share: float) -> Tensor:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, score: str = "dot", dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    score: str = "dot",
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Attention as it is written: softmax(query @ keyᵀ · scale + mask) @ value (Vaswani et al. 2017, section 3.2.1).
 
@@ -193,14 +221,26 @@ def attend(
 
 
 def attend_fused(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0, causal: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    dropout: float = 0.0,
+    causal: bool = False,
 ) -> Tensor:
     """The output of `attend` with dot-product scores, from one kernel that never stores the weights.
 
     `causal` says that the mask is the plain causal one, which kernels know by themselves.
     """
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=None if causal else mask, dropout_p=dropout, is_causal=causal, scale=scale
+        query,
+        key,
+        value,
+        attn_mask=None if causal else mask,
+        dropout_p=dropout,
+        is_causal=causal,
+        scale=scale,
     )
 
 
@@ -217,9 +257,13 @@ def attend_linear(query: Tensor, key: Tensor, value: Tensor, chunk: int = 64) ->
     """
     batch, heads, time, d_k = query.shape
     missing = -time % chunk  # keys of zeros add nothing, queries of ones keep the sums above 0
-    query = F.pad(feature_map(query), (0, 0, 0, missing), value=1.0).view(batch, heads, -1, chunk, d_k)
+    query = F.pad(feature_map(query), (0, 0, 0, missing), value=1.0).view(
+        batch, heads, -1, chunk, d_k
+    )
     key = F.pad(feature_map(key), (0, 0, 0, missing)).view(batch, heads, -1, chunk, d_k)
-    value = F.pad(F.pad(value, (0, 1), value=1.0), (0, 0, 0, missing)).view(batch, heads, -1, chunk, d_k + 1)  # ones: Σ φ(k)
+    value = F.pad(F.pad(value, (0, 1), value=1.0), (0, 0, 0, missing)).view(
+        batch, heads, -1, chunk, d_k + 1
+    )  # ones: Σ φ(k)
     summed = (key.mT @ value).float().cumsum(dim=2)  # (batch, heads, chunks, d_k, d_k + 1)
     past = F.pad(summed[:, :, :-1], (0, 0, 0, 0, 1, 0))
     found = query @ past + (query @ key.mT).tril() @ value
@@ -233,10 +277,16 @@ def rotation_table(config: GPTConfig, first: int = 0) -> Tensor:
     Position t turns the pair (i, i + d_k/2) by the angle t · base^(-2i/d_k) (Su et al. 2021, eq. 15, in the
     half-split order of the Hugging Face models).
     """
-    frequencies = config.rope_base ** (-torch.arange(0, config.d_k, 2, dtype=torch.float64) / config.d_k)
-    angles = torch.outer(torch.arange(first, first + config.block_size, dtype=torch.float64), frequencies)
+    frequencies = config.rope_base ** (
+        -torch.arange(0, config.d_k, 2, dtype=torch.float64) / config.d_k
+    )
+    angles = torch.outer(
+        torch.arange(first, first + config.block_size, dtype=torch.float64), frequencies
+    )
     cosine, sine = angles.cos(), angles.sin()
-    return torch.stack([torch.cat((cosine, cosine), dim=1), torch.cat((-sine, sine), dim=1)]).float()
+    return torch.stack(
+        [torch.cat((cosine, cosine), dim=1), torch.cat((-sine, sine), dim=1)]
+    ).float()
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
@@ -270,13 +320,24 @@ class Attention(nn.Module):
         self.fused = config.attention_score in FAST  # see GPT.fuse_attention
 
     def forward(
-        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, observer: Observer | None = None
+        self,
+        x: Tensor,
+        rotation: Tensor | None,
+        mask: Tensor | None,
+        causal: bool,
+        observer: Observer | None = None,
     ) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""
         batch, time, _ = x.shape
 
-        def heads(projected: Tensor) -> Tensor:  # (batch, time, n_embd) -> (batch, heads, time, d_k)
-            return projected.view(batch, time, self.config.n_head, self.config.d_k).transpose(1, 2).contiguous()
+        def heads(
+            projected: Tensor,
+        ) -> Tensor:  # (batch, time, n_embd) -> (batch, heads, time, d_k)
+            return (
+                projected.view(batch, time, self.config.n_head, self.config.d_k)
+                .transpose(1, 2)
+                .contiguous()
+            )
 
         query = self.query_norm(heads(self.query(x)))
         key = self.key_norm(heads(self.key(x)))
@@ -291,7 +352,9 @@ class Attention(nn.Module):
         elif self.fused and self.config.attention_score == "linear" and causal:
             output = attend_linear(query, key, value)  # there are no weights to drop
         else:
-            output, _ = attend(query, key, value, mask, self.scale, self.config.attention_score, dropout)
+            output, _ = attend(
+                query, key, value, mask, self.scale, self.config.attention_score, dropout
+            )
         return self.output(output.transpose(1, 2).reshape(batch, time, -1))
 
 
@@ -313,7 +376,9 @@ class SwiGLU(nn.Module):
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": F.silu,  # of the gate
     "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # OpenAI's GPT-2 was trained with this one
+    "gelu_tanh": lambda x: F.gelu(
+        x, approximate="tanh"
+    ),  # OpenAI's GPT-2 was trained with this one
     "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
 }
 
@@ -335,7 +400,7 @@ class MLP(nn.Module):
 TABLES: dict[str, dict[str, Any]] = {
     "norm": NORMS, "attention_scale": SCALES, "attention_score": SCORES, "mask": MASKS, "mlp": ACTIVATIONS,
 }  # fmt: skip
-"""Options of GPTConfig whose choices are the keys of a table. The command line reads them from here (kqv/settings.py)."""
+"""Options of GPTConfig whose choices are the keys of a table. The command line reads them from here (kqv/options/settings.py)."""
 
 
 class Block(nn.Module):
@@ -350,11 +415,18 @@ class Block(nn.Module):
         self.config = config
 
     def forward(
-        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, causal: bool, observer: Observer | None = None
+        self,
+        x: Tensor,
+        rotation: Tensor | None,
+        mask: Tensor | None,
+        causal: bool,
+        observer: Observer | None = None,
     ) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""
         dropout = self.config.dropout if self.training else 0.0
-        x = x + drop(self.attention(self.attention_norm(x), rotation, mask, causal, observer), dropout)
+        x = x + drop(
+            self.attention(self.attention_norm(x), rotation, mask, causal, observer), dropout
+        )
         return x + drop(self.mlp(self.mlp_norm(x)), dropout)
 
 
@@ -400,8 +472,16 @@ class GPT(nn.Module):
         if config.position == "learned":
             self.positions = nn.Embedding(config.block_size, config.n_embd)
         # Tables that can be computed are not part of a checkpoint.
-        self.register_buffer("sinusoids", sinusoids(config) if config.position == "sinusoidal" else None, persistent=False)
-        self.register_buffer("rotation", rotation_table(config) if config.position == "rope" else None, persistent=False)
+        self.register_buffer(
+            "sinusoids",
+            sinusoids(config) if config.position == "sinusoidal" else None,
+            persistent=False,
+        )
+        self.register_buffer(
+            "rotation",
+            rotation_table(config) if config.position == "rope" else None,
+            persistent=False,
+        )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = NORMS[config.norm](config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -440,7 +520,10 @@ class GPT(nn.Module):
                 module.fused = fused and self.config.attention_score in FAST
 
     def forward(
-        self, ids: Tensor, observers: Sequence[Observer] | None = None, targets: Tensor | None = None
+        self,
+        ids: Tensor,
+        observers: Sequence[Observer] | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """Logits (batch, time, vocab_size) for the token after each of ids (batch, time), int64; if these tokens are known, as
         `targets` (batch, time), the mean loss instead: a float32 scalar, in nats per token.
@@ -491,10 +574,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     computed at once, while its logits are there: softmax(logits) less 1 at the target."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, training: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        training: bool,
+    ) -> Tensor:
         short, chunk = weight.to(dtype), max(1, CHUNK // len(weight))
         total = torch.zeros((), device=hidden.device)
-        by_hidden, by_weight = [], torch.zeros_like(weight, dtype=torch.float32) if training else None
+        by_hidden, by_weight = (
+            [],
+            torch.zeros_like(weight, dtype=torch.float32) if training else None,
+        )
         for part, target in zip(hidden.to(dtype).split(chunk), targets.split(chunk), strict=True):
             logarithms = F.log_softmax(part @ short.mT, dim=-1, dtype=torch.float32)
             total += F.nll_loss(logarithms, target, reduction="sum")
@@ -513,7 +606,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         by_hidden, by_weight = ctx.saved_tensors
-        each = gradient / len(by_hidden)  # only here, in float32: a slope over all tokens is too small for float16
+        each = gradient / len(
+            by_hidden
+        )  # only here, in float32: a slope over all tokens is too small for float16
         return by_hidden.float() * each, by_weight * each, None, None, None
 
 
@@ -527,4 +622,6 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     with torch.autocast(device, enabled=False):
-        return _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight, targets.flatten(), dtype, torch.is_grad_enabled())
+        return _LinearCrossEntropy.apply(
+            hidden.flatten(0, 1), weight, targets.flatten(), dtype, torch.is_grad_enabled()
+        )

@@ -1,14 +1,16 @@
 """Write text with a trained model, as it is generated.
 
-    python sample.py --out_dir=out --start="ROMEO:"
-    python sample.py --num_samples=5 --temperature=0.7 --top_p=0.9
-    python sample.py --interactive
+python sample.py --out_dir=out --start="ROMEO:"
+python sample.py --num_samples=5 --temperature=0.7 --top_p=0.9
+python sample.py --interactive
 """
 
 import os
 import signal
 
-if __name__ == "__main__":  # there is nothing to save: Ctrl-C ends it at once, while torch is imported as well
+if (
+    __name__ == "__main__"
+):  # there is nothing to save: Ctrl-C ends it at once, while torch is imported as well
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 
 import json
@@ -16,16 +18,16 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kqv.arguments import read_settings
 from kqv.errors import UserError, run_script
-from kqv.files import text_of
-from kqv.remarks import checkpoint_remarks
-from kqv.settings import SampleSettings, check_sampling
+from kqv.generation.prompts import text_of
+from kqv.options.command_line import read_settings
+from kqv.options.settings import SampleSettings, check_sampling
+from kqv.training.remarks import checkpoint_remarks
 
 if TYPE_CHECKING:
     import torch
 
-    from kqv.tokenizer import Tokenizer
+    from kqv.text.tokenizer import Tokenizer
     from model import GPT
 
 SEPARATOR = "---------------"
@@ -41,10 +43,10 @@ def main(arguments: list[str]) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
-    from kqv.checkpoint import load_model
-    from kqv.decoding import default_prompt
-    from kqv.hardware import choose_machine
-    from kqv.importing import located
+    from kqv.checkpoints.single import load_model
+    from kqv.exchange.importing import located
+    from kqv.generation.prompts import default_prompt
+    from kqv.machine.device import choose_machine
 
     named = settings.init_from != "resume"
     where = located(settings.init_from) if named else settings.out_dir
@@ -52,7 +54,9 @@ def main(arguments: list[str]) -> int:
     for remark in checkpoint_remarks(checkpoint, path, where):
         print(remark, file=sys.stderr)
     machine = choose_machine(settings)
-    if checkpoint.get("nanogpt"):  # it writes what it wrote there: with a block that slides and, on a CPU, in float32
+    if checkpoint.get(
+        "nanogpt"
+    ):  # it writes what it wrote there: with a block that slides and, on a CPU, in float32
         settings.past_block = "slide" if settings.past_block == "auto" else settings.past_block
         if settings.dtype == "auto" and machine.device.type == "cpu":
             machine.dtype = torch.float32
@@ -81,20 +85,29 @@ def prompts(settings: SampleSettings, newline: str) -> Iterator[str]:
 
 
 def write_samples(
-    model: "GPT", tokenizer: "Tokenizer", prompt: str, settings: SampleSettings, dtype: "torch.dtype"
+    model: "GPT",
+    tokenizer: "Tokenizer",
+    prompt: str,
+    settings: SampleSettings,
+    dtype: "torch.dtype",
 ) -> None:
     """Generate num_samples continuations at once; show the first as it grows and the others when all are done."""
-    from kqv.decoding import Continuation, generate
+    from kqv.generation.sampling import Continuation, generate
 
     if settings.unknown == "skip":
         ids, skipped = tokenizer.encode_known(prompt)
         if skipped:
-            print(f"left out of the prompt, unknown to the model: {' '.join(map(repr, skipped))}", file=sys.stderr)
+            print(
+                f"left out of the prompt, unknown to the model: {' '.join(map(repr, skipped))}",
+                file=sys.stderr,
+            )
             prompt = tokenizer.decode(ids)
     else:
         ids = tokenizer.encode_prompt(prompt)
     if not ids:
-        raise UserError("the prompt is empty: give at least one character the model knows with --start=")
+        raise UserError(
+            "the prompt is empty: give at least one character the model knows with --start="
+        )
 
     streaming = settings.output == "text"
     samples = [Continuation(tokenizer, settings.stop) for _ in range(settings.num_samples)]

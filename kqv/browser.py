@@ -26,6 +26,10 @@ def show(path: Path, ask: Literal["auto"] | bool) -> None:
 
 def person_present() -> bool:
     """Whether stdout is a terminal on a machine with a screen: not a pipe, not at the other end of an SSH connection."""
-    if not sys.stdout.isatty() or any(os.environ.get(name) for name in ("SSH_CONNECTION", "SSH_TTY", "CI")):
+    if not sys.stdout.isatty() or any(
+        os.environ.get(name) for name in ("SSH_CONNECTION", "SSH_TTY", "CI")
+    ):
         return False
-    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )

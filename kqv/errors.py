@@ -1,8 +1,8 @@
 """Errors as the user meets them: one line on stderr that says what to do, and an exit status.
 
-    2    the user's mistake (`UserError`): a wrong option, a missing file, an unreadable text
-    1    the machine's trouble (`MachineError`): disk full, out of memory
-    130  Ctrl-C, 143 SIGTERM, as shells expect (128 + the number of the signal)
+2    the user's mistake (`UserError`): a wrong option, a missing file, an unreadable text
+1    the machine's trouble (`MachineError`): disk full, out of memory
+130  Ctrl-C, 143 SIGTERM, as shells expect (128 + the number of the signal)
 """
 
 import contextlib
@@ -80,11 +80,21 @@ def _report(message: str, status: int) -> int:
 def _machine_trouble(error: BaseException) -> str | None:
     """The line for a full disk or exhausted memory; None for what is a bug of ours and wants its traceback."""
     if isinstance(error, OSError):
-        hint = ": free some space and run the command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        hint = (
+            ": free some space and run the command again"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else ""
+        )
         return f"{error.filename or 'input or output'}: {error.strerror or error}{hint}"
-    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(("kqv", "model")):
+    if (
+        isinstance(error, ModuleNotFoundError)
+        and error.name
+        and not error.name.startswith(("kqv", "model"))
+    ):
         return f"the package {error.name.partition('.')[0]} is missing: pip install -r requirements.txt"
-    if isinstance(error, ImportError) and ("failed to map" in str(error) or "cannot allocate" in str(error).lower()):
+    if isinstance(error, ImportError) and (
+        "failed to map" in str(error) or "cannot allocate" in str(error).lower()
+    ):
         return "out of memory: this process may not take what its libraries need (ulimit -v); allow it 2 GB or more"
     # torch reports a failed allocation as a RuntimeError: "out of memory" on a GPU, "can't allocate" on a CPU, an overflow where
     # a tensor has more bytes than 64 bits can count.
@@ -92,7 +102,12 @@ def _machine_trouble(error: BaseException) -> str | None:
     if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
         reason = next((line for line in text.splitlines() if "error:" in line), text.split("\n")[0])
         return f"the model could not be compiled ({reason.strip()[:200]}): leave out --compile, or write --compile=False"
-    no_memory = ("out of memory", "can't allocate memory", "size calculation overflow", "integer multiplication overflow")
+    no_memory = (
+        "out of memory",
+        "can't allocate memory",
+        "size calculation overflow",
+        "integer multiplication overflow",
+    )
     if isinstance(error, MemoryError) or any(words in text for words in no_memory):
         return "out of memory: lower --batch_size, --block_size or the size of the model"
     return None

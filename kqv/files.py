@@ -1,13 +1,11 @@
 """The files of a run, how a file is written so that a crash leaves the old one or the new one, never a half, how small
 files and the text of a prompt are read."""
 
-import contextlib
 import errno
 import io
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,27 +13,8 @@ from typing import BinaryIO
 
 from kqv.errors import UserError
 
-# Checkpoints: of the lowest validation loss so far, the newest, and the one that was the newest before it.
-BEST, LATEST, EARLIER = "ckpt.pt", "last.pt", "earlier.pt"
-TO_USE = (BEST, LATEST, EARLIER)  # which of a folder is taken: the first that is there
-TO_RESUME = (LATEST, EARLIER, BEST)
-VERSION = 1
-FORMAT = f"kqv {VERSION}"  # what a checkpoint says of itself
-DAMAGED = "damaged.pt"  # a last.pt that could not be read
-NANOGPT = "nanogpt.pt"  # nanoGPT's ckpt.pt, in whose place a run of it that goes on here puts its own
-METRICS, CURVE, CONFIG = "metrics.jsonl", "loss.png", "config.json"
-TENSORBOARD, WANDB = "tensorboard", "wandb"  # folders
-# What a run and the scripts that read it write into out_dir. The checkpoints come last: while others are moved they are
-# still in place.
-OF_A_RUN = (
-    "explain.html", "explain.png", "explain.json",
-    "huggingface", "nanogpt", "model.gguf", "model.onnx", "model.safetensors", "model.pt",
-    TENSORBOARD, WANDB, METRICS, CURVE, CONFIG, NANOGPT, DAMAGED, EARLIER, LATEST, BEST,
-)  # fmt: skip
-LARGEST_PROMPT = 1 << 26  # bytes
 LARGEST_HEADER = 1 << 25  # bytes; a tensor takes about 150, and a vocabulary may be in it
 LARGEST_NOTE = 1 << 24  # bytes of what kqv notes for itself: facts, progress, hashes
-LARGEST_METRICS = 1 << 30  # bytes; a million lines take a quarter of it
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -60,7 +39,7 @@ def _open_regular(path: str, flags: int) -> int:
 def read_small(path: Path, limit: int) -> bytes:
     """The bytes of a regular file. Raises OSError if there are more than `limit`."""
     with open_regular(path) as file:
-        return _read_at_most(file, limit, path)
+        return read_at_most(file, limit, path)
 
 
 def check_header(path: Path) -> None:
@@ -71,7 +50,7 @@ def check_header(path: Path) -> None:
         raise OSError(errno.EFBIG, f"its header has more than {LARGEST_HEADER:,} bytes", str(path))
 
 
-def _read_at_most(file: BinaryIO, limit: int, path: Path) -> bytes:
+def read_at_most(file: BinaryIO, limit: int, path: Path) -> bytes:
     pieces, size = [], 0
     while piece := file.read(1 << 16):  # a reader makes room for all that it is asked for
         pieces.append(piece)
@@ -105,7 +84,9 @@ def take_place(fresh: Path, path: Path, keep: Path | None = None) -> None:
     """Rename `fresh` to `path`, and what was there to `keep`, or to nothing. Each can be a file or a folder."""
     if keep and path.exists():
         take_place(path, keep)
-    if path.is_dir() or fresh.is_dir():  # a file takes the place of a file in one step, nothing else does
+    if (
+        path.is_dir() or fresh.is_dir()
+    ):  # a file takes the place of a file in one step, nothing else does
         remove(path)
     os.replace(fresh, path)
     flush_folder(path.parent)
@@ -151,7 +132,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         listed = read_small(path / MARK, LARGEST_NOTE).decode(errors="replace")
         known = {MARK, *listed.split("\n")}
     if path.exists() and (others := {file.name for file in path.iterdir()} - known):
-        raise UserError(f"{path} has {min(others)} in it, which was not exported by kqv: name another folder, or move it away")
+        raise UserError(
+            f"{path} has {min(others)} in it, which was not exported by kqv: name another folder, or move it away"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
@@ -178,24 +161,3 @@ def flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def text_of(word: str) -> str:
-    """The text that an option means: FILE:path, - for standard input, or itself. Files are read as training texts are: UTF-8,
-    every line end a newline.
-
-    Raises UserError for a file that cannot be read or is no text.
-    """
-    if word != "-" and not word.startswith("FILE:"):
-        return word
-    path = Path(word.removeprefix("FILE:"))
-    try:
-        # A prompt may be a pipe, as a shell's <(command) is.
-        with contextlib.nullcontext(sys.stdin.buffer) if word == "-" else path.open("rb") as file:
-            data = _read_at_most(file, LARGEST_PROMPT, path)
-        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except OSError as error:
-        raise UserError(f"the prompt {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        source = "standard input" if word == "-" else path
-        raise UserError(f"{source} is not UTF-8: byte 0x{error.object[error.start]:02X} at offset {error.start}") from None

@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+STOP = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 def end_by_exception() -> None:
@@ -37,7 +39,10 @@ def stop_signals(answer: str, second_after: float | None = 0.0) -> Iterator[list
     ends the process with status 128 + its number. With None it is only received, too.
     """
     received: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in _heeded()}
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in _heeded()
+    }
     reader, writer = socket.socketpair()  # Windows has no other file that Python writes signals to
     writer.setblocking(False)
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)

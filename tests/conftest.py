@@ -9,17 +9,25 @@ import torch
 
 from kqv.errors import UserError
 
-torch.set_num_threads(1)  # small models gain nothing from more, and lose much where other processes compute
+torch.set_num_threads(
+    1
+)  # small models gain nothing from more, and lose much where other processes compute
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=6, help="how often test_never_lose.py kills a run")
-    parser.addoption("--cases", type=int, default=100, help="how many examples a property test tries")
+    parser.addoption(
+        "--kills", type=int, default=6, help="how often test_never_lose.py kills a run"
+    )
+    parser.addoption(
+        "--cases", type=int, default=100, help="how many examples a property test tries"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # The same examples on each run, no deadline, no database.
-    hypothesis.settings.register_profile("kqv", hypothesis.settings.get_profile("ci"), max_examples=config.getoption("--cases"))
+    hypothesis.settings.register_profile(
+        "kqv", hypothesis.settings.get_profile("ci"), max_examples=config.getoption("--cases")
+    )
     hypothesis.settings.load_profile("kqv")
 
 

@@ -1,6 +1,6 @@
 """Whatever is typed, written or found in a file: it works, or one line says why not. Never a traceback, never a hang.
 
-    pytest tests/test_bad_input.py --cases=2000     the same with more cases; takes some minutes
+pytest tests/test_bad_input.py --cases=2000     the same with more cases; takes some minutes
 """
 
 import contextlib
@@ -25,21 +25,26 @@ import explain
 import export
 import sample
 import train
-from kqv import corpus
-from kqv.arguments import _alternatives
-from kqv.checkpoint import SEAL, load_checkpoint, save_checkpoint
+from kqv.checkpoints.single import SEAL, load_checkpoint, save_checkpoint
 from kqv.errors import _answered
-from kqv.settings import ExplainSettings, ExportSettings, SampleSettings, TrainSettings
+from kqv.options.command_line import _alternatives
+from kqv.options.settings import ExplainSettings, ExportSettings, SampleSettings, TrainSettings
+from kqv.text import datasets as corpus
 
 TINY = [
     "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=8", "--batch_size=2", "--max_iters=2", "--eval_iters=2",
     "--sample_chars=0", "--compile=False", "--device=cpu",
 ]  # fmt: skip
 TEXT = "To be, or not to be, that is the question:\n" * 20
-LONGEST, LONGEST_WAIT = 30, 300  # seconds of computing, and by the clock, as others compute too; what takes longer hangs
+LONGEST, LONGEST_WAIT = (
+    30,
+    300,
+)  # seconds of computing, and by the clock, as others compute too; what takes longer hangs
 
 # Each example has files of its own, and a slow machine is no failure.
-many = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], deadline=None)
+many = settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], deadline=None
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +67,10 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(room: Path) -> Path:
-    assert answer(train.main, str(room / "text.txt"), *TINY, f"--out_dir={room / 'trained'}") == (0, "")
+    assert answer(train.main, str(room / "text.txt"), *TINY, f"--out_dir={room / 'trained'}") == (
+        0,
+        "",
+    )
     return room / "trained"
 
 
@@ -101,8 +109,47 @@ def no_halves(folder: Path) -> None:
 # --- options ------------------------------------------------------------------------------------------------------
 
 
-NUMBERS = [-1, 0, 1, 2, 3, 7, 2**31, 2**63, 10**30, -0.0, 0.5, 1e-300, 1e300, "nan", "inf", "-inf", "", "x", "1e3", "0x10", "1_0"]
-WORDS = ["", "x", "True", "none", "\0", "é", "../..", "a" * 300, "resume", "/", "-", "--", "ckpt.pt", "\n", "%s", "{}"]
+NUMBERS = [
+    -1,
+    0,
+    1,
+    2,
+    3,
+    7,
+    2**31,
+    2**63,
+    10**30,
+    -0.0,
+    0.5,
+    1e-300,
+    1e300,
+    "nan",
+    "inf",
+    "-inf",
+    "",
+    "x",
+    "1e3",
+    "0x10",
+    "1_0",
+]
+WORDS = [
+    "",
+    "x",
+    "True",
+    "none",
+    "\0",
+    "é",
+    "../..",
+    "a" * 300,
+    "resume",
+    "/",
+    "-",
+    "--",
+    "ckpt.pt",
+    "\n",
+    "%s",
+    "{}",
+]
 NOT_FUZZED = {
     "device": "cpu", "compile": "False",  # what the machine has is tested elsewhere; compiling takes minutes
     "out_dir": None, "to": None, "wandb_log": "False",
@@ -110,7 +157,9 @@ NOT_FUZZED = {
 
 
 # More work than anybody waits for is no hang.
-LONG_WORK = re.compile(r"--(max_iters|max_new_tokens|sample_chars|gradient_accumulation_steps)=\d{4}")
+LONG_WORK = re.compile(
+    r"--(max_iters|max_new_tokens|sample_chars|gradient_accumulation_steps)=\d{4}"
+)
 
 
 def options_of(settings_class: type) -> st.SearchStrategy[list[str]]:
@@ -119,10 +168,14 @@ def options_of(settings_class: type) -> st.SearchStrategy[list[str]]:
     def values(name: str) -> st.SearchStrategy[str]:
         kinds = _alternatives(get_type_hints(settings_class)[name])
         words = [kind for kind in kinds if isinstance(kind, str)]
-        return st.sampled_from([str(value) for value in [*words, *(WORDS if str in kinds else NUMBERS + WORDS[:4])]])
+        return st.sampled_from(
+            [str(value) for value in [*words, *(WORDS if str in kinds else NUMBERS + WORDS[:4])]]
+        )
 
     names = [field.name for field in fields(settings_class) if field.name not in NOT_FUZZED]
-    one = st.sampled_from(names).flatmap(lambda name: values(name).map(lambda value: f"--{name}={value}"))
+    one = st.sampled_from(names).flatmap(
+        lambda name: values(name).map(lambda value: f"--{name}={value}")
+    )
     return st.lists(one, min_size=1, max_size=3)
 
 
@@ -159,19 +212,48 @@ def test_any_options_sample_or_are_refused(trained: Path, options: list[str]) ->
 # --- texts and prompts --------------------------------------------------------------------------------------------
 
 
-PIECES = ["a", "\0", "\n", "\r", "\r\n", "é", "山", "😀", "\ufeff", "\u2028", b"\xed\xa0\x80", b"\xff", b"\xc3"]
+PIECES = [
+    "a",
+    "\0",
+    "\n",
+    "\r",
+    "\r\n",
+    "é",
+    "山",
+    "😀",
+    "\ufeff",
+    "\u2028",
+    b"\xed\xa0\x80",
+    b"\xff",
+    b"\xc3",
+]
 BYTES = st.lists(st.sampled_from(PIECES) | st.binary(max_size=5), max_size=12).map(
-    lambda pieces: b"".join(piece if isinstance(piece, bytes) else piece.encode() for piece in pieces)
+    lambda pieces: b"".join(
+        piece if isinstance(piece, bytes) else piece.encode() for piece in pieces
+    )
 )
 
 
 @many
-@given(content=BYTES, times=st.sampled_from([1, 10, 100]), encoding=st.sampled_from(["utf-8", "utf-16", "latin-1", "shift_jis"]))
-def test_any_text_is_learnt_or_refused(room: Path, content: bytes, times: int, encoding: str) -> None:
+@given(
+    content=BYTES,
+    times=st.sampled_from([1, 10, 100]),
+    encoding=st.sampled_from(["utf-8", "utf-16", "latin-1", "shift_jis"]),
+)
+def test_any_text_is_learnt_or_refused(
+    room: Path, content: bytes, times: int, encoding: str
+) -> None:
     with tempfile.TemporaryDirectory(dir=room) as folder:
         text = Path(folder) / "any.txt"
         text.write_bytes(content * times)
-        status, _ = answer(train.main, str(text), *TINY, f"--encoding={encoding}", "--sample_chars=5", f"--out_dir={folder}/run")
+        status, _ = answer(
+            train.main,
+            str(text),
+            *TINY,
+            f"--encoding={encoding}",
+            "--sample_chars=5",
+            f"--out_dir={folder}/run",
+        )
         no_halves(Path(folder))
         if status == 0:
             assert answer(sample.main, f"--out_dir={folder}/run", "--max_new_tokens=10")[0] == 0
@@ -180,10 +262,17 @@ def test_any_text_is_learnt_or_refused(room: Path, content: bytes, times: int, e
 def test_a_line_of_ten_megabytes_is_a_text_like_any_other(room: Path) -> None:
     (room / "line.txt").write_bytes(b"All work and no play makes Jack a dull boy. " * 230_000)
     quick = ("--block_size=64", "--batch_size=512")
-    assert answer(train.main, str(room / "line.txt"), *TINY, *quick, f"--out_dir={room / 'line'}")[0] == 0
+    assert (
+        answer(train.main, str(room / "line.txt"), *TINY, *quick, f"--out_dir={room / 'line'}")[0]
+        == 0
+    )
 
 
-PROMPTS = st.text(max_size=20) | st.text("Tobe, \n\0", max_size=20) | st.sampled_from(["FILE:", "FILE:/", "FILE:/dev/null", "-"])
+PROMPTS = (
+    st.text(max_size=20)
+    | st.text("Tobe, \n\0", max_size=20)
+    | st.sampled_from(["FILE:", "FILE:/", "FILE:/dev/null", "-"])
+)
 
 
 @many
@@ -206,7 +295,13 @@ RUBBISH = [
 
 def places(state: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The way to each thing in a checkpoint."""
-    children = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
+    children = (
+        state.items()
+        if isinstance(state, dict)
+        else enumerate(state)
+        if isinstance(state, list)
+        else ()
+    )
     for key, child in children:
         yield (*path, key)
         yield from places(child, (*path, key))
@@ -230,36 +325,67 @@ def test_any_checkpoint_is_used_or_refused(room: Path, trained: Path, data: st.D
     state = load_checkpoint(trained / "last.pt")
     for _ in range(data.draw(st.integers(1, 2))):
         place = data.draw(st.sampled_from(list(places(state))))
-        value, how = data.draw(st.sampled_from(RUBBISH)), data.draw(st.sampled_from(["change", "change", "remove"]))
+        value, how = (
+            data.draw(st.sampled_from(RUBBISH)),
+            data.draw(st.sampled_from(["change", "change", "remove"])),
+        )
         state = changed(state, place, value, how)
     with tempfile.TemporaryDirectory(dir=room) as name:
         folder = Path(name)
         for file in ("ckpt.pt", "last.pt"):
-            save_checkpoint(folder / file, {key: value for key, value in state.items() if key != "format"})
+            save_checkpoint(
+                folder / file, {key: value for key, value in state.items() if key != "format"}
+            )
         text = str(room / "text.txt")
         answer(sample.main, f"--out_dir={folder}", "--max_new_tokens=3", "--start=To")
         answer(explain.main, f"--out_dir={folder}", "--text=To be", "--step=0")
-        answer(train.main, text, f"--init_from={folder}", *TINY[5:], f"--out_dir={folder / 'tuned'}")
-        answer(train.main, text, "--init_from=resume", f"--out_dir={folder}", "--max_iters=4", *TINY[6:])
+        answer(
+            train.main, text, f"--init_from={folder}", *TINY[5:], f"--out_dir={folder / 'tuned'}"
+        )
+        answer(
+            train.main,
+            text,
+            "--init_from=resume",
+            f"--out_dir={folder}",
+            "--max_iters=4",
+            *TINY[6:],
+        )
 
 
-@pytest.mark.parametrize("name", ["seed", "batch_size", "gradient_accumulation_steps", "learning_rate", "attention_scale"])
-def test_a_number_of_hundreds_of_digits_in_a_checkpoint_is_refused(room: Path, trained: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["seed", "batch_size", "gradient_accumulation_steps", "learning_rate", "attention_scale"],
+)
+def test_a_number_of_hundreds_of_digits_in_a_checkpoint_is_refused(
+    room: Path, trained: Path, name: str
+) -> None:
     state = load_checkpoint(trained / "last.pt")
     place = ("model_args" if name in state["model_args"] else "config", name)
     state = changed(state, place, 10**600, "change")
     with tempfile.TemporaryDirectory(dir=room) as folder:
-        save_checkpoint(Path(folder) / "last.pt", {key: value for key, value in state.items() if key != "format"})
-        resume = (str(room / "text.txt"), "--init_from=resume", f"--out_dir={folder}", "--max_iters=4")
+        save_checkpoint(
+            Path(folder) / "last.pt",
+            {key: value for key, value in state.items() if key != "format"},
+        )
+        resume = (
+            str(room / "text.txt"),
+            "--init_from=resume",
+            f"--out_dir={folder}",
+            "--max_iters=4",
+        )
         status, line = answer(train.main, *resume, *TINY[6:])
         assert status == 2 and name in line
         status, line = answer(explain.main, f"--out_dir={folder}", "--text=To be", "--step=0")
-        assert (status, name in line) == ((2, True) if name in ("seed", "attention_scale") else (0, False))
+        assert (status, name in line) == (
+            (2, True) if name in ("seed", "attention_scale") else (0, False)
+        )
 
 
 @many
 @given(data=st.data())
-def test_a_checkpoint_with_any_bytes_changed_is_used_or_refused(room: Path, trained: Path, data: st.DataObject) -> None:
+def test_a_checkpoint_with_any_bytes_changed_is_used_or_refused(
+    room: Path, trained: Path, data: st.DataObject
+) -> None:
     """And sealed again, as only somebody does who means it."""
     content = bytearray((trained / "ckpt.pt").read_bytes()[: -len(SEAL) - 32])
     for _ in range(data.draw(st.integers(1, 8))):

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from kqv.project import ROOT
+
 # Output is buffered as for most users: what is left in the buffer at the end is written when it is too late for a traceback.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 SCRIPT = r"""
@@ -56,12 +58,19 @@ run_script(main)
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("script") / "script.py"
-    path.write_text(SCRIPT.replace("PROJECT", repr(str(Path(__file__).parents[1]))))
+    path.write_text(SCRIPT.replace("PROJECT", repr(str(ROOT))))
     return path
 
 
 def run(script: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT, "timeout": 30, **options}
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "env": ENVIRONMENT,
+        "timeout": 30,
+        **options,
+    }
     return subprocess.run([sys.executable, str(script), *arguments], **options)
 
 
@@ -81,14 +90,18 @@ def run(script: Path, *arguments: str, **options: Any) -> subprocess.CompletedPr
         ("compiler", 1, ["could not be compiled (x.cpp:1: error: no Python.h)", "--compile=False"]),
     ],
 )
-def test_an_expected_error_is_one_line_and_a_status(script: Path, argument: str, status: int, parts: list[str]) -> None:
+def test_an_expected_error_is_one_line_and_a_status(
+    script: Path, argument: str, status: int, parts: list[str]
+) -> None:
     done = run(script, argument)
     assert (done.returncode, done.stdout) == (status, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("script.py: ") and all(part in line for part in parts)
 
 
-@pytest.mark.parametrize(("arguments", "status"), [("nothing", 0), ("status 0", 0), ("status 143", 143), ("exit 3", 3)])
+@pytest.mark.parametrize(
+    ("arguments", "status"), [("nothing", 0), ("status 0", 0), ("status 143", 143), ("exit 3", 3)]
+)
 def test_the_status_is_the_one_that_main_returns(script: Path, arguments: str, status: int) -> None:
     done = run(script, *arguments.split())
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
@@ -96,7 +109,11 @@ def test_the_status_is_the_one_that_main_returns(script: Path, arguments: str, s
 
 @pytest.mark.parametrize(
     ("argument", "words"),
-    [("bug", "RuntimeError: mat1 and mat2"), ("other bug", "ZeroDivisionError:"), ("our package", "ModuleNotFoundError:")],
+    [
+        ("bug", "RuntimeError: mat1 and mat2"),
+        ("other bug", "ZeroDivisionError:"),
+        ("our package", "ModuleNotFoundError:"),
+    ],
 )
 def test_a_bug_of_ours_keeps_its_traceback(script: Path, argument: str, words: str) -> None:
     done = run(script, argument)
@@ -120,13 +137,22 @@ def test_ctrl_c_is_one_line_and_status_130(script: Path) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "status", "line"),
-    [("print much", 0, ""), ("print late", 0, ""), ("exit late", 0, ""), ("user late", 2, "script.py: a mistake\n")],
+    [
+        ("print much", 0, ""),
+        ("print late", 0, ""),
+        ("exit late", 0, ""),
+        ("user late", 2, "script.py: a mistake\n"),
+    ],
 )
-def test_a_reader_that_leaves_early_is_no_error(script: Path, argument: str, status: int, line: str) -> None:
+def test_a_reader_that_leaves_early_is_no_error(
+    script: Path, argument: str, status: int, line: str
+) -> None:
     """As in `python sample.py | head -1`."""
     reader, writer = os.pipe()
     command, pipe = [sys.executable, str(script), argument], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=writer, stderr=pipe, text=True, env=ENVIRONMENT) as process:
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=writer, stderr=pipe, text=True, env=ENVIRONMENT
+    ) as process:
         os.close(writer)
         if argument == "print much":
             assert os.read(reader, 10) == b"a line tha"
@@ -146,9 +172,16 @@ def test_output_that_does_not_fit_the_disk_is_one_line(script: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 @pytest.mark.parametrize(("arguments", "status"), [("nothing", 0), ("print text", 0), ("user", 2)])
-def test_without_any_output_the_status_is_still_right(script: Path, arguments: str, status: int) -> None:
+def test_without_any_output_the_status_is_still_right(
+    script: Path, arguments: str, status: int
+) -> None:
     """As in `python train.py >&-`, or where a service manager gives none."""
-    done = subprocess.run(f"exec {sys.executable} {script} {arguments} >&- 2>&-", shell=True, env=ENVIRONMENT, timeout=30)
+    done = subprocess.run(
+        f"exec {sys.executable} {script} {arguments} >&- 2>&-",
+        shell=True,
+        env=ENVIRONMENT,
+        timeout=30,
+    )
     assert done.returncode == status
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kqv.files import read_small, replacing, text_of
+from kqv.files import read_small, replacing
+from kqv.generation.prompts import text_of
+from kqv.project import ROOT
 
 OLD, NEW = b"old content", b"new and longer content"
 
@@ -54,7 +56,7 @@ import os, signal; from pathlib import Path; from kqv.files import replacing
 with replacing(Path({str(path)!r})) as file:
     file.write({NEW!r}); file.flush(); os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     assert content(path) == before
 
@@ -86,9 +88,7 @@ def test_a_device_or_a_pipe_is_no_file_and_is_not_waited_for(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
-def test_a_prompt_may_come_through_a_pipe_but_has_an_end(
-    tmp_path: Path, refused: Callable
-) -> None:
+def test_a_prompt_may_come_through_a_pipe_but_has_an_end(tmp_path: Path, refused: Callable) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["sh", "-c", f"printf 'To be\\r\\n' > {pipe}"]):

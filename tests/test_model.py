@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from helpers.models import random_ids, randomised
 
-from kqv.arguments import check_declared
-from kqv.families import places, to_theirs
-from kqv.settings import TrainSettings
+from kqv.exchange.families import places, to_theirs
+from kqv.options.command_line import check_declared
+from kqv.options.settings import TrainSettings
 from model import (
     GPT,
     GPT2,
@@ -29,33 +30,32 @@ from model import (
 )
 
 
-def randomised(config: GPTConfig, seed: int = 0) -> GPT:
-    """A model whose every weight is random, norms and zero projections included, so that nothing hides."""
-    model = GPT(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            parameter.copy_(mean + 0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def random_ids(config: GPTConfig, batch: int = 2, time: int | None = None) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(config.vocab_size, (batch, time or config.block_size), generator=generator)
-
-
 @pytest.mark.parametrize(("mlp", "activation"), [("gelu", "gelu"), ("gelu_tanh", "gelu_new")])
 def test_gpt2_shape_is_transformers_gpt2(mlp: str, activation: str) -> None:
     transformers = pytest.importorskip("transformers")
-    config = GPTConfig(vocab_size=65, block_size=48, n_layer=3, n_head=4, n_embd=64, bias=True, **GPT2 | {"mlp": mlp})
+    config = GPTConfig(
+        vocab_size=65,
+        block_size=48,
+        n_layer=3,
+        n_head=4,
+        n_embd=64,
+        bias=True,
+        **GPT2 | {"mlp": mlp},
+    )
     model = randomised(config)
     theirs = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=65, n_positions=48, n_layer=3, n_head=4, n_embd=64, activation_function=activation
+            vocab_size=65,
+            n_positions=48,
+            n_layer=3,
+            n_head=4,
+            n_embd=64,
+            activation_function=activation,
         )
     ).eval()
-    missing, unexpected = theirs.load_state_dict(to_theirs(model.state_dict(), places(config, "huggingface")), strict=False)
+    missing, unexpected = theirs.load_state_dict(
+        to_theirs(model.state_dict(), places(config, "huggingface")), strict=False
+    )
     assert set(missing) <= {"lm_head.weight"} and not unexpected
     theirs.tie_weights()
     ids = random_ids(config)
@@ -74,14 +74,23 @@ def test_default_shape_is_transformers_qwen3() -> None:
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, tie_word_embeddings=False, attention_bias=False,
         )
     ).eval()  # fmt: skip
-    assert theirs.load_state_dict(to_theirs(model.state_dict(), places(config, "huggingface"))).missing_keys == []
+    assert (
+        theirs.load_state_dict(
+            to_theirs(model.state_dict(), places(config, "huggingface"))
+        ).missing_keys
+        == []
+    )
     ids = random_ids(config)
     with torch.no_grad():
         torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-4, rtol=0)
 
 
-LOOKS = [{"mask": mask, "window": window} for mask in ("causal", "none", "future") for window in (0, 5)]
-SCALED = [{**look, "attention_scale": scale} for look in LOOKS for scale in ("sqrt", "dim", "none", 0.3)]
+LOOKS = [
+    {"mask": mask, "window": window} for mask in ("causal", "none", "future") for window in (0, 5)
+]
+SCALED = [
+    {**look, "attention_scale": scale} for look in LOOKS for scale in ("sqrt", "dim", "none", 0.3)
+]
 
 
 # linear scores have a body of their own under the plain causal mask only
@@ -106,7 +115,9 @@ def test_fused_and_written_attention_have_the_same_gradients() -> None:
     torch.testing.assert_close(written, fused, atol=1e-5, rtol=0)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 20))
     signal = torch.randn_like(written)
-    gradients = [torch.autograd.grad(output, (query, key, value), signal) for output in (written, fused)]
+    gradients = [
+        torch.autograd.grad(output, (query, key, value), signal) for output in (written, fused)
+    ]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
@@ -125,7 +136,9 @@ def test_linear_attention_is_that_of_all_pairs_and_has_its_gradients(length: int
     torch.testing.assert_close(pairs, linear, atol=1e-5, rtol=0)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, length))
     signal = torch.randn_like(pairs)
-    gradients = [torch.autograd.grad(output, (query, key, value), signal) for output in (pairs, linear)]
+    gradients = [
+        torch.autograd.grad(output, (query, key, value), signal) for output in (pairs, linear)
+    ]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
@@ -136,13 +149,22 @@ def test_attention_is_the_formula(score: str) -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 1, 6, 4).unbind()
     scale = 1 if score == "linear" else 1 / 2
-    output, weights = attend(query, key, value, torch.ones(6, 6, dtype=torch.bool).tril(), scale, score)
+    output, weights = attend(
+        query, key, value, torch.ones(6, 6, dtype=torch.bool).tril(), scale, score
+    )
     for t in range(6):
-        scores = [sum(float(query[0, 0, t, i] * key[0, 0, s, i]) for i in range(4)) for s in range(t + 1)]
+        scores = [
+            sum(float(query[0, 0, t, i] * key[0, 0, s, i]) for i in range(4)) for s in range(t + 1)
+        ]
         powers = [math.exp((s if score == "dot" else s * s) / 2) for s in scores]
         if score == "linear":
-            ours, theirs = elu_plus_one(query[0, 0, t]), [elu_plus_one(key[0, 0, s]) for s in range(t + 1)]
-            powers = [sum(q * k for q, k in zip(ours, features, strict=True)) for features in theirs]
+            ours, theirs = (
+                elu_plus_one(query[0, 0, t]),
+                [elu_plus_one(key[0, 0, s]) for s in range(t + 1)],
+            )
+            powers = [
+                sum(q * k for q, k in zip(ours, features, strict=True)) for features in theirs
+            ]
         for s in range(6):
             expected = powers[s] / sum(powers) if s <= t else 0
             assert float(weights[0, 0, t, s]) == pytest.approx(expected, abs=1e-6)
@@ -156,7 +178,16 @@ def test_attention_is_the_formula(score: str) -> None:
 @pytest.mark.parametrize("window", [0, 3])
 def test_nobody_sees_what_the_mask_hides(position: str, mask: str, window: int) -> None:
     """Changing one character changes exactly the outputs that may see it."""
-    config = GPTConfig(vocab_size=11, block_size=12, n_layer=1, n_head=2, n_embd=16, position=position, mask=mask, window=window)
+    config = GPTConfig(
+        vocab_size=11,
+        block_size=12,
+        n_layer=1,
+        n_head=2,
+        n_embd=16,
+        position=position,
+        mask=mask,
+        window=window,
+    )
     model, ids = randomised(config), random_ids(config, batch=1)
     other = ids.clone()
     other[0, 6] = (ids[0, 6] + 1) % 11
@@ -173,7 +204,10 @@ def test_rotary_scores_depend_on_distance_only() -> None:
 
     table = rotation_table(config)
     query, key = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0)).unbind()
-    scores = [float((rotate(query, table[:, t : t + 1]) * rotate(key, table[:, t - 5 : t - 4])).sum()) for t in range(5, 32)]
+    scores = [
+        float((rotate(query, table[:, t : t + 1]) * rotate(key, table[:, t - 5 : t - 4])).sum())
+        for t in range(5, 32)
+    ]
     assert max(scores) - min(scores) < 1e-5
 
 
@@ -185,14 +219,23 @@ def test_every_combination_of_options_trains() -> None:
         if values := [True, False] if hint is bool else [*words]:
             choices[name] = values
     assert len(choices) >= 9
-    every = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+    every = [
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
+    ]
     some = every[::53]
     assert all({options[name] for options in some} == {*values} for name, values in choices.items())
     for options in some:
-        model = GPT(GPTConfig(vocab_size=7, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1, **options))
+        model = GPT(
+            GPTConfig(
+                vocab_size=7, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1, **options
+            )
+        )
         ids = random_ids(model.config)
         cross_entropy(model(ids), ids).backward()
-        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters()), options
+        assert all(
+            parameter.grad is not None and parameter.grad.isfinite().all()
+            for parameter in model.parameters()
+        ), options
 
 
 def test_untrained_model_is_as_surprised_as_a_die() -> None:
@@ -205,19 +248,31 @@ def test_settings_and_model_have_the_same_options_defaults_and_choices() -> None
     check_declared(GPTConfig, TrainSettings)
     hints = get_type_hints(TrainSettings)
     for name, table in TABLES.items():
-        words = get_args(hints[name]) if get_origin(hints[name]) is Literal else get_args(get_args(hints[name])[0])
+        words = (
+            get_args(hints[name])
+            if get_origin(hints[name]) is Literal
+            else get_args(get_args(hints[name])[0])
+        )
         assert words == tuple(table), name
 
 
 @pytest.mark.parametrize(("hint", "default"), [(float, 0.5), (int, 1), (bool, False), (str, "0")])
-def test_an_option_that_the_settings_lack_or_declare_otherwise_is_named(hint: type, default: Any, refused: Callable) -> None:
+def test_an_option_that_the_settings_lack_or_declare_otherwise_is_named(
+    hint: type, default: Any, refused: Callable
+) -> None:
     config = dataclasses.make_dataclass("Changed", [("cap", hint, default)], bases=(GPTConfig,))
-    with refused("model.py has an option cap", "kqv/settings.py", repr(default)):
+    with refused("model.py has an option cap", "kqv/options/settings.py", repr(default)):
         check_declared(config, TrainSettings)
-    check_declared(config, dataclasses.make_dataclass("Right", [("cap", hint, default)], bases=(TrainSettings,)))
+    check_declared(
+        config,
+        dataclasses.make_dataclass("Right", [("cap", hint, default)], bases=(TrainSettings,)),
+    )
     for other in ((int, 0), (float, 0.0), (bool, True)):
         with refused("option cap has one type or default in model.py"):
-            check_declared(config, dataclasses.make_dataclass("Other", [("cap", *other)], bases=(TrainSettings,)))
+            check_declared(
+                config,
+                dataclasses.make_dataclass("Other", [("cap", *other)], bases=(TrainSettings,)),
+            )
 
 
 def test_gpt2s_first_weights_are_those_of_transformers_and_of_the_paper() -> None:
@@ -249,7 +304,9 @@ def test_gpt2s_first_weights_begin_near_the_loss_of_a_die() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 16), (2, 5, 7), (2, 3, 4, 8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rmsnorm_and_its_derivatives_are_torch_s(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_rmsnorm_and_its_derivatives_are_torch_s(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
     x, signal = (5 * torch.randn(shape)).to(dtype).requires_grad_(), torch.randn(shape)
     norm = RMSNorm(shape[-1])
@@ -260,7 +317,9 @@ def test_rmsnorm_and_its_derivatives_are_torch_s(shape: tuple[int, ...], dtype: 
     assert ours.dtype == torch.float32
     gradients = [torch.autograd.grad(output, (x, norm.weight), signal) for output in (ours, theirs)]
     for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4 if dtype == torch.float32 else 1e-2)
+        torch.testing.assert_close(
+            one, other, atol=1e-5, rtol=1e-4 if dtype == torch.float32 else 1e-2
+        )
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.2, 0.5, 0.999])
@@ -294,7 +353,10 @@ def test_rotated_queries_and_keys_know_only_their_distance() -> None:
     query, key = torch.randn(2, 1, 1, 1, 8)
     for distance in (0, 3, 9):
         scores = [
-            (rotate(query, rotation_table(config, t)[:, :1]) * rotate(key, rotation_table(config, t - distance)[:, :1])).sum()
+            (
+                rotate(query, rotation_table(config, t)[:, :1])
+                * rotate(key, rotation_table(config, t - distance)[:, :1])
+            ).sum()
             for t in (10, 15, 100_000)
         ]
         torch.testing.assert_close(torch.stack(scores), scores[0].expand(3), atol=1e-5, rtol=0)
@@ -316,7 +378,9 @@ def in_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def loss_and_gradients(model: GPT, compiled: Any = None, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+def loss_and_gradients(
+    model: GPT, compiled: Any = None, dtype: torch.dtype = torch.float32
+) -> list[torch.Tensor]:
     torch.manual_seed(3)  # of the dropout
     ids, targets = random_ids(model.config), random_ids(model.config).flip(0)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -329,12 +393,16 @@ FAMILIES: list[dict[str, Any]] = [{}, {"bias": True, **GPT2}]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=["default", "gpt2"])
-@pytest.mark.parametrize("chunk", [1, 700, 130 * 30])  # logits: one position, some, all but the last few
+@pytest.mark.parametrize(
+    "chunk", [1, 700, 130 * 30]
+)  # logits: one position, some, all but the last few
 @pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-3)])
 def test_the_loss_in_chunks_is_that_of_all_logits_and_has_its_gradients(
     family, chunk, dtype, far, monkeypatch, in_chunks
 ) -> None:
-    model = randomised(GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16, **family))
+    model = randomised(
+        GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16, **family)
+    )
     plain = loss_and_gradients(model, dtype=dtype)
     assert not in_chunks
     monkeypatch.setattr("model.CHUNK", chunk)
@@ -342,24 +410,34 @@ def test_the_loss_in_chunks_is_that_of_all_logits_and_has_its_gradients(
         torch.testing.assert_close(one, other, atol=far, rtol=0)
     with torch.no_grad():
         ids = random_ids(model.config)
-        torch.testing.assert_close(model(ids, targets=ids), cross_entropy(model(ids), ids), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            model(ids, targets=ids), cross_entropy(model(ids), ids), atol=1e-5, rtol=0
+        )
     assert in_chunks == [40, 40]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=["default", "gpt2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_activation_checkpointing_changes_no_loss_and_no_gradient(family, dtype) -> None:
-    model = randomised(GPTConfig(vocab_size=30, block_size=20, n_layer=2, n_head=2, n_embd=16, dropout=0.3, **family)).train()
+    model = randomised(
+        GPTConfig(
+            vocab_size=30, block_size=20, n_layer=2, n_head=2, n_embd=16, dropout=0.3, **family
+        )
+    ).train()
     plain = loss_and_gradients(model, dtype=dtype)
     model.activation_checkpointing = True
     for one, other in zip(loss_and_gradients(model, dtype=dtype), plain, strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_compiled_model_computes_the_same_loss_in_chunks_and_with_blocks_computed_again(monkeypatch, in_chunks) -> None:
+def test_a_compiled_model_computes_the_same_loss_in_chunks_and_with_blocks_computed_again(
+    monkeypatch, in_chunks
+) -> None:
     """What torch.compile makes of the model, less the C++ at its end, for which a compiler is needed."""
     monkeypatch.setattr("model.CHUNK", 1000)
-    model = randomised(GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16)).train()
+    model = randomised(
+        GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16)
+    ).train()
     plain = loss_and_gradients(model)
     model.activation_checkpointing = True
     compiled = torch.compile(model, backend="aot_eager")

@@ -4,13 +4,12 @@ import glob
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 
-from bench import BENCHES, BenchSettings
-from kqv.arguments import read_arguments
-from kqv.settings import (
+from benchmarks.bench import BENCHES, BenchSettings
+from kqv.options.command_line import read_arguments
+from kqv.options.settings import (
     CompareSettings,
     ExplainSettings,
     ExportSettings,
@@ -22,10 +21,12 @@ from kqv.settings import (
     check_sampling,
     check_training,
 )
+from kqv.project import ROOT as PROJECT
 
-PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-STORY, SCALING = ((PROJECT / "docs" / name).read_text(encoding="utf-8") for name in ("attention.md", "scaling.md"))
+STORY, SCALING = (
+    (PROJECT / "docs" / name).read_text(encoding="utf-8") for name in ("attention.md", "scaling.md")
+)
 SCRIPT = r"((?:train|sample|explain|export|compare|bench)\.py[^`#\n|]*)"
 COMMANDS = re.findall(rf"(?:python|torchrun(?: \S+)+?) {SCRIPT}", README + STORY + SCALING)
 KINDS = {
@@ -34,7 +35,7 @@ KINDS = {
     "explain.py": (ExplainSettings, check_explaining),
     "compare.py": (CompareSettings, check_comparing),
     "export.py": (ExportSettings, check_exporting),
-    "bench.py": (BenchSettings, vars),
+    "benchmarks/bench.py": (BenchSettings, vars),
 }
 
 
@@ -45,24 +46,36 @@ def test_a_command_of_the_readme_is_understood(command, tmp_path, monkeypatch):
     for mine in ("mine.py", "config/mine.py"):
         (tmp_path / mine).write_text(config)
     monkeypatch.chdir(tmp_path)
-    script, *words = [found for word in shlex.split(command) for found in (glob.glob(word) if "*" in word else [word])]
+    script, *words = [
+        found
+        for word in shlex.split(command)
+        for found in (glob.glob(word) if "*" in word else [word])
+    ]
     settings_class, check = KINDS[script]
-    given, words = read_arguments(settings_class, [word for word in words if word not in ("...", "--help")])
+    given, words = read_arguments(
+        settings_class, [word for word in words if word not in ("...", "--help")]
+    )
     check(settings_class(**given))
-    if script == "bench.py":
+    if script == "benchmarks/bench.py":
         (what,) = words
         assert what in BENCHES
-    assert script in ("train.py", "compare.py", "bench.py") or not words
+    assert script in ("train.py", "compare.py", "benchmarks/bench.py") or not words
 
 
 def test_the_table_of_files_names_all_code_and_nothing_else():
     table = README[README.index("## The code") :]
     named = set(re.findall(r"`([\w/]+\.(?:py|md))`", table)) - {"prepare.py"}
-    there = [path for pattern in ("*.py", "kqv/*.py", "docs/*.md") for path in PROJECT.glob(pattern)]
+    there = [
+        path
+        for pattern in ("*.py", "kqv/**/*.py", "benchmarks/*.py", "docs/*.md")
+        for path in PROJECT.glob(pattern)
+    ]
     assert named == {path.relative_to(PROJECT).as_posix() for path in there} - {"kqv/__init__.py"}
 
 
-@pytest.mark.parametrize(("text", "folder"), [(README, PROJECT), (STORY, PROJECT / "docs")], ids=["README", "attention"])
+@pytest.mark.parametrize(
+    ("text", "folder"), [(README, PROJECT), (STORY, PROJECT / "docs")], ids=["README", "attention"]
+)
 def test_pictures_are_there_and_small(text, folder):
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
     assert pictures
@@ -72,6 +85,8 @@ def test_pictures_are_there_and_small(text, folder):
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", STORY, re.DOTALL))
 def test_the_story_of_attention_quotes_the_lines_of_the_model(block):
-    lines = [line.strip() for line in (PROJECT / "model.py").read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line.strip() for line in (PROJECT / "model.py").read_text(encoding="utf-8").splitlines()
+    ]
     quoted = [line.strip() for line in block.splitlines()]
     assert any(lines[at : at + len(quoted)] == quoted for at in range(len(lines)))

@@ -1,13 +1,12 @@
 """What a user installs is what was tried: no package is taken in a later major version than the tests ran with."""
 
 import importlib.metadata
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-PROJECT = Path(__file__).resolve().parents[1]
+from kqv.project import ROOT as PROJECT
 
 
 def requirements(name: str) -> list[Requirement]:
@@ -24,11 +23,17 @@ def test_both_files_are_read() -> None:
 
 
 @pytest.mark.parametrize("required", ALL, ids=[each.name for each in ALL])
-def test_a_package_has_an_upper_bound_and_what_is_installed_keeps_to_it(required: Requirement) -> None:
-    (bound,) = (Version(each.version) for each in required.specifier if each.operator in ("<", "<="))
+def test_a_package_has_an_upper_bound_and_what_is_installed_keeps_to_it(
+    required: Requirement,
+) -> None:
+    (bound,) = (
+        Version(each.version) for each in required.specifier if each.operator in ("<", "<=")
+    )
     try:
         installed = Version(importlib.metadata.version(required.name))
     except importlib.metadata.PackageNotFoundError:
         pytest.skip(f"{required.name} is not installed here")
     assert required.specifier.contains(installed)
-    assert bound.release[0] <= installed.release[0] + 1  # what is bounded so far away is not bounded
+    assert (
+        bound.release[0] <= installed.release[0] + 1
+    )  # what is bounded so far away is not bounded

@@ -5,9 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+
+from kqv.project import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -27,8 +28,10 @@ SECONDS = "3000000"
 @contextmanager
 def busy(second_after: str, iterations: str, **options: object) -> Iterator[subprocess.Popen]:
     command = [sys.executable, "-c", BUSY, second_after, iterations]
-    pipe, folder = subprocess.PIPE, Path(__file__).parents[1]
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd=folder, bufsize=0, **options) as process:  # type: ignore[call-overload]
+    pipe, folder = subprocess.PIPE, ROOT
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, cwd=folder, bufsize=0, **options
+    ) as process:  # type: ignore[call-overload]
         try:
             assert process.stdout.readline() == b"in\n"
             yield process
@@ -37,7 +40,9 @@ def busy(second_after: str, iterations: str, **options: object) -> Iterator[subp
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_is_answered_at_once_and_the_second_one_ends_the_process(number: int) -> None:
+def test_the_first_signal_is_answered_at_once_and_the_second_one_ends_the_process(
+    number: int,
+) -> None:
     with busy("0", HOURS) as process:
         process.send_signal(number)
         assert process.stderr.readline() == b"stopping\n"

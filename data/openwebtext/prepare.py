@@ -16,12 +16,12 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parents[1]))  # a script sees its own folder, not the project's
 
-from kqv.arguments import read_arguments
-from kqv.bar import ReadingBar
-from kqv.corpus import prepare_documents
 from kqv.errors import UserError, run_script
-from kqv.load import core_count
-from kqv.vocabularies import ENCODINGS, make_tokenizer
+from kqv.machine.load import core_count
+from kqv.options.command_line import read_arguments
+from kqv.progress import ReadingBar
+from kqv.text.datasets import prepare_documents
+from kqv.text.registry import ENCODINGS, make_tokenizer
 
 NAME = "Skylion007/openwebtext"
 SIZES = "about 54 GB on this disk for a while, and 17 GB of ids"
@@ -44,14 +44,20 @@ def main(arguments: list[str]) -> None:
     given, words = read_arguments(PrepareSettings, arguments)
     settings = PrepareSettings(**given)
     if words:
-        raise UserError(f"{words[0]!r} is no option: a folder of files is named with --input={words[0]}")
+        raise UserError(
+            f"{words[0]!r} is no option: a folder of files is named with --input={words[0]}"
+        )
     if settings.tokenizer not in ("bytes", *ENCODINGS):
         names = ", ".join(ENCODINGS)
-        raise UserError(f"tokenizer={settings.tokenizer} is learnt from a text: take bytes or one of {names}, or train.py FOLDER")
+        raise UserError(
+            f"tokenizer={settings.tokenizer} is learnt from a text: take bytes or one of {names}, or train.py FOLDER"
+        )
     tokenizer = make_tokenizer(settings.tokenizer, "", [])
     documents = find_documents(settings.input)
     if "text" not in documents.column_names or len(documents) < 2:
-        raise UserError(f"{settings.input or NAME}: there are no two documents with a field text, only {documents.column_names}")
+        raise UserError(
+            f"{settings.input or NAME}: there are no two documents with a field text, only {documents.column_names}"
+        )
     split = documents.train_test_split(test_size=VALIDATION_SHARE, seed=SEED, shuffle=True)
     bar = ReadingBar("encoding", len(documents), "documents")
     splits = {"train": texts(split["train"], bar), "val": texts(split["test"], bar)}
@@ -78,13 +84,22 @@ def find_documents(folder: str) -> Any:
             raise UserError(f"{folder} is no folder of .parquet files, nor of .jsonl files")
         what: dict[str, Any] = dict(path=LOADERS[files[0].suffix], data_files=list(map(str, files)))
     else:
-        print(f"fetching {NAME} from huggingface.co: {SIZES}; its cache is {os.environ['HF_HOME']}", file=sys.stderr)
+        print(
+            f"fetching {NAME} from huggingface.co: {SIZES}; its cache is {os.environ['HF_HOME']}",
+            file=sys.stderr,
+        )
         what = dict(path=NAME, num_proc=core_count())
     try:
         return datasets.load_dataset(**what, split="train")
-    except Exception as error:  # of the network, of its server, of a format: the package raises many kinds
+    except (
+        Exception
+    ) as error:  # of the network, of its server, of a format: the package raises many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        advice = "see that the files are whole" if folder else "try again where there is a network, or name --input=FOLDER"
+        advice = (
+            "see that the files are whole"
+            if folder
+            else "try again where there is a network, or name --input=FOLDER"
+        )
         raise UserError(f"{folder or NAME} cannot be had ({reason}): {advice}") from None
 
 
@@ -92,7 +107,9 @@ def texts(documents: Any, bar: ReadingBar) -> Iterator[str]:
     """The texts of a table in its order."""
     for batch in documents.select_columns(["text"]).iter(batch_size=1000):
         if not all(isinstance(text, str) for text in batch["text"]):
-            raise UserError(f"a row after number {bar.done:,} has no text: take it out of the table")
+            raise UserError(
+                f"a row after number {bar.done:,} has no text: take it out of the table"
+            )
         yield from batch["text"]
         bar.move(bar.done + len(batch["text"]))
 

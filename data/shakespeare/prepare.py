@@ -11,15 +11,17 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parents[1]))  # a script sees its own folder, not the project's
 
-from kqv.corpus import open_dataset, prepare_dataset
 from kqv.errors import UserError, run_script
+from kqv.text.datasets import open_dataset, prepare_dataset
 
 
 def main(arguments: list[str]) -> None:
     """Write train.bin, val.bin and tokenizer.json. Raises UserError for any argument: there are none."""
     if arguments:
         raise UserError(f"{arguments[0]}: this takes no options")
-    dataset = prepare_dataset([open_dataset("shakespeare_char").folder / "input.txt"], FOLDER, tokenizer="gpt2")
+    dataset = prepare_dataset(
+        [open_dataset("shakespeare_char").folder / "input.txt"], FOLDER, tokenizer="gpt2"
+    )
     print(f"{dataset.folder}: tokens of {dataset.tokenizer.name} in train.bin and val.bin")
 
 

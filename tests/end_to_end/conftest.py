@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from shell import TINY, Done, Shell, copy_project, easy_text
+from helpers.shell import TINY, Done, Shell, copy_project, easy_text
 
 
 @dataclass

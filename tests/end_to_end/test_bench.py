@@ -6,10 +6,18 @@ import pytest
 
 
 def test_the_start_is_measured_and_written_down(shell, tmp_path):
-    done = shell.run("bench.py", "start", "--rounds=1", f"--out_dir={tmp_path}")
+    done = shell.run("benchmarks/bench.py", "start", "--rounds=1", f"--out_dir={tmp_path}")
     assert done.status == 0 and "first character" in done.stdout
-    rows = {row["what"]: row["sides"]["kqv"][0] for row in json.loads((tmp_path / "start.json").read_text())["rows"]}
-    assert {"first step", "first character", "train.py --help", "import torch"} <= rows.keys() and min(rows.values()) > 0
+    rows = {
+        row["what"]: row["sides"]["kqv"][0]
+        for row in json.loads((tmp_path / "start.json").read_text())["rows"]
+    }
+    assert {
+        "first step",
+        "first character",
+        "train.py --help",
+        "import torch",
+    } <= rows.keys() and min(rows.values()) > 0
 
 
 @pytest.mark.parametrize(
@@ -23,5 +31,5 @@ def test_the_start_is_measured_and_written_down(shell, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line(shell, words, answer):
-    done = shell.run("bench.py", *words)
+    done = shell.run("benchmarks/bench.py", *words)
     assert done.status == 2 and answer in done.stderr and len(done.stderr.splitlines()) == 1

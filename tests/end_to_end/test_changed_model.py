@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from shell import TINY, Shell, copy_project
+from helpers.shell import TINY, Shell, copy_project
 
 # A plain loop over GPT.forward, in the changed copy of the project: the likeliest next character, again and again.
 PLAIN = """
 import sys, torch
-from kqv.checkpoint import load_model
+from kqv.checkpoints.single import load_model
 model, tokenizer, *_ = load_model(sys.argv[1])
 model.eval().fuse_attention(sys.argv[2] == "fused")
 ids = tokenizer.encode(sys.argv[3])
@@ -35,7 +35,10 @@ FORMULAS = {
 # Changes of the weights: one more, which begins at 0, and others under another name.
 WEIGHTS = {
     "a gain": [
-        ("self.attention = Attention(config)", "self.attention, self.gain = Attention(config), nn.Parameter(torch.zeros(1))"),
+        (
+            "self.attention = Attention(config)",
+            "self.attention, self.gain = Attention(config), nn.Parameter(torch.zeros(1))",
+        ),
         (MLP_LINE, "return (1 + self.gain) * x + self.mlp(self.mlp_norm(x))"),
     ],
     "a door": [("self.gate", "self.door")],
@@ -63,19 +66,34 @@ def plain_text(shell: Shell, run: Path, attention: str = "fused") -> str:
 def assert_sampled_as_computed(shell: Shell, run: Path) -> None:
     done = shell.run("sample.py", f"--out_dir={run}", *GREEDY)
     assert done.status == 0, done.stderr
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(NOT_FAST) and "docs/code.md" in done.stderr
+    assert (
+        len(done.stderr.splitlines()) == 1
+        and done.stderr.startswith(NOT_FAST)
+        and "docs/code.md" in done.stderr
+    )
     assert done.stdout == plain_text(shell, run)
 
 
 @pytest.mark.parametrize("change", FORMULAS)
-def test_after_a_change_of_a_formula_a_sample_is_what_it_computes_and_that_is_said(change, trained, tmp_path):
+def test_after_a_change_of_a_formula_a_sample_is_what_it_computes_and_that_is_said(
+    change, trained, tmp_path
+):
     assert_sampled_as_computed(changed(tmp_path / "kqv", FORMULAS[change]), trained.folder)
 
 
 @pytest.mark.parametrize("change", WEIGHTS)
-def test_after_a_change_of_the_weights_training_and_sampling_go_on_and_say_it_once(change, text, tmp_path):
+def test_after_a_change_of_the_weights_training_and_sampling_go_on_and_say_it_once(
+    change, text, tmp_path
+):
     shell = changed(tmp_path / "kqv", *WEIGHTS[change])
-    done = shell.run("train.py", text, TINY, "--eval_interval=10", "--sample_chars=10", f"--out_dir={tmp_path / 'run'}")
+    done = shell.run(
+        "train.py",
+        text,
+        TINY,
+        "--eval_interval=10",
+        "--sample_chars=10",
+        f"--out_dir={tmp_path / 'run'}",
+    )
     assert done.status == 0, done.stderr
     assert done.stderr.count(NOT_FAST) == 1  # of the three samples of the run
     assert_sampled_as_computed(shell, tmp_path / "run")
@@ -83,22 +101,37 @@ def test_after_a_change_of_the_weights_training_and_sampling_go_on_and_say_it_on
 
 def test_without_a_change_nothing_is_said(shell, trained):
     (shell.folder / "plain.py").write_text(PLAIN)
-    done = shell.run("sample.py", f"--out_dir={trained.folder}", *GREEDY[:1], "--max_new_tokens=9", *GREEDY[2:])
+    done = shell.run(
+        "sample.py", f"--out_dir={trained.folder}", *GREEDY[:1], "--max_new_tokens=9", *GREEDY[2:]
+    )
     assert done.stderr == ""
-    assert plain_text(shell, trained.folder).startswith(done.stdout[:-1])  # as far as the block of 16 goes
+    assert plain_text(shell, trained.folder).startswith(
+        done.stdout[:-1]
+    )  # as far as the block of 16 goes
     assert NOT_FAST not in trained.done.stderr
 
 
-def test_a_change_of_the_written_attention_is_trained_and_sampled_whatever_the_fast_one_computes(text, tmp_path):
+def test_a_change_of_the_written_attention_is_trained_and_sampled_whatever_the_fast_one_computes(
+    text, tmp_path
+):
     old = "weights = torch.softmax(scores, dim=-1)"
-    shell = changed(tmp_path / "kqv", (old, "weights = torch.softmax(scores.clamp(max=0.3), dim=-1)"))
+    shell = changed(
+        tmp_path / "kqv", (old, "weights = torch.softmax(scores.clamp(max=0.3), dim=-1)")
+    )
     losses = []
-    for dtype in ("float32", "bfloat16"):  # of which one would attend by the kernel, the other by the formula
+    for dtype in (
+        "float32",
+        "bfloat16",
+    ):  # of which one would attend by the kernel, the other by the formula
         out_dir = tmp_path / dtype
-        done = shell.run("train.py", text, TINY, "--max_iters=60", f"--dtype={dtype}", f"--out_dir={out_dir}")
+        done = shell.run(
+            "train.py", text, TINY, "--max_iters=60", f"--dtype={dtype}", f"--out_dir={out_dir}"
+        )
         assert done.status == 0, done.stderr
         assert done.stderr.count("attend in model.py and its fast body differ") == 1
-        losses.append(json.loads((out_dir / "metrics.jsonl").read_text().splitlines()[-1])["val_loss"])
+        losses.append(
+            json.loads((out_dir / "metrics.jsonl").read_text().splitlines()[-1])["val_loss"]
+        )
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
     done = shell.run("sample.py", f"--out_dir={tmp_path / 'float32'}", *GREEDY)
     assert "attending with attend" in done.stderr and done.status == 0
@@ -106,7 +139,9 @@ def test_a_change_of_the_written_attention_is_trained_and_sampled_whatever_the_f
 
 
 def test_an_activation_is_added_in_one_line_and_works_everywhere(text, tmp_path):
-    shell = changed(tmp_path / "kqv", ('    "gelu": F.gelu,\n', '    "gelu": F.gelu,\n    "silu": F.silu,\n'))
+    shell = changed(
+        tmp_path / "kqv", ('    "gelu": F.gelu,\n', '    "gelu": F.gelu,\n    "silu": F.silu,\n')
+    )
     assert "silu" in shell.run("train.py", "--help").stdout
     done = shell.run("train.py", "--mlp=sila")
     assert done.status == 2 and "silu" in done.stderr and len(done.stderr.splitlines()) == 1
@@ -117,7 +152,9 @@ def test_an_activation_is_added_in_one_line_and_works_everywhere(text, tmp_path)
     done = shell.run("train.py", "--init_from=resume", f"--out_dir={run}", "--max_iters=30")
     assert done.status == 0, done.stderr
     assert shell.run("train.py", *words[:-2], "--dry_run=True", "--rate=1000").status == 0
-    done = shell.run("sample.py", f"--out_dir={run}", *GREEDY[:1], "--max_new_tokens=9", *GREEDY[2:])
+    done = shell.run(
+        "sample.py", f"--out_dir={run}", *GREEDY[:1], "--max_new_tokens=9", *GREEDY[2:]
+    )
     assert done.status == 0 and done.stderr == ""
     assert plain_text(shell, run).startswith(done.stdout[:-1])
     for form in ("html", "json"):
@@ -137,7 +174,7 @@ def test_an_option_that_only_the_model_has_is_named_when_training_starts(default
     shell = changed(tmp_path / "kqv", (last, f"{last}    cap: float = {default}\n"))
     done = shell.run("train.py", text, TINY, f"--out_dir={tmp_path / 'run'}")
     assert done.status == 2 and len(done.stderr.splitlines()) == 1
-    for part in ("option cap", "TrainSettings", "kqv/settings.py", default):
+    for part in ("option cap", "TrainSettings", "kqv/options/settings.py", default):
         assert part in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -146,8 +183,12 @@ FIELD, USE = "    tie_weights: bool = False\n", "x = self.embedding(ids)"
 DECLARED = (FIELD, f"{FIELD}    embedding_scale: float = 1.0\n")
 
 
-def test_an_option_is_added_as_docs_code_md_says_and_what_is_forgotten_is_said(text, trained, tmp_path):
-    shell = changed(tmp_path / "kqv", DECLARED, (USE, USE.replace("= ", "= self.config.embedding_scale * ")))
+def test_an_option_is_added_as_docs_code_md_says_and_what_is_forgotten_is_said(
+    text, trained, tmp_path
+):
+    shell = changed(
+        tmp_path / "kqv", DECLARED, (USE, USE.replace("= ", "= self.config.embedding_scale * "))
+    )
     settings = shell.folder / "kqv" / "settings.py"
     settings.write_text(settings.read_text().replace(*DECLARED))
     run = tmp_path / "run"
@@ -155,14 +196,22 @@ def test_an_option_is_added_as_docs_code_md_says_and_what_is_forgotten_is_said(t
     assert done.status == 0, done.stderr
     assert_sampled_as_computed(shell, run)  # step 4 is forgotten
     done = shell.run("export.py", f"--out_dir={run}", "--format=gguf")
-    assert done.status == 2 and "embedding_scale=2.0" in done.stderr and len(done.stderr.splitlines()) == 1
-    done = shell.run("sample.py", f"--out_dir={trained.folder}", *GREEDY)  # an old checkpoint has the default
+    assert (
+        done.status == 2
+        and "embedding_scale=2.0" in done.stderr
+        and len(done.stderr.splitlines()) == 1
+    )
+    done = shell.run(
+        "sample.py", f"--out_dir={trained.folder}", *GREEDY
+    )  # an old checkpoint has the default
     assert done.status == 0 and done.stderr == ""
 
     decoder = shell.folder / "kqv" / "incremental.py"
     source, old = decoder.read_text(), "x = model.embedding.weight[ids]"
     assert old in source
     decoder.write_text(source.replace(old, old.replace("= ", "= config.embedding_scale * ")))
-    done = shell.run("sample.py", f"--out_dir={run}", *GREEDY[:1], "--max_new_tokens=9", *GREEDY[2:])
+    done = shell.run(
+        "sample.py", f"--out_dir={run}", *GREEDY[:1], "--max_new_tokens=9", *GREEDY[2:]
+    )
     assert done.status == 0 and done.stderr == ""
     assert plain_text(shell, run).startswith(done.stdout[:-1])

@@ -8,21 +8,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from shell import TINY, easy_text, metrics
-from test_nanogpt import adamw, gradients
+from helpers.exchange import Llama, adamw, gradients
+from helpers.shell import TINY, easy_text, metrics
 
-from kqv.checkpoint import load_checkpoint
-from kqv.defaults import NANOGPT_FIXED
+from kqv.checkpoints.single import load_checkpoint
+from kqv.options.defaults import NANOGPT_FIXED
 
 GREEDY = ("--start=The old", "--temperature=0", "--max_new_tokens=60", "--dtype=float32")
-GPT2 = ("--position=learned", "--norm=layernorm", "--mlp=gelu", "--qk_norm=False", "--tie_weights=True", "--optimizer=adamw")
+GPT2 = (
+    "--position=learned",
+    "--norm=layernorm",
+    "--mlp=gelu",
+    "--qk_norm=False",
+    "--tie_weights=True",
+    "--optimizer=adamw",
+)
 
 
 @pytest.fixture(scope="module")
 def gpt2(shell, text, tmp_path_factory):
     """The folder of a tiny GPT-2 that has learnt its text."""
     folder = tmp_path_factory.mktemp("gpt2") / "run"
-    done = shell.run("train.py", text, TINY, *GPT2, "--learning_rate=1e-2", "--max_iters=200", f"--out_dir={folder}")
+    done = shell.run(
+        "train.py",
+        text,
+        TINY,
+        *GPT2,
+        "--learning_rate=1e-2",
+        "--max_iters=200",
+        f"--out_dir={folder}",
+    )
     assert done.status == 0, done.stderr
     return folder
 
@@ -40,18 +55,37 @@ def sample(shell, *words):
     return done.stdout
 
 
-def test_an_export_is_sampled_from_and_trained_on_like_the_run_it_came_from(shell, text, trained, tmp_path):
+def test_an_export_is_sampled_from_and_trained_on_like_the_run_it_came_from(
+    shell, text, trained, tmp_path
+):
     to, one_file = tmp_path / "there", tmp_path / "model.safetensors"
     assert export(shell, trained.folder, "--format=huggingface", f"--to={to}") == str(to)
-    assert export(shell, trained.folder, "--format=safetensors", f"--to={one_file}") == str(one_file)
+    assert export(shell, trained.folder, "--format=safetensors", f"--to={one_file}") == str(
+        one_file
+    )
     written = sample(shell, f"--out_dir={trained.folder}")
     assert sample(shell, f"--init_from={to}") == written
     assert sample(shell, f"--init_from={one_file}") == written
-    words = ("--batch_size=8", "--sample_chars=0", "--max_iters=2", "--learning_rate=1e-3", "--muon_learning_rate=1e-3")
-    done = shell.run("train.py", text, f"--init_from={to}", *words, "--block_size=8", f"--out_dir={tmp_path / 'tuned'}")
+    words = (
+        "--batch_size=8",
+        "--sample_chars=0",
+        "--max_iters=2",
+        "--learning_rate=1e-3",
+        "--muon_learning_rate=1e-3",
+    )
+    done = shell.run(
+        "train.py",
+        text,
+        f"--init_from={to}",
+        *words,
+        "--block_size=8",
+        f"--out_dir={tmp_path / 'tuned'}",
+    )
     assert done.status == 0, done.stderr
     first, _, last = metrics(tmp_path / "tuned")[0], *metrics(tmp_path / "tuned")[-2:]
-    assert first["val_loss"] < 1.0 and last["val_loss_full"] < 1.0  # it has not forgotten what it knew
+    assert (
+        first["val_loss"] < 1.0 and last["val_loss_full"] < 1.0
+    )  # it has not forgotten what it knew
     assert shell.run("explain.py", f"--out_dir={to}", "--format=json", "--text=The old").status == 0
     assert (to / "explain.json").exists()
 
@@ -72,7 +106,9 @@ def test_the_example_of_a_model_card_is_a_program_that_runs(shell, trained, gpt2
     pytest.importorskip("transformers")
     for folder in (trained.folder, gpt2):
         there = Path(export(shell, folder, f"--to={tmp_path / folder.parent.name}"))
-        *_, example = re.findall(r"```python\n(.*?)```", (there / "README.md").read_text(), re.DOTALL)
+        *_, example = re.findall(
+            r"```python\n(.*?)```", (there / "README.md").read_text(), re.DOTALL
+        )
         (tmp_path / "example.py").write_text(example)
         done = shell.run(tmp_path / "example.py", cwd=there)
         assert done.status == 0, done.stderr
@@ -81,7 +117,6 @@ def test_the_example_of_a_model_card_is_a_program_that_runs(shell, trained, gpt2
 
 def test_llama_cpp_in_float32_writes_what_was_trained(shell, trained, gpt2, tmp_path):
     pytest.importorskip("xllamacpp")
-    from test_exporting import Llama
 
     for folder in (trained.folder, gpt2):
         path = tmp_path / f"{folder.parent.name}.gguf"
@@ -94,7 +129,9 @@ def test_a_model_goes_to_nanogpt_and_comes_back(shell, gpt2, tmp_path):
     there = export(shell, gpt2, "--format=nanogpt", f"--to={tmp_path / 'there'}")
     text = sample(shell, f"--out_dir={there}", "--past_block=half")
     assert text == sample(shell, f"--out_dir={gpt2}", "--past_block=half")
-    assert sample(shell, f"--out_dir={there}") == sample(shell, f"--out_dir={gpt2}", "--past_block=slide")
+    assert sample(shell, f"--out_dir={there}") == sample(
+        shell, f"--out_dir={gpt2}", "--past_block=slide"
+    )
 
 
 # --- nanoGPT: its checkpoints on its data, its config files on its defaults -----------------------
@@ -119,7 +156,9 @@ def nanogpt_run(nanogpt, data):
     }  # fmt: skip
     torch.manual_seed(0)
     weights = {
-        f"transformer.{name}.weight": torch.nn.Parameter(0.02 * torch.randn(shape) + (len(shape) == 1))
+        f"transformer.{name}.weight": torch.nn.Parameter(
+            0.02 * torch.randn(shape) + (len(shape) == 1)
+        )
         for name, shape in shapes.items()
     }
     optimizer = adamw(weights)
@@ -286,13 +325,28 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("script", "words", "told"), MISTAKES)
-def test_a_mistake_is_one_line_and_leaves_nothing(shell, trained, script, words, told, tmp_path, monkeypatch):
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    shell, trained, script, words, told, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HF_HOME", str(tmp_path))  # an empty cache
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     before = sorted(path for path in shell.folder.rglob("*") if "__pycache__" not in path.parts)
-    folder = () if any(word.startswith("--out_dir") for word in words) else (f"--out_dir={trained.folder}",)
+    folder = (
+        ()
+        if any(word.startswith("--out_dir") for word in words)
+        else (f"--out_dir={trained.folder}",)
+    )
     done = shell.run(script, *folder, *words)
     assert done.status == 2 and done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1 and re.search(re.escape(told), done.stderr), done.stderr
-    assert sorted(path for path in shell.folder.rglob("*") if "__pycache__" not in path.parts) == before
-    assert not [path for path in trained.folder.iterdir() if path.name.startswith(("huggingface", "model", ".huggingface"))]
+    assert len(done.stderr.splitlines()) == 1 and re.search(re.escape(told), done.stderr), (
+        done.stderr
+    )
+    assert (
+        sorted(path for path in shell.folder.rglob("*") if "__pycache__" not in path.parts)
+        == before
+    )
+    assert not [
+        path
+        for path in trained.folder.iterdir()
+        if path.name.startswith(("huggingface", "model", ".huggingface"))
+    ]

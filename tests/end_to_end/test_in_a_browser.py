@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from kqv.checkpoint import model_state, save_checkpoint
-from kqv.explaining import read
-from kqv.page import GUESSES
-from kqv.report import Picture, Sample, Table, Text, as_html
-from kqv.tokenizer import CharTokenizer
+from kqv.checkpoints.single import model_state, save_checkpoint
+from kqv.comparison.report import Picture, Sample, Table, Text, as_html
+from kqv.inside.page import GUESSES
+from kqv.inside.trace import read
+from kqv.text.tokenizer import CharTokenizer
 from model import GPT, Attention, GPTConfig
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
 
 # White space, markup, a script of its own, right-to-left letters, an accent alone, signs without a shape, emoji.
@@ -46,7 +48,9 @@ def open_page(browser):
         window.on("pageerror", lambda error: trouble.append(str(error)))
         window.on("console", lambda message: trouble.append(message.text))
         window.on("dialog", lambda dialog: trouble.append(dialog.message))
-        window.on("request", lambda request: request.url == path.as_uri() or trouble.append(request.url))
+        window.on(
+            "request", lambda request: request.url == path.as_uri() or trouble.append(request.url)
+        )
         window.goto(path.as_uri())
         return window
 
@@ -83,7 +87,9 @@ def explained(shell, tmp_path_factory):
 
 def cells(window, table: str, column: int = -1) -> list[str]:
     """The texts of a column of one of the tables in a stage."""
-    return window.eval_on_selector_all(f".{table} tbody tr", f"rows => rows.map(row => [...row.cells].at({column}).textContent)")
+    return window.eval_on_selector_all(
+        f".{table} tbody tr", f"rows => rows.map(row => [...row.cells].at({column}).textContent)"
+    )
 
 
 def numbers(window, table: str, column: int = -1) -> torch.Tensor:
@@ -100,7 +106,12 @@ def choose(window, stage: str, layer: int | None = None, head: int | None = None
     window.click(f"[role=tab][data-stage={stage}]")
 
 
-VARIANTS = [{}, {"attention_score": "squared", "window": 9}, {"attention_score": "linear"}, {"mask": "none"}]
+VARIANTS = [
+    {},
+    {"attention_score": "squared", "window": 9},
+    {"attention_score": "linear"},
+    {"mask": "none"},
+]
 
 
 @pytest.mark.parametrize("options", VARIANTS)
@@ -119,14 +130,20 @@ def test_each_stage_shows_the_model_s_numbers(options, shell, tmp_path, open_pag
             choose(window, stage)
             close(numbers(window, stage), getattr(seen, stage)[head, position])
         choose(window, "masked")
-        close(numbers(window, "masked"), seen.scaled[head, position].masked_fill(~seen.allowed[position], -torch.inf))
+        close(
+            numbers(window, "masked"),
+            seen.scaled[head, position].masked_fill(~seen.allowed[position], -torch.inf),
+        )
 
 
 def test_the_weighted_sum_is_what_fused_attention_hands_on(explained, open_page) -> None:
     folder, model, reading = explained
     handed_on = []
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
-    hooks = [each.output.register_forward_pre_hook(lambda _, x: handed_on.append(x[0][0])) for each in attentions]
+    hooks = [
+        each.output.register_forward_pre_hook(lambda _, x: handed_on.append(x[0][0]))
+        for each in attentions
+    ]
     model.fuse_attention(True)
     with torch.no_grad():
         model(torch.tensor([reading.ids]))
@@ -138,7 +155,9 @@ def test_the_weighted_sum_is_what_fused_attention_hands_on(explained, open_page)
         window.click(f".bars button:nth-child({dimension + 1})")
         assert cells(window, "sum", 0)[0].endswith("(0)")
         total = float(window.text_content(".sum tfoot td:last-child"))
-        assert total == pytest.approx(float(numbers(window, "sum").sum()), abs=len(TEXT) * 5e-6)  # each is rounded
+        assert total == pytest.approx(
+            float(numbers(window, "sum").sum()), abs=len(TEXT) * 5e-6
+        )  # each is rounded
         assert total == pytest.approx(float(handed_on[2][-1, 8 + dimension]), abs=1.1e-5)
 
 
@@ -149,7 +168,9 @@ def test_a_score_is_shown_as_the_sum_it_is(explained, open_page) -> None:
     window.click(".raw tbody tr:nth-child(5)")
     query, key = reading.layers[0].query[0, -1], reading.layers[0].key[0, 4]
     close(numbers(window, "product"), query * key)
-    assert float(window.text_content(".product tfoot td:last-child")) == pytest.approx(float(query @ key), abs=1.1e-5)
+    assert float(window.text_content(".product tfoot td:last-child")) == pytest.approx(
+        float(query @ key), abs=1.1e-5
+    )
 
 
 def test_it_opens_on_the_head_that_was_asked_for_and_answers_keys(explained, open_page) -> None:
@@ -158,11 +179,22 @@ def test_it_opens_on_the_head_that_was_asked_for_and_answers_keys(explained, ope
     selected = lambda where: window.get_attribute(f"{where} [aria-selected=true]", "title")  # noqa: E731
     assert selected(".heads") == "layer 1, head 1"
     window.focus(".strip [aria-selected=true]")
-    for key, position in (("ArrowLeft", 29), ("ArrowLeft", 28), ("ArrowRight", 29), ("Home", 0), ("ArrowLeft", 0), ("End", 30)):
+    for key, position in (
+        ("ArrowLeft", 29),
+        ("ArrowLeft", 28),
+        ("ArrowRight", 29),
+        ("Home", 0),
+        ("ArrowLeft", 0),
+        ("End", 30),
+    ):
         window.keyboard.press(key)
         assert selected(".strip").endswith(f"({position})")
     window.focus(".heads [aria-selected=true]")
-    for key, head in (("ArrowUp", "layer 0, head 1"), ("ArrowLeft", "layer 0, head 0"), ("End", "layer 2, head 1")):
+    for key, head in (
+        ("ArrowUp", "layer 0, head 1"),
+        ("ArrowLeft", "layer 0, head 0"),
+        ("End", "layer 2, head 1"),
+    ):
         window.keyboard.press(key)
         assert selected(".heads") == head
     window.focus("[role=tab][aria-selected=true]")
@@ -201,9 +233,14 @@ def test_a_finger_is_enough(explained, open_page) -> None:
     close(numbers(window, "weights"), reading.layers[0].weights[0, 7])
 
 
-def test_heads_are_sorted_by_any_figure_and_chosen_from_the_list(explained, shell, open_page) -> None:
+def test_heads_are_sorted_by_any_figure_and_chosen_from_the_list(
+    explained, shell, open_page
+) -> None:
     folder, *_ = explained
-    assert shell.run("explain.py", f"--out_dir={folder}", f"--text={TEXT}", "--format=json").status == 0
+    assert (
+        shell.run("explain.py", f"--out_dir={folder}", f"--text={TEXT}", "--format=json").status
+        == 0
+    )
     heads = json.loads((folder / "explain.json").read_text())["heads"]
     window = open_page(folder / "explain.html")
     for key in ("entropy", "previous", "line_start", "induction", "scaled_variance"):
@@ -214,7 +251,9 @@ def test_heads_are_sorted_by_any_figure_and_chosen_from_the_list(explained, shel
             assert [float(text) for text in shown] == pytest.approx(expected, abs=6e-3)
     window.click(".figures tbody tr:first-child")
     lowest = min(heads, key=lambda head: head["scaled_variance"])
-    assert window.text_content(".head-name").startswith(f"Layer {lowest['layer']}, head {lowest['head']}")
+    assert window.text_content(".head-name").startswith(
+        f"Layer {lowest['layer']}, head {lowest['head']}"
+    )
 
 
 def test_it_tells_what_comes_next_after_each_layer(explained, open_page) -> None:
@@ -225,9 +264,13 @@ def test_it_tells_what_comes_next_after_each_layer(explained, open_page) -> None
     for depth in range(4):
         guesses = window.locator(f".said [data-depth='{depth}'] .guess").all_text_contents()
         chances, ids = reading.predictions[depth, 10].topk(5)
-        assert [float(guess.split()[-1]) for guess in guesses] == pytest.approx(chances.tolist(), abs=6e-4)
+        assert [float(guess.split()[-1]) for guess in guesses] == pytest.approx(
+            chances.tolist(), abs=6e-4
+        )
         named = {"\n": "⏎", " ": "␣"}
-        assert [guess[1] for guess in guesses] == [named.get(characters[i], characters[i]) for i in ids]
+        assert [guess[1] for guess in guesses] == [
+            named.get(characters[i], characters[i]) for i in ids
+        ]
     likeliest = reading.predictions[-1].argmax(-1)
     below = window.locator(".strip .next").all_text_contents()
     assert below == [named.get(characters[i], characters[i]) for i in likeliest]
@@ -238,8 +281,17 @@ def test_odd_characters_are_seen_and_do_nothing(shell, tmp_path, open_page) -> N
     done = shell.run("explain.py", f"--out_dir={tmp_path}", "--text=-", input=ODD)
     assert done.status == 0, done.stderr
     window = open_page(tmp_path / "explain.html")
-    shown = window.eval_on_selector_all(".strip button", "all => all.map(button => button.firstElementChild.textContent)")
-    signs = {"\n": "⏎", "\t": "⇥", " ": "␣", "\u0301": "◌\u0301", "\u202e": "U+202E", "\u200d": "U+200D"}
+    shown = window.eval_on_selector_all(
+        ".strip button", "all => all.map(button => button.firstElementChild.textContent)"
+    )
+    signs = {
+        "\n": "⏎",
+        "\t": "⇥",
+        " ": "␣",
+        "\u0301": "◌\u0301",
+        "\u202e": "U+202E",
+        "\u200d": "U+200D",
+    }
     assert shown == [signs.get(character, character) for character in ODD]
     assert window.locator("img").count() == 0 and window.locator("script").count() == 2
     for stage in ("vectors", "raw", "output"):
@@ -252,14 +304,21 @@ def test_a_text_from_right_to_left_runs_that_way(shell, tmp_path, open_page) -> 
     make_checkpoint(tmp_path, text)
     assert shell.run("explain.py", f"--out_dir={tmp_path}", f"--text={text}").status == 0
     window = open_page(tmp_path / "explain.html")
-    left = [window.locator(f".strip [data-position='{position}']").bounding_box()["x"] for position in range(len(text))]
+    left = [
+        window.locator(f".strip [data-position='{position}']").bounding_box()["x"]
+        for position in range(len(text))
+    ]
     assert left == sorted(left, reverse=True)
     window.focus(".strip [aria-selected=true]")
     window.keyboard.press("ArrowRight")  # to the right is back
-    assert window.get_attribute(".strip [aria-selected=true]", "data-position") == str(len(text) - 2)
+    assert window.get_attribute(".strip [aria-selected=true]", "data-position") == str(
+        len(text) - 2
+    )
 
 
-def test_two_models_stand_side_by_side_and_show_the_same_place(shell, explained, tmp_path, open_page) -> None:
+def test_two_models_stand_side_by_side_and_show_the_same_place(
+    shell, explained, tmp_path, open_page
+) -> None:
     folder, *_ = explained
     other, tokenizer = make_checkpoint(tmp_path / "other", TEXT, seed=2, n_layer=1, n_head=4)
     words = (f"--out_dir={folder}", "--step=0", f"--against={tmp_path / 'other'}", f"--text={TEXT}")
@@ -272,12 +331,23 @@ def test_two_models_stand_side_by_side_and_show_the_same_place(shell, explained,
     titles = window.locator(".title").all_text_contents()
     assert titles == [f"{folder / 'ckpt.pt'}, before training", str(tmp_path / "other" / "ckpt.pt")]
     window.click(".viewer:nth-child(1) .strip [data-position='9']")
-    shown = window.locator(".viewer").nth(1).locator(".weights tbody tr td:last-child").all_text_contents()
-    close(torch.tensor([float(text) for text in shown]), read(other, tokenizer.encode(TEXT)).layers[0].weights[0, 9])
+    shown = (
+        window.locator(".viewer")
+        .nth(1)
+        .locator(".weights tbody tr td:last-child")
+        .all_text_contents()
+    )
+    close(
+        torch.tensor([float(text) for text in shown]),
+        read(other, tokenizer.encode(TEXT)).layers[0].weights[0, 9],
+    )
     # an untrained model has nothing to say yet
     chances = window.locator(".viewer").nth(0).locator(".guess").all_text_contents()
     assert len(chances) == (SHAPE["n_layer"] + 1) * GUESSES
-    assert all(float(chance.split()[-1]) == pytest.approx(1 / len(set(TEXT)), abs=6e-4) for chance in chances)
+    assert all(
+        float(chance.split()[-1]) == pytest.approx(1 / len(set(TEXT)), abs=6e-4)
+        for chance in chances
+    )
 
 
 def test_it_fits_a_phone_and_follows_light_and_dark(explained, open_page) -> None:
@@ -293,7 +363,9 @@ def test_it_fits_a_phone_and_follows_light_and_dark(explained, open_page) -> Non
     assert len(colours) == 2
 
 
-def test_the_report_of_compare_fits_a_phone_and_no_text_in_it_does_anything(tmp_path, open_page) -> None:
+def test_the_report_of_compare_fits_a_phone_and_no_text_in_it_does_anything(
+    tmp_path, open_page
+) -> None:
     from matplotlib.figure import Figure
 
     picture = io.BytesIO()
@@ -304,6 +376,8 @@ def test_the_report_of_compare_fits_a_phone_and_no_text_in_it_does_anything(tmp_
     window = open_page(tmp_path / "report.html")
     assert window.locator("script").count() == 0 and window.locator("img").count() == 1
     assert window.locator("img").evaluate("image => image.naturalWidth") > 1000
-    assert "alert(1)" in window.text_content("td") and "1.2345 ± 0.0067" in window.text_content("table")
+    assert "alert(1)" in window.text_content("td") and "1.2345 ± 0.0067" in window.text_content(
+        "table"
+    )
     window.set_viewport_size({"width": 360, "height": 700})
     assert window.evaluate("document.documentElement.scrollWidth") <= 360

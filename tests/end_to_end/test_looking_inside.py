@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from shell import TINY, copy_project, fake_browser
+from helpers.shell import TINY, copy_project, fake_browser
 
-from kqv.checkpoint import load_checkpoint, restore_model, save_checkpoint
+from kqv.checkpoints.single import load_checkpoint, restore_model, save_checkpoint
 
 TEXT = "The red fox sits"
 
@@ -25,12 +25,23 @@ def test_the_terminal_shows_all_heads_one_map_and_what_comes_next(shell, trained
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[:3]] == [["layer", "head"], ["0", "0"], ["0", "1"]]
     explained = lines[4:]
-    for name in ("entropy", "distance", "saturated", "raw_variance", "scaled_variance", "previous", "line_start", "induction"):
+    for name in (
+        "entropy",
+        "distance",
+        "saturated",
+        "raw_variance",
+        "scaled_variance",
+        "previous",
+        "line_start",
+        "induction",
+    ):
         (words,) = (line for line in explained if line.startswith(f"{name}  "))
         assert len(words.split()) > 3  # what it means
     (map_title,) = (line for line in lines if line.startswith("layer 0, head 1"))
     assert "· 0.1, ░ 0.3, ▒ 0.5, ▓ 0.7, █ 0.9 of its weight" in map_title
-    assert "  The␣red␣fox␣sits" in lines and any(line.startswith("layer 0, head 1") for line in lines)
+    assert "  The␣red␣fox␣sits" in lines and any(
+        line.startswith("layer 0, head 1") for line in lines
+    )
     (after_fox,) = (line for line in lines if line.startswith("x → "))
     assert after_fox.startswith("x → ␣ ")  # it has learnt its text
 
@@ -43,19 +54,25 @@ def test_the_json_holds_the_models_numbers(shell, folder):
     model, tokenizer = restore_model(load_checkpoint(folder / "ckpt.pt"), folder)
     with torch.no_grad():
         expected = model.eval()(torch.tensor([tokenizer.encode(TEXT)]))[0].softmax(-1)
-    torch.testing.assert_close(torch.tensor(numbers["predictions"])[-1], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor(numbers["predictions"])[-1], expected, atol=1e-5, rtol=1e-5
+    )
     assert numbers["text"] == TEXT and numbers["vocabulary"] == list(tokenizer.characters)
     assert torch.tensor(numbers["layers"][0]["weights"]).shape == (2, len(TEXT), len(TEXT))
 
 
 def test_the_picture_is_one(shell, folder):
-    done = shell.run("explain.py", f"--out_dir={folder}", "--text=-", "--format=png", input="The old\ncat")
+    done = shell.run(
+        "explain.py", f"--out_dir={folder}", "--text=-", "--format=png", input="The old\ncat"
+    )
     assert done.status == 0, done.stderr
     assert (folder / "explain.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
-def test_pictures_do_not_mind_the_matplotlib_backend_of_a_notebook(shell, text, folder, tmp_path, monkeypatch, backend):
+def test_pictures_do_not_mind_the_matplotlib_backend_of_a_notebook(
+    shell, text, folder, tmp_path, monkeypatch, backend
+):
     monkeypatch.setenv("MPLBACKEND", backend)
     done = shell.run("train.py", text, TINY, f"--out_dir={tmp_path / 'new'}", "--tensorboard=True")
     assert (done.status, "Traceback" in done.stderr) == (0, False), done.stderr
@@ -71,7 +88,11 @@ def test_a_curve_that_cannot_be_drawn_is_a_remark_and_loses_nothing(text, tmp_pa
     assert done.status == 0
     (remark,) = (line for line in done.stderr.splitlines() if "curve" in line)
     assert "its binary is broken" in remark and str(tmp_path / "run" / "metrics.jsonl") in remark
-    assert done.stdout.startswith("validation loss") and "to sample" in done.stdout and "loss.png" not in done.stdout
+    assert (
+        done.stdout.startswith("validation loss")
+        and "to sample" in done.stdout
+        and "loss.png" not in done.stdout
+    )
 
 
 def test_at_a_terminal_the_page_opens_in_the_browser(shell, folder, tmp_path):
@@ -88,8 +109,12 @@ def test_at_a_terminal_the_page_opens_in_the_browser(shell, folder, tmp_path):
         ((), {"SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22"}),
         ((), {"DISPLAY": ""}),
     ):
-        done = shell.run_at_terminal("explain.py", *words, *more, **(browser | {"WAYLAND_DISPLAY": ""} | variables))
-        assert done.status == 0 and done.stdout.startswith(f"{folder}/explain.") and not shown.exists()
+        done = shell.run_at_terminal(
+            "explain.py", *words, *more, **(browser | {"WAYLAND_DISPLAY": ""} | variables)
+        )
+        assert (
+            done.status == 0 and done.stdout.startswith(f"{folder}/explain.") and not shown.exists()
+        )
 
 
 def test_in_a_pipe_nothing_opens_unless_it_is_asked_for(shell, folder, tmp_path, monkeypatch):
@@ -108,17 +133,32 @@ def test_in_a_pipe_nothing_opens_unless_it_is_asked_for(shell, folder, tmp_path,
 
 
 def test_step_0_is_the_model_that_training_began_with(shell, text, folder, tmp_path):
-    words = (text, "tiny.py", "--max_iters=1", "--eval_interval=1", "--learning_rate=0", "--muon_learning_rate=0")
+    words = (
+        text,
+        "tiny.py",
+        "--max_iters=1",
+        "--eval_interval=1",
+        "--learning_rate=0",
+        "--muon_learning_rate=0",
+    )
     assert shell.run("train.py", *words, f"--out_dir={tmp_path}").status == 0
     for run, *more in ((tmp_path,), (folder, "--step=0")):
-        assert shell.run("explain.py", f"--out_dir={run}", f"--text={TEXT}", "--format=json", *more).status == 0
+        assert (
+            shell.run(
+                "explain.py", f"--out_dir={run}", f"--text={TEXT}", "--format=json", *more
+            ).status
+            == 0
+        )
     before, began = (json.loads((run / "explain.json").read_text()) for run in (tmp_path, folder))
     assert before == began
 
 
 def test_a_model_of_another_alphabet_is_shown_a_text_of_its_own(shell, tmp_path):
     (tmp_path / "greek.txt").write_text("μῆνιν ἄειδε θεὰ\n" * 40)
-    assert shell.run("train.py", tmp_path / "greek.txt", "tiny.py", f"--out_dir={tmp_path}").status == 0
+    assert (
+        shell.run("train.py", tmp_path / "greek.txt", "tiny.py", f"--out_dir={tmp_path}").status
+        == 0
+    )
     done = shell.run("explain.py", f"--out_dir={tmp_path}", "--format=json")
     assert done.status == 0, done.stderr
     shown = json.loads((tmp_path / "explain.json").read_text())["text"]
@@ -130,9 +170,13 @@ def test_a_model_that_computes_nothing_finite_is_said_so(shell, trained, tmp_pat
     state = load_checkpoint(trained.folder / "ckpt.pt")
     state["model"]["blocks.0.attention.query.weight"].fill_(1e30)
     state["model"]["blocks.0.attention_norm.weight"].fill_(1e30)
-    save_checkpoint(tmp_path / "ckpt.pt", {name: state[name] for name in ("model", "model_args", "tokenizer")})
+    save_checkpoint(
+        tmp_path / "ckpt.pt", {name: state[name] for name in ("model", "model_args", "tokenizer")}
+    )
     done = shell.run("explain.py", f"--out_dir={tmp_path}", f"--text={TEXT}", f"--format={kind}")
-    assert done.status == 2 and len(done.stderr.splitlines()) == 1 and "not finite" in done.stderr, done.stderr
+    assert (
+        done.status == 2 and len(done.stderr.splitlines()) == 1 and "not finite" in done.stderr
+    ), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from shell import TINY, TINY_SETTINGS, metrics
+from helpers.shell import TINY, TINY_SETTINGS, metrics
 
 from kqv import __version__
-from kqv.checkpoint import load_checkpoint
+from kqv.checkpoints.single import load_checkpoint
 
 
 def assert_one_line(done, *words, status=2):
@@ -57,10 +57,12 @@ WRONG_OPTIONS = {
     "sample.py --max_tokens=5": ["did you mean max_new_tokens?"],
     "sample.py config": ["--out_dir=config"],
     "sample.py train.py": ["train.py", "sets no option", "--start=FILE:train.py"],
-    "explain.py data/shakespeare_char/differences.json": ["--text=FILE:data/shakespeare_char/differences.json"],
+    "explain.py data/shakespeare_char/differences.json": [
+        "--text=FILE:data/shakespeare_char/differences.json"
+    ],
     "export.py out/ckpt.pt": ["--out_dir=out/ckpt.pt"],
     "compare.py --seed=1 sample.py": ["sample.py", "sets no option", "--text=sample.py"],
-    "bench.py --input=novel.txt": ["--input", "--help"],
+    "benchmarks/bench.py --input=novel.txt": ["--input", "--help"],
 }
 
 
@@ -86,11 +88,17 @@ def test_a_mistake_in_a_config_file_is_named_with_the_file(shell, tmp_path, line
     assert_one_line(done, str(config), *WRONG_LINES[line])
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py", "explain.py", "compare.py", "export.py", "bench.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["train.py", "sample.py", "explain.py", "compare.py", "export.py", "benchmarks/bench.py"],
+)
 def test_each_script_says_its_version(shell, script):
     done = shell.run(script, "--version")
     assert done.status == 0 and done.stderr == ""
-    assert re.fullmatch(rf"kqv {re.escape(__version__)}, torch {re.escape(torch.__version__)}, Python 3\.\S+\n", done.stdout)
+    assert re.fullmatch(
+        rf"kqv {re.escape(__version__)}, torch {re.escape(torch.__version__)}, Python 3\.\S+\n",
+        done.stdout,
+    )
 
 
 # --- a program is not a config
@@ -101,7 +109,9 @@ def test_a_program_is_not_run_as_a_config_and_can_be_trained_on(shell, tmp_path)
     lines = "".join(f"value_{number} = {number} * {number}\n" for number in range(60))
     program.write_text(f"open({str(proof)!r}, 'w')\n{lines}")
     done = shell.run("train.py", program, TINY, f"--out_dir={tmp_path / 'out'}")
-    assert_one_line(done, "mycode.py sets no option of train.py", "was not run", f"--text={program}")
+    assert_one_line(
+        done, "mycode.py sets no option of train.py", "was not run", f"--text={program}"
+    )
 
     done = shell.run("train.py", f"--text={program}", TINY, f"--out_dir={tmp_path / 'out'}")
     assert done.status == 0, done.stderr
@@ -109,7 +119,9 @@ def test_a_program_is_not_run_as_a_config_and_can_be_trained_on(shell, tmp_path)
     kept = load_checkpoint(tmp_path / "out" / "last.pt")["config"]
     assert "text" not in kept and str(program) not in kept.values()
     program.unlink()  # a resume reads what was made of it
-    done = shell.run("train.py", "--init_from=resume", "--max_iters=22", f"--out_dir={tmp_path / 'out'}")
+    done = shell.run(
+        "train.py", "--init_from=resume", "--max_iters=22", f"--out_dir={tmp_path / 'out'}"
+    )
     assert done.status == 0, done.stderr
 
 
@@ -120,7 +132,10 @@ def test_a_config_that_does_more_than_set_options_is_told_so_before_it_runs(shel
     assert done.status == 0
     told = f"{config} does more than set options (line 3: import sys): it is run as Python"
     assert done.stderr.splitlines()[:2] == [told, "it runs"]
-    assert "more than set options" not in shell.run("train.py", text, TINY, "--dry_run=True", "--rate=1").stderr
+    assert (
+        "more than set options"
+        not in shell.run("train.py", text, TINY, "--dry_run=True", "--rate=1").stderr
+    )
 
 
 def test_a_comparison_reads_a_named_text_and_those_of_its_configs(shell, text, tmp_path):
@@ -133,7 +148,10 @@ def test_a_comparison_reads_a_named_text_and_those_of_its_configs(shell, text, t
     assert done.status == 0, done.stderr
     done = shell.run("compare.py", configs[1], f"--out_dir={out}")
     assert done.status == 0, done.stderr
-    datasets = [re.search("^dataset = '(.*)'$", path.read_text(), re.MULTILINE)[1] for path in out.glob("runs/*/config.py")]
+    datasets = [
+        re.search("^dataset = '(.*)'$", path.read_text(), re.MULTILINE)[1]
+        for path in out.glob("runs/*/config.py")
+    ]
     assert sorted(name.rpartition("-")[0] for name in datasets) == ["cache/animals", "cache/code"]
     # the command's text is laid over the config's: the same run as the first
     done = shell.run("compare.py", configs[1], f"--text={program}", f"--out_dir={out}")
@@ -150,7 +168,9 @@ def test_text_that_lacks_quotes_in_a_config_file_is_not_told_to_leave_them_out(s
 
 def test_a_misspelt_config_file_gets_a_suggestion(shell, tmp_path):
     (tmp_path / "small.py").write_text("n_layer = 1\n")
-    assert_one_line(shell.run("train.py", tmp_path / "smal.py"), "smal.py", str(tmp_path / "small.py"))
+    assert_one_line(
+        shell.run("train.py", tmp_path / "smal.py"), "smal.py", str(tmp_path / "small.py")
+    )
 
 
 # --- texts, folders, devices
@@ -171,19 +191,30 @@ def texts(tmp_path_factory):
 
 UNTRAINABLE = {
     "TEXTS/empty.txt": ["empty.txt", "the text is empty"],
-    "TEXTS/short.txt": ["the text is too short: its training split has 9", "take a longer text", "--block_size=8"],
+    "TEXTS/short.txt": [
+        "the text is too short: its training split has 9",
+        "take a longer text",
+        "--block_size=8",
+    ],
     "TEXTS/short.txt --block_size=8": ["its validation split has 1", "take a longer text"],
     "TEXTS/latin.txt": ["latin.txt", "0xE9", "offset 5", "--encoding"],
     "TEXTS/latin.txt --encoding=utf-16": ["latin.txt", "utf-16"],
     "TEXTS/nowhere.txt": ["nowhere.txt", "no such file"],
     "TEXTS/no_texts": ["no_texts", "no .txt, .jsonl or .parquet files"],
     "-n_layer=3": ["write --n_layer=3"],
-    "https://example.org/books/novel.txt": ["nothing is downloaded", "curl -Lo novel.txt https://", "python train.py novel.txt"],
+    "https://example.org/books/novel.txt": [
+        "nothing is downloaded",
+        "curl -Lo novel.txt https://",
+        "python train.py novel.txt",
+    ],
     "TEXTS/grek.txt": ["grek.txt", "did you mean", "greek.txt?"],
     "--text=~/novel.txt": ["no such file or folder: ~/novel.txt", "without the ~"],
     "TRAINED": ["is a checkpoint, not a text", "--init_from="],
     "GOOD --n_embd=1048576 --n_layer=1000": ["GB of memory", "lower --n_embd"],
-    "GOOD --n_embd=1048576 --n_layer=1000 --eval_only=True": ["this model takes more than", "lower --n_embd"],
+    "GOOD --n_embd=1048576 --n_layer=1000 --eval_only=True": [
+        "this model takes more than",
+        "lower --n_embd",
+    ],
     "GOOD --out_dir=": ["out_dir= is empty"],
     "--dataset=nowhere": ["nowhere", "shakespeare_char"],
     "GOOD --device=banana": ["banana", "--device=cpu"],
@@ -196,7 +227,9 @@ UNTRAINABLE = {
 
 
 @pytest.mark.parametrize("words", UNTRAINABLE)
-def test_what_cannot_be_trained_on_is_named_with_what_to_do(shell, text, texts, trained, tmp_path, words):
+def test_what_cannot_be_trained_on_is_named_with_what_to_do(
+    shell, text, texts, trained, tmp_path, words
+):
     hints = UNTRAINABLE[words]
     for name, path in {"TEXTS": texts, "GOOD": text, "TRAINED": trained.folder}.items():
         words = words.replace(name, str(path))
@@ -206,7 +239,11 @@ def test_what_cannot_be_trained_on_is_named_with_what_to_do(shell, text, texts, 
 
 
 def test_cuda_on_a_machine_without_it_is_a_mistake(shell, trained):
-    assert_one_line(shell.run("sample.py", f"--out_dir={trained.folder}", "--device=cuda"), "cuda", "--device=cpu")
+    assert_one_line(
+        shell.run("sample.py", f"--out_dir={trained.folder}", "--device=cuda"),
+        "cuda",
+        "--device=cpu",
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"caf\xe9"], ids=["empty", "not UTF-8"])
@@ -221,15 +258,22 @@ OPTIONAL = {
 
 
 @pytest.mark.parametrize("option", OPTIONAL)
-def test_a_missing_optional_package_is_named_and_the_earlier_run_stays(shell, text, trained, tmp_path, option):
+def test_a_missing_optional_package_is_named_and_the_earlier_run_stays(
+    shell, text, trained, tmp_path, option
+):
     folder = tmp_path / "run"
     shutil.copytree(trained.folder, folder)
     what, package = OPTIONAL[option]
     hide = f"seed = 1337\nimport importlib.util as _util\n_util.find_spec = lambda name: name != {package!r}\n"
-    (tmp_path / "hide.py").write_text(hide)  # a config is Python: this one makes the package look missing
+    (tmp_path / "hide.py").write_text(
+        hide
+    )  # a config is Python: this one makes the package look missing
     done = shell.run("train.py", text, TINY, tmp_path / "hide.py", option, f"--out_dir={folder}")
     assert done.status == 2
-    assert done.stderr.splitlines()[-1] == f"train.py: {what} needs the package {package}: pip install {package}"
+    assert (
+        done.stderr.splitlines()[-1]
+        == f"train.py: {what} needs the package {package}: pip install {package}"
+    )
     assert "Traceback" not in done.stderr
     assert metrics(folder) == metrics(trained.folder)
     assert (folder / "ckpt.pt").exists()
@@ -248,7 +292,10 @@ BAD_PROMPTS = {
 @pytest.mark.parametrize("start", BAD_PROMPTS)
 def test_a_prompt_that_cannot_be_used_is_explained(shell, trained, texts, start):
     prompt = start.replace("TEXTS", str(texts))
-    assert_one_line(shell.run("sample.py", f"--out_dir={trained.folder}", f"--start={prompt}"), *BAD_PROMPTS[start])
+    assert_one_line(
+        shell.run("sample.py", f"--out_dir={trained.folder}", f"--start={prompt}"),
+        *BAD_PROMPTS[start],
+    )
 
 
 # --- checkpoints
@@ -308,7 +355,9 @@ def spoil(kind: str, good: Path, bad: Path, proof: Path) -> None:
         ("train.py --init_from=BAD", "a checkpoint that runs code"),
     ],
 )
-def test_a_bad_checkpoint_is_refused_and_nothing_in_it_is_run(shell, trained, tmp_path, command, kind):
+def test_a_bad_checkpoint_is_refused_and_nothing_in_it_is_run(
+    shell, trained, tmp_path, command, kind
+):
     bad, proof = tmp_path / "bad.pt", tmp_path / "proof"
     spoil(kind, trained.folder / "ckpt.pt", bad, proof)
     done = shell.run(*command.replace("BAD", str(bad)).split())
@@ -323,7 +372,9 @@ def test_a_full_disk_costs_only_the_steps_since_the_last_checkpoint(shell, train
     folder = tmp_path / "run"
     shutil.copytree(trained.folder, folder)
     words = ("--init_from=resume", "--max_iters=400", f"--out_dir={folder}")
-    done = shell.run("train.py", *words, largest_file=20_000)  # room for the metrics, not for a checkpoint
+    done = shell.run(
+        "train.py", *words, largest_file=20_000
+    )  # room for the metrics, not for a checkpoint
     assert done.status == 1
     assert "Traceback" not in done.stderr
     error = done.stderr.splitlines()[-1]
@@ -331,7 +382,9 @@ def test_a_full_disk_costs_only_the_steps_since_the_last_checkpoint(shell, train
         assert word in error
     for name in ("ckpt.pt", "last.pt"):
         assert (folder / name).read_bytes() == (trained.folder / name).read_bytes()
-    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted(path.name for path in trained.folder.glob("[!.]*"))
+    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted(
+        path.name for path in trained.folder.glob("[!.]*")
+    )
     assert list(folder.glob(".*.tmp")) == []
 
 
@@ -344,8 +397,14 @@ def test_a_full_disk_at_the_first_checkpoint_does_not_advise_a_resume(shell, tex
     assert "resume" not in error
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py", "explain.py", "compare.py", "export.py", "bench.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["train.py", "sample.py", "explain.py", "compare.py", "export.py", "benchmarks/bench.py"],
+)
 def test_without_the_packages_a_script_says_how_to_install_them(shell, script):
     done = shell.run(script, python=("-S",))
     assert done.status == 1 and done.stdout == ""
-    assert done.stderr == "kqv's packages are missing: make train, or pip install -r requirements.txt\n"
+    assert (
+        done.stderr
+        == "kqv's packages are missing: make train, or pip install -r requirements.txt\n"
+    )

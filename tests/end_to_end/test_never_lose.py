@@ -1,6 +1,6 @@
 """Whatever happens to a run, what it had saved is whole, and going on gives the run that would have been.
 
-    pytest tests/end_to_end/test_never_lose.py --kills=100     the same with more kills; takes some minutes
+pytest tests/end_to_end/test_never_lose.py --kills=100     the same with more kills; takes some minutes
 """
 
 import json
@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 import pytest
-from shell import SENTENCES, TINY, full_pipe, metrics, same_weights, untimed
+from helpers.shell import SENTENCES, TINY, full_pipe, metrics, same_weights, untimed
 
-from kqv.checkpoint import load_checkpoint, load_latest, save_checkpoint
-from kqv.files import BEST, DAMAGED, EARLIER, LATEST
+from kqv.checkpoints.single import load_checkpoint, load_latest, save_checkpoint
+from kqv.run_files import BEST, DAMAGED, EARLIER, LATEST
 
 # Dropout and accumulation, so that a resume has to get their randomness right too; a checkpoint after each step.
 OPTIONS = (
@@ -29,7 +29,9 @@ OPTIONS = (
 
 def steps_done(folder):
     """The last step in the metrics, read while they are written."""
-    found = re.findall(rb'^{"step": (\d+), .*}$', (folder / "metrics.jsonl").read_bytes(), re.MULTILINE)
+    found = re.findall(
+        rb'^{"step": (\d+), .*}$', (folder / "metrics.jsonl").read_bytes(), re.MULTILINE
+    )
     return int(found[-1]) if found else 0
 
 
@@ -37,12 +39,16 @@ def kill_somewhere(process, folder, chance):
     """SIGKILL at a moment that chance chooses: anywhere, or while a checkpoint is being written. Returns which, or that the
     run had finished before."""
     if chance.random() < 0.2:
-        time.sleep(chance.uniform(0, 2))  # while it starts, reads its checkpoint, or makes its first steps
+        time.sleep(
+            chance.uniform(0, 2)
+        )  # while it starts, reads its checkpoint, or makes its first steps
         where = "anywhere"
     else:
         began = steps_done(folder) if (folder / "metrics.jsonl").exists() else 0
         target = began + chance.randrange(1, 20)
-        while process.poll() is None and not ((folder / "metrics.jsonl").exists() and steps_done(folder) >= target):
+        while process.poll() is None and not (
+            (folder / "metrics.jsonl").exists() and steps_done(folder) >= target
+        ):
             time.sleep(0.001)
         where = "after a step"
         if chance.random() < 0.7:
@@ -57,7 +63,9 @@ def kill_somewhere(process, folder, chance):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_that_is_killed_again_and_again_is_the_run_that_nothing_disturbed(shell, text, tmp_path, request, dtype):
+def test_a_run_that_is_killed_again_and_again_is_the_run_that_nothing_disturbed(
+    shell, text, tmp_path, request, dtype
+):
     kills = max(1, request.config.getoption("--kills") // 2)
     words = (text, *OPTIONS, f"--dtype={dtype}", f"--max_iters={20 * kills + 30}")
     done = shell.run("train.py", *words, f"--out_dir={tmp_path / 'straight'}")
@@ -68,7 +76,9 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_nothing_disturbed(
     for _ in range(kills):
         resume = any((folder / name).exists() for name in (LATEST, EARLIER))
         again = ("--init_from=resume",) if resume else words
-        with shell.start("train.py", *again, f"--out_dir={folder}", stderr=subprocess.DEVNULL) as process:
+        with shell.start(
+            "train.py", *again, f"--out_dir={folder}", stderr=subprocess.DEVNULL
+        ) as process:
             landed.append(kill_somewhere(process, folder, chance))
         for path in folder.glob("*.pt"):
             load_checkpoint(path)  # whole, or this raises
@@ -76,7 +86,11 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_nothing_disturbed(
             steps = [line["step"] for line in metrics(folder)]
             assert steps == list(range(len(steps)))
     assert landed.count("too late") < len(landed) / 2, landed
-    again = ("--init_from=resume",) if any((folder / name).exists() for name in (LATEST, EARLIER)) else words
+    again = (
+        ("--init_from=resume",)
+        if any((folder / name).exists() for name in (LATEST, EARLIER))
+        else words
+    )
     done = shell.run("train.py", *again, f"--out_dir={folder}")
     assert done.status == 0, done.stderr
     for name in (BEST, LATEST):
@@ -88,7 +102,14 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_nothing_disturbed(
 def stopped(shell, text, tmp_path_factory):
     """A run of 40 steps that stopped itself after 20, and the same run undisturbed."""
     folder = tmp_path_factory.mktemp("stopped")
-    words = (text, TINY, "--max_iters=40", "--eval_interval=10", "--log_interval=1", "--lr_decay_iters=40")
+    words = (
+        text,
+        TINY,
+        "--max_iters=40",
+        "--eval_interval=10",
+        "--log_interval=1",
+        "--lr_decay_iters=40",
+    )
     for name, more in {"straight": (), "stopped": ("--max_iters=20",)}.items():
         done = shell.run("train.py", *words, *more, f"--out_dir={folder / name}")
         assert done.status == 0, done.stderr
@@ -96,13 +117,19 @@ def stopped(shell, text, tmp_path_factory):
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone"])
-def test_from_a_damaged_checkpoint_a_run_goes_on_with_the_one_before(shell, stopped, tmp_path, damage):
+def test_from_a_damaged_checkpoint_a_run_goes_on_with_the_one_before(
+    shell, stopped, tmp_path, damage
+):
     folder = tmp_path / "run"
     shutil.copytree(stopped / "stopped", folder)
     data = (folder / LATEST).read_bytes()
     (folder / LATEST).unlink()
     if damage != "gone":
-        spoilt = data[:3000] + bytes([data[3000] ^ 1]) + data[3001:] if damage == "a flipped bit" else data[:-1000]
+        spoilt = (
+            data[:3000] + bytes([data[3000] ^ 1]) + data[3001:]
+            if damage == "a flipped bit"
+            else data[:-1000]
+        )
         (folder / LATEST).write_bytes(spoilt)
     done = shell.run("train.py", "--init_from=resume", "--max_iters=40", f"--out_dir={folder}")
     assert done.status == 0, done.stderr
@@ -118,15 +145,23 @@ def test_a_second_ctrl_c_ends_a_run_at_once_and_harms_nothing(shell, stopped, tm
     folder = tmp_path / "run"
     shutil.copytree(stopped / "stopped", folder)
     began = (folder / "metrics.jsonl").stat().st_ino
-    reader, writer = full_pipe()  # the run stands still at its first line, so only the second can end it
+    reader, writer = (
+        full_pipe()
+    )  # the run stands still at its first line, so only the second can end it
     try:
-        with shell.start("train.py", "--init_from=resume", "--max_iters=40", f"--out_dir={folder}", stderr=writer) as process:
-            while (folder / "metrics.jsonl").stat().st_ino == began:  # it is written anew when signals are caught already
+        with shell.start(
+            "train.py", "--init_from=resume", "--max_iters=40", f"--out_dir={folder}", stderr=writer
+        ) as process:
+            while (
+                folder / "metrics.jsonl"
+            ).stat().st_ino == began:  # it is written anew when signals are caught already
                 assert process.poll() is None
                 time.sleep(0.01)
             process.send_signal(signal.SIGINT)
             until = time.monotonic() + 60
-            while process.poll() is None and time.monotonic() < until:  # the first one may be on its way
+            while (
+                process.poll() is None and time.monotonic() < until
+            ):  # the first one may be on its way
                 time.sleep(0.2)
                 process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 128 + signal.SIGINT
@@ -145,20 +180,32 @@ def test_a_checkpoint_of_the_first_version_goes_on_as_well(shell, stopped, tmp_p
     shutil.copytree(stopped / "stopped", folder)
     state = load_checkpoint(folder / LATEST)
     newer = ("format", "text", "skipped", "skipped_in_a_row")
-    save_checkpoint(folder / LATEST, {key: value for key, value in state.items() if key not in newer})
+    save_checkpoint(
+        folder / LATEST, {key: value for key, value in state.items() if key not in newer}
+    )
     done = shell.run("train.py", "--init_from=resume", "--max_iters=40", f"--out_dir={folder}")
     assert done.status == 0, done.stderr
     assert same_weights(folder / LATEST, stopped / "straight" / LATEST)
 
 
 def test_a_run_saves_by_the_clock_as_well(shell, text, tmp_path):
-    words = (text, TINY, "--max_iters=100000", "--eval_interval=100000", "--checkpoint_minutes=0.003")
-    with shell.start("train.py", *words, f"--out_dir={tmp_path}", stderr=subprocess.DEVNULL) as process:
+    words = (
+        text,
+        TINY,
+        "--max_iters=100000",
+        "--eval_interval=100000",
+        "--checkpoint_minutes=0.003",
+    )
+    with shell.start(
+        "train.py", *words, f"--out_dir={tmp_path}", stderr=subprocess.DEVNULL
+    ) as process:
         seen = set()
         while len(seen - {0}) < 3:
             assert process.poll() is None
             if (tmp_path / EARLIER).exists():
-                seen.add(load_latest(str(tmp_path))[0]["iter_num"])  # for a moment there is no last.pt
+                seen.add(
+                    load_latest(str(tmp_path))[0]["iter_num"]
+                )  # for a moment there is no last.pt
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         process.communicate()
@@ -175,17 +222,28 @@ def test_a_second_run_into_the_same_folder_is_refused_while_the_first_lives(shel
             done = shell.run("train.py", *again)
             assert done.status == 2 and done.stdout == ""
             assert "another run is writing" in done.stderr and len(done.stderr.splitlines()) == 1
-        assert shell.run("sample.py", f"--out_dir={tmp_path}", "--max_new_tokens=5").status == 0  # reading disturbs nobody
+        assert (
+            shell.run("sample.py", f"--out_dir={tmp_path}", "--max_new_tokens=5").status == 0
+        )  # reading disturbs nobody
         process.kill()
         process.communicate()
-    assert shell.run("train.py", "--init_from=resume", f"--out_dir={tmp_path}", "--max_iters=0").status == 0
+    assert (
+        shell.run("train.py", "--init_from=resume", f"--out_dir={tmp_path}", "--max_iters=0").status
+        == 0
+    )
 
 
 def test_another_text_is_not_taken_for_the_one_of_the_run(shell, stopped, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(stopped / "stopped", folder)
     (tmp_path / "other.txt").write_text("".join(reversed(SENTENCES)) * 5)
-    done = shell.run("train.py", tmp_path / "other.txt", "--init_from=resume", "--max_iters=40", f"--out_dir={folder}")
+    done = shell.run(
+        "train.py",
+        tmp_path / "other.txt",
+        "--init_from=resume",
+        "--max_iters=40",
+        f"--out_dir={folder}",
+    )
     assert done.status == 2
     error = done.stderr.splitlines()[-1]
     assert "is not the text" in error and f"--init_from={folder}" in error
@@ -195,8 +253,17 @@ def test_another_text_is_not_taken_for_the_one_of_the_run(shell, stopped, tmp_pa
 # --- a full disk
 
 
-def test_on_a_full_disk_a_run_goes_on_if_told_so_and_saves_when_there_is_room(shell, text, tmp_path):
-    words = (text, TINY, "--max_iters=30", "--eval_interval=10", "--log_interval=1", f"--out_dir={tmp_path}")
+def test_on_a_full_disk_a_run_goes_on_if_told_so_and_saves_when_there_is_room(
+    shell, text, tmp_path
+):
+    words = (
+        text,
+        TINY,
+        "--max_iters=30",
+        "--eval_interval=10",
+        "--log_interval=1",
+        f"--out_dir={tmp_path}",
+    )
     assert shell.run("train.py", *words, "--max_iters=10").status == 0
     before = (tmp_path / LATEST).read_bytes()
     on = ("--init_from=resume", f"--out_dir={tmp_path}", "--on_write_error=continue")
@@ -219,7 +286,9 @@ def small_drive(tmp_path):
         pytest.skip("only root can mount a small disk")
     folder = tmp_path / "drive"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("this machine lets nobody mount")
     yield folder
     subprocess.run(["umount", folder], check=True)
@@ -290,15 +359,28 @@ def test_a_spike_costs_one_step_and_is_told(spiked, text, tmp_path):
     ]
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines if "train_loss" not in line] == [0, 13]
-    assert all(line["skipped"] == 1 for line in lines[13:]) and not any("skipped" in line for line in lines[:13])
+    assert all(line["skipped"] == 1 for line in lines[13:]) and not any(
+        "skipped" in line for line in lines[:13]
+    )
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert lines[-1]["train_loss"] < lines[1]["train_loss"]
-    assert all(weights.isfinite().all() for weights in load_checkpoint(tmp_path / LATEST)["model"].values())
+    assert all(
+        weights.isfinite().all() for weights in load_checkpoint(tmp_path / LATEST)["model"].values()
+    )
 
 
-def test_nine_spikes_in_a_row_are_survived_and_ten_end_the_run_with_what_was_good(spiked, shell, text, tmp_path):
-    words = (text, TINY, "--max_iters=40", "--eval_interval=5", "--checkpoint_minutes=0.000001", f"--out_dir={tmp_path}")
+def test_nine_spikes_in_a_row_are_survived_and_ten_end_the_run_with_what_was_good(
+    spiked, shell, text, tmp_path
+):
+    words = (
+        text,
+        TINY,
+        "--max_iters=40",
+        "--eval_interval=5",
+        "--checkpoint_minutes=0.000001",
+        f"--out_dir={tmp_path}",
+    )
     assert spiked(range(12, 21), *words).status == 0
     done = spiked(range(12, 22), *words)
     assert done.status == 1 and "Traceback" not in done.stderr
@@ -310,7 +392,9 @@ def test_nine_spikes_in_a_row_are_survived_and_ten_end_the_run_with_what_was_goo
     assert shell.run("train.py", "--init_from=resume", f"--out_dir={tmp_path}").status == 0
 
 
-def test_a_run_with_spikes_that_is_stopped_among_them_ends_as_the_undisturbed_one(spiked, text, tmp_path):
+def test_a_run_with_spikes_that_is_stopped_among_them_ends_as_the_undisturbed_one(
+    spiked, text, tmp_path
+):
     spikes = [5, 6, 7, 20]
     words = (text, TINY, "--max_iters=30", "--lr_decay_iters=30", "--log_interval=1")
     assert spiked(spikes, *words, f"--out_dir={tmp_path / 'straight'}").status == 0
@@ -324,7 +408,13 @@ def test_a_run_with_spikes_that_is_stopped_among_them_ends_as_the_undisturbed_on
 
 
 def test_rates_that_ruin_a_model_end_in_one_line(shell, text, tmp_path):
-    rates = ("--learning_rate=1", "--muon_learning_rate=1", "--weight_decay=1e6", "--decay_lr=False", "--warmup_iters=0")
+    rates = (
+        "--learning_rate=1",
+        "--muon_learning_rate=1",
+        "--weight_decay=1e6",
+        "--decay_lr=False",
+        "--warmup_iters=0",
+    )
     done = shell.run("train.py", text, TINY, "--max_iters=200", *rates, f"--out_dir={tmp_path}")
     assert done.status == 1 and "Traceback" not in done.stderr
     assert "diverged" in done.stderr.splitlines()[-1]
@@ -335,7 +425,14 @@ def test_rates_that_ruin_a_model_end_in_one_line(shell, text, tmp_path):
 
 
 def test_memory_and_open_files_stay_flat(shell, text, tmp_path):
-    words = (text, TINY, "--max_iters=1000000", "--eval_interval=50", "--log_interval=10", f"--out_dir={tmp_path}")
+    words = (
+        text,
+        TINY,
+        "--max_iters=1000000",
+        "--eval_interval=50",
+        "--log_interval=10",
+        f"--out_dir={tmp_path}",
+    )
     with shell.start("train.py", *words, stderr=subprocess.DEVNULL) as process:
         used = []
         for target in (500, 1500):
@@ -344,7 +441,9 @@ def test_memory_and_open_files_stay_flat(shell, text, tmp_path):
                 time.sleep(0.02)
             used.append(usage(process.pid))
     (memory, files), (later_memory, later_files) = used
-    assert later_memory < memory + 8_000 and abs(later_files - files) <= 3  # a checkpoint may be open at the moment
+    assert (
+        later_memory < memory + 8_000 and abs(later_files - files) <= 3
+    )  # a checkpoint may be open at the moment
 
 
 def usage(pid):

@@ -5,7 +5,7 @@ import select
 import subprocess
 
 import pytest
-from shell import SENTENCES, TINY, easy_text
+from helpers.shell import SENTENCES, TINY, easy_text
 
 SEPARATOR = "\n---------------\n"
 PROMPT = "The old"
@@ -21,7 +21,9 @@ def sample(shell, run, *words, **options):
 @pytest.fixture(scope="module")
 def three(shell, trained):
     """What stdout holds after three samples."""
-    return sample(shell, trained, f"--start={PROMPT}", f"--max_new_tokens={LENGTH}", "--num_samples=3").stdout
+    return sample(
+        shell, trained, f"--start={PROMPT}", f"--max_new_tokens={LENGTH}", "--num_samples=3"
+    ).stdout
 
 
 @pytest.fixture(scope="module")
@@ -40,34 +42,62 @@ def test_num_samples_texts_have_the_prompt_and_max_new_tokens_characters_each(th
 
 
 def test_the_same_command_writes_the_same_text(shell, trained, three):
-    again = sample(shell, trained, f"--start={PROMPT}", f"--max_new_tokens={LENGTH}", "--num_samples=3")
+    again = sample(
+        shell, trained, f"--start={PROMPT}", f"--max_new_tokens={LENGTH}", "--num_samples=3"
+    )
     assert again.stdout == three
     assert again.stderr == ""
 
 
-def test_a_prompt_comes_from_a_file_and_a_sample_does_not_depend_on_how_many_there_are(shell, trained, first, tmp_path):
+def test_a_prompt_comes_from_a_file_and_a_sample_does_not_depend_on_how_many_there_are(
+    shell, trained, first, tmp_path
+):
     (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbf" + PROMPT.encode())
-    assert sample(shell, trained, f"--start=FILE:{tmp_path / 'prompt.txt'}", f"--max_new_tokens={LENGTH}").stdout == first
+    assert (
+        sample(
+            shell, trained, f"--start=FILE:{tmp_path / 'prompt.txt'}", f"--max_new_tokens={LENGTH}"
+        ).stdout
+        == first
+    )
 
 
 def test_a_prompt_comes_from_standard_input(shell, trained, first):
-    assert sample(shell, trained, "--start=-", f"--max_new_tokens={LENGTH}", input=PROMPT).stdout == first
+    assert (
+        sample(shell, trained, "--start=-", f"--max_new_tokens={LENGTH}", input=PROMPT).stdout
+        == first
+    )
 
 
 def test_stop_ends_a_sample_before_the_string(shell, trained, first):
-    done = sample(shell, trained, f"--start={PROMPT}", f"--max_new_tokens={LENGTH}", "--stop=nowhere", "--stop=.")
+    done = sample(
+        shell,
+        trained,
+        f"--start={PROMPT}",
+        f"--max_new_tokens={LENGTH}",
+        "--stop=nowhere",
+        "--stop=.",
+    )
     assert "." in first
     assert done.stdout == first.split(".")[0] + "\n"
 
 
 def test_unknown_characters_of_a_prompt_can_be_skipped_and_are_named(shell, trained, first):
-    done = sample(shell, trained, "--start=Thé☃e old", f"--max_new_tokens={LENGTH}", "--unknown=skip")
+    done = sample(
+        shell, trained, "--start=Thé☃e old", f"--max_new_tokens={LENGTH}", "--unknown=skip"
+    )
     assert done.stdout == first
     assert "'é' '☃'" in done.stderr
 
 
 def test_jsonl_has_one_object_a_sample_with_a_log_probability_for_each_token(shell, trained, three):
-    done = sample(shell, trained, f"--start={PROMPT}", f"--max_new_tokens={LENGTH}", "--num_samples=3", "--output=jsonl")
+    done = sample(
+        shell,
+        trained,
+        f"--start={PROMPT}",
+        f"--max_new_tokens={LENGTH}",
+        "--num_samples=3",
+        "--output=jsonl",
+    )
     objects = [json.loads(line) for line in done.stdout.splitlines()]
     assert [text + SEPARATOR for text in three.split(SEPARATOR)[:-1]] == [
         value["prompt"] + value["text"] + SEPARATOR for value in objects
@@ -77,12 +107,21 @@ def test_jsonl_has_one_object_a_sample_with_a_log_probability_for_each_token(she
         assert len(value["log_probabilities"]) == LENGTH
         assert all(-20 < number <= 0 for number in value["log_probabilities"])
         # a model that knows its text is seldom surprised, and sometimes
-        assert sum(value["log_probabilities"]) / LENGTH > -1 and min(value["log_probabilities"]) < -0.5
+        assert (
+            sum(value["log_probabilities"]) / LENGTH > -1 and min(value["log_probabilities"]) < -0.5
+        )
 
 
 def test_temperature_0_leaves_nothing_to_chance_and_text_goes_on_past_the_block(shell, trained):
     prompt = SENTENCES[0] + SENTENCES[1]  # longer than the block of 16 by itself
-    done = sample(shell, trained, f"--start={prompt}", "--temperature=0", "--max_new_tokens=300", "--num_samples=2")
+    done = sample(
+        shell,
+        trained,
+        f"--start={prompt}",
+        "--temperature=0",
+        "--max_new_tokens=300",
+        "--num_samples=2",
+    )
     one, two, _ = done.stdout.split(SEPARATOR)
     assert one == two and len(one) == len(prompt) + 300
     known = set(easy_text().split())
@@ -91,7 +130,9 @@ def test_temperature_0_leaves_nothing_to_chance_and_text_goes_on_past_the_block(
 
 
 def test_a_conversation_goes_on_after_a_prompt_with_unknown_characters(shell, trained):
-    done = sample(shell, trained, "--interactive", "--max_new_tokens=20", input="The old\nZebra\nThe red\n")
+    done = sample(
+        shell, trained, "--interactive", "--max_new_tokens=20", input="The old\nZebra\nThe red\n"
+    )
     assert "'Z'" in done.stderr and "Traceback" not in done.stderr
     assert done.stdout.startswith("The old\n")
     assert done.stdout.index("The red\n") == len("The old\n") + 20 + 1
@@ -121,16 +162,16 @@ def test_a_model_of_a_single_step_is_said_to_be_hardly_trained(shell, text, tmp_
 PACED = """
 import sys
 sys.path.insert(0, ".")
-import kqv.decoding, sample
+import kqv.generation.sampling, sample
 from kqv.errors import run_script
-real = kqv.decoding.generate
+real = kqv.generation.sampling.generate
 
 def generate(*arguments):
     for tokens in real(*arguments):
         sys.stdin.buffer.raw.read(1)
         yield tokens
 
-kqv.decoding.generate = generate
+kqv.generation.sampling.generate = generate
 run_script(sample.main)
 """
 
@@ -142,7 +183,9 @@ def test_text_appears_as_it_is_generated_and_a_reader_may_leave(shell, trained):
         process.stdin.write(b"." * 20)
         seen = b""
         while len(seen) < len("The") + 20:
-            assert select.select([process.stdout], [], [], 60)[0], f"after 20 characters there is {seen!r}"
+            assert select.select([process.stdout], [], [], 60)[0], (
+                f"after 20 characters there is {seen!r}"
+            )
             seen += (piece := process.stdout.read(1))
             assert piece, process.stderr.read().decode()
         assert seen.startswith(b"The") and process.poll() is None

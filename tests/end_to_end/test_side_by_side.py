@@ -10,10 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from shell import TINY_SETTINGS, Done, easy_text, fake_browser, metrics, same_weights, untimed
+from helpers.shell import (
+    TINY_SETTINGS,
+    Done,
+    easy_text,
+    fake_browser,
+    metrics,
+    same_weights,
+    untimed,
+)
 
-from kqv.folder import occupy
-from kqv.settings import CompareSettings
+from kqv.options.settings import CompareSettings
+from kqv.training.run_folder import occupy
 
 SEEDS = (1337, 1338)
 
@@ -35,14 +43,19 @@ def folder_of(out_dir, line, seed=1337):
     (folder,) = (
         path
         for text, path in run_folders(out_dir).items()
-        if line in text.splitlines() and (f"seed = {seed}" in text.splitlines() if seed != 1337 else "seed =" not in text)
+        if line in text.splitlines()
+        and (f"seed = {seed}" in text.splitlines() if seed != 1337 else "seed =" not in text)
     )
     return folder
 
 
 def stamps(folder):
     """What changes when a file below `folder` is written again."""
-    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*") if path.is_file()}
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @dataclass
@@ -59,7 +72,10 @@ class Compared:
 def compared(shell, text, tmp_path_factory):
     """Two configurations with two seeds. Shared: tests leave its runs as they are."""
     folder = tmp_path_factory.mktemp("compared")
-    configs = [write_config(folder, "heads_1", "n_head = 1"), write_config(folder, "heads_2", "n_head = 2", "out_dir = 'mine'")]
+    configs = [
+        write_config(folder, "heads_1", "n_head = 1"),
+        write_config(folder, "heads_2", "n_head = 2", "out_dir = 'mine'"),
+    ]
     words = (text, "--seeds=2", "--eval_interval=10", f"--out_dir={folder / 'out'}")
     done = shell.run("compare.py", *configs, *words)
     assert done.status == 0, done.stderr
@@ -67,14 +83,25 @@ def compared(shell, text, tmp_path_factory):
 
 
 def test_the_report_has_the_mean_over_the_seeds_of_the_loss_of_the_whole_split(compared):
-    assert compared.done.stdout.splitlines()[:2] == [str(compared.folder / "report.html"), str(compared.folder / "report.md")]
+    assert compared.done.stdout.splitlines()[:2] == [
+        str(compared.folder / "report.html"),
+        str(compared.folder / "report.md"),
+    ]
     for heads in (1, 2):
-        losses = [metrics(folder_of(compared.folder, f"n_head = {heads}", seed))[-1]["val_loss_full"] for seed in SEEDS]
+        losses = [
+            metrics(folder_of(compared.folder, f"n_head = {heads}", seed))[-1]["val_loss_full"]
+            for seed in SEEDS
+        ]
         expected = f"{statistics.mean(losses):.4f} ± {statistics.stdev(losses):.4f}"
         assert losses[0] != losses[1]
         assert f"| heads_{heads} | {expected} |" in (compared.folder / "report.md").read_text()
-        assert f"<td>heads_{heads}</td><td>{expected}</td>" in (compared.folder / "report.html").read_text()
-        assert re.search(rf"^heads_{heads} +[\d,]+ +{re.escape(expected)} ", compared.done.stdout, re.MULTILINE)
+        assert (
+            f"<td>heads_{heads}</td><td>{expected}</td>"
+            in (compared.folder / "report.html").read_text()
+        )
+        assert re.search(
+            rf"^heads_{heads} +[\d,]+ +{re.escape(expected)} ", compared.done.stdout, re.MULTILINE
+        )
 
 
 def test_a_run_is_the_one_that_train_py_makes_alone(shell, text, compared, tmp_path):
@@ -89,9 +116,15 @@ def test_without_a_terminal_there_are_plain_lines(compared):
     lines = compared.done.stderr.splitlines()
     assert [line for line in lines if re.match(r"run \d of 4:", line)] == [
         f"run {number} of 4: heads_{heads}, seed {seed}, 20 steps"
-        for number, (heads, seed) in enumerate([(1, 1337), (1, 1338), (2, 1337), (2, 1338)], start=1)
+        for number, (heads, seed) in enumerate(
+            [(1, 1337), (1, 1338), (2, 1337), (2, 1338)], start=1
+        )
     ]
-    evaluated = [line for line in metrics(folder_of(compared.folder, "n_head = 2", 1338)) if "val_loss" in line]
+    evaluated = [
+        line
+        for line in metrics(folder_of(compared.folder, "n_head = 2", 1338))
+        if "val_loss" in line
+    ]
     assert [line for line in lines if line.startswith("run 4 of 4 (")] == [
         f"run 4 of 4 (heads_2, seed 1338), step {line['step']} of 20: validation loss {line['val_loss']:.4f} (estimate)"
         for line in evaluated
@@ -103,11 +136,15 @@ def test_what_is_finished_is_not_trained_again_and_what_has_changed_is(shell, co
     folder = shutil.copytree(compared.folder, tmp_path / "out")
     words = (*compared.words, f"--out_dir={folder}")
     before = stamps(folder / "runs")
-    same = write_config(tmp_path, "heads_one", "n_head = 1", "eval_interval = 10", docstring="Other words.")
+    same = write_config(
+        tmp_path, "heads_one", "n_head = 1", "eval_interval = 10", docstring="Other words."
+    )
     done = shell.run("compare.py", compared.configs[0], same, *words)
     assert done.status == 0 and done.stderr == ""
     assert stamps(folder / "runs") == before
-    losses = re.findall(r"^\| heads_\w+ \| (\S+ ± \S+) \|", (folder / "report.md").read_text(), re.MULTILINE)
+    losses = re.findall(
+        r"^\| heads_\w+ \| (\S+ ± \S+) \|", (folder / "report.md").read_text(), re.MULTILINE
+    )
     assert len(losses) == 2 and losses[0] == losses[1]
     write_config(tmp_path, "heads_one", "n_head = 1", "eval_interval = 10", "learning_rate = 0.01")
     done = shell.run("compare.py", compared.configs[0], same, *words, "--seeds=1")
@@ -121,14 +158,23 @@ def test_what_is_finished_is_not_trained_again_and_what_has_changed_is(shell, co
 def test_at_a_terminal_the_report_opens_in_the_browser(shell, compared, tmp_path):
     folder = shutil.copytree(compared.folder, tmp_path / "out")
     browser, shown = fake_browser(tmp_path)
-    done = shell.run_at_terminal("compare.py", *compared.configs, *compared.words, f"--out_dir={folder}", **browser)
+    done = shell.run_at_terminal(
+        "compare.py", *compared.configs, *compared.words, f"--out_dir={folder}", **browser
+    )
     assert done.status == 0 and str(folder / "report.html") in done.stdout
     assert shown.read_text() == f"{(folder / 'report.html').as_uri()}\n"
 
 
-def test_at_a_terminal_the_bar_counts_the_steps_of_all_runs_and_names_the_one_that_is_made(shell, text, tmp_path):
-    configs = [write_config(tmp_path, f"heads_{heads}", f"n_head = {heads}", "log_interval = 1") for heads in (1, 2)]
-    done = shell.run_at_terminal("compare.py", *configs, text, f"--out_dir={tmp_path / 'out'}", "--open=False")
+def test_at_a_terminal_the_bar_counts_the_steps_of_all_runs_and_names_the_one_that_is_made(
+    shell, text, tmp_path
+):
+    configs = [
+        write_config(tmp_path, f"heads_{heads}", f"n_head = {heads}", "log_interval = 1")
+        for heads in (1, 2)
+    ]
+    done = shell.run_at_terminal(
+        "compare.py", *configs, text, f"--out_dir={tmp_path / 'out'}", "--open=False"
+    )
     assert done.status == 0
     last = r"steps of all runs: 40/40 .*, run 2 of 2 \(heads_2, seed 1337\), step 20 of 20: loss"
     assert re.search(last, done.stdout)
@@ -148,7 +194,9 @@ def stopped(shell, text, tmp_path_factory):
     folder.mkdir()
     config = write_config(folder, "long_run", *LONG)
     words = (config, text, f"--out_dir={folder / 'out'}")
-    interrupted = shell.signal_at("run 1 of 1 (long_run, seed 1337), step 0 of", signal.SIGINT, *words, script="compare.py")
+    interrupted = shell.signal_at(
+        "run 1 of 1 (long_run, seed 1337), step 0 of", signal.SIGINT, *words, script="compare.py"
+    )
     (run,) = (folder / "out" / "runs").iterdir()
     steps = [metrics(run)[-1]["step"]]
     later = f"run 1 of 1 (long_run, seed 1337), step {steps[0] // 100 * 100 + 100:,} of"
@@ -171,7 +219,16 @@ def test_ctrl_c_and_sigterm_keep_the_run_and_say_the_command_that_goes_on(stoppe
 def test_the_run_goes_on_and_ends_as_if_it_had_not_been_stopped(shell, text, stopped, tmp_path):
     folder, run, _, _, _, finished = stopped
     assert finished.status == 0, finished.stderr
-    assert shell.run("train.py", text, folder / "long_run.py", "--inner_figures=True", f"--out_dir={tmp_path}").status == 0
+    assert (
+        shell.run(
+            "train.py",
+            text,
+            folder / "long_run.py",
+            "--inner_figures=True",
+            f"--out_dir={tmp_path}",
+        ).status
+        == 0
+    )
     assert same_weights(run / "last.pt", tmp_path / "last.pt")
     assert untimed(metrics(run)) == untimed(metrics(tmp_path))
 
@@ -182,14 +239,26 @@ def test_the_run_goes_on_and_ends_as_if_it_had_not_been_stopped(shell, text, sto
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
-def test_a_run_that_fails_is_one_line_and_costs_the_others_nothing_and_no_text_does_anything(shell, tmp_path):
+def test_a_run_that_fails_is_one_line_and_costs_the_others_nothing_and_no_text_does_anything(
+    shell, tmp_path
+):
     (tmp_path / "hostile.txt").write_text(f"{HOSTILE}\n" * 200)
-    good = write_config(tmp_path, "a_<b onclick=x>", "max_iters = 60", docstring=f"Why {HOSTILE}?\n\nThis | is {HOSTILE}")
+    good = write_config(
+        tmp_path,
+        "a_<b onclick=x>",
+        "max_iters = 60",
+        docstring=f"Why {HOSTILE}?\n\nThis | is {HOSTILE}",
+    )
     bad = write_config(tmp_path, "a_bad", "block_size = 2000")
-    done = shell.run("compare.py", bad, good, tmp_path / "hostile.txt", f"--out_dir={tmp_path / 'out'}")
+    done = shell.run(
+        "compare.py", bad, good, tmp_path / "hostile.txt", f"--out_dir={tmp_path / 'out'}"
+    )
     assert done.status == 1 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("compare.py: a_bad, seed 1337: the text is too short") and "block_size" in last
+    assert (
+        last.startswith("compare.py: a_bad, seed 1337: the text is too short")
+        and "block_size" in last
+    )
     page, report = ((tmp_path / "out" / name).read_text() for name in ("report.html", "report.md"))
     assert "| a_bad | not finished |" in report and "<td>a_bad</td><td>not finished</td>" in page
     assert "Why &lt;/script&gt;&lt;img" in page and "Why &lt;/script>&lt;img" in report
@@ -222,15 +291,26 @@ def test_a_mistake_is_one_line_before_anything_is_trained(shell, tmp_path, words
     write_config(tmp_path, "impossible", "n_head = 3")
     write_config(tmp_path, "resumed", "init_from = 'resume'")
     done = shell.run("compare.py", *words, cwd=tmp_path)
-    assert done.status == status and hint in done.stderr and len(done.stderr.splitlines()) == 1 and done.stdout == ""
+    assert (
+        done.status == status
+        and hint in done.stderr
+        and len(done.stderr.splitlines()) == 1
+        and done.stdout == ""
+    )
     assert not (tmp_path / "out-compare").exists()
 
 
 def test_a_second_comparison_in_the_same_folder_is_refused(shell, text, tmp_path):
     lock = occupy(tmp_path / "out")
-    done = shell.run("compare.py", write_config(tmp_path, "a"), text, f"--out_dir={tmp_path / 'out'}")
+    done = shell.run(
+        "compare.py", write_config(tmp_path, "a"), text, f"--out_dir={tmp_path / 'out'}"
+    )
     lock.release()
-    assert done.status == 2 and "another run is writing to" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (
+        done.status == 2
+        and "another run is writing to" in done.stderr
+        and len(done.stderr.splitlines()) == 1
+    )
 
 
 def test_help_lists_every_option_and_does_not_wait_for_torch(shell):
@@ -250,7 +330,10 @@ def test_a_text_can_come_from_standard_input(shell, tmp_path):
 
 
 def test_different_tokens_are_compared_by_their_loss_per_character(shell, text, tmp_path):
-    configs = [write_config(tmp_path, f"tokens_{name}", f'tokenizer = "{name}"') for name in ("char", "bytes")]
+    configs = [
+        write_config(tmp_path, f"tokens_{name}", f'tokenizer = "{name}"')
+        for name in ("char", "bytes")
+    ]
     (tmp_path / "text.txt").write_text(text.read_text().replace("e", "é"))  # two bytes
     done = shell.run("compare.py", *configs, tmp_path / "text.txt", f"--out_dir={tmp_path}")
     assert done.status == 0, done.stderr

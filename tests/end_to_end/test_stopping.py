@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from shell import SENTENCES, TINY, Done, full_pipe, metrics, same_weights, untimed
+from helpers.shell import SENTENCES, TINY, Done, full_pipe, metrics, same_weights, untimed
 
-from kqv.checkpoint import load_checkpoint, restore_model
+from kqv.checkpoints.single import load_checkpoint, restore_model
 
 LENGTH = 320
 # Dropout and gradient accumulation, so that a resume has to get their randomness right too.
@@ -34,7 +34,9 @@ def stopped_after(done):
 
 
 def test_a_run_whose_output_nobody_reads_any_more_goes_on_to_its_end(shell, text, tmp_path):
-    with shell.start("train.py", text, TINY, "--max_iters=30", "--log_interval=1", f"--out_dir={tmp_path}") as process:
+    with shell.start(
+        "train.py", text, TINY, "--max_iters=30", "--log_interval=1", f"--out_dir={tmp_path}"
+    ) as process:
         assert process.stderr.readline()
         process.stderr.close()
         process.stdout.close()
@@ -69,7 +71,9 @@ def pieces(shell, text, tmp_path_factory):
     """Ctrl-C after step 40, kill -9 after step 140, SIGTERM after step 230: a short pipe's 80 lines lie between."""
     folder = tmp_path_factory.mktemp("pieces") / "run"
     resume = ("--init_from=resume", f"--out_dir={folder}")
-    interrupted = shell.signal_at("step 40/", signal.SIGINT, text, *OPTIONS, f"--out_dir={folder}", pause=1)
+    interrupted = shell.signal_at(
+        "step 40/", signal.SIGINT, text, *OPTIONS, f"--out_dir={folder}", pause=1
+    )
     interrupted_at = load_checkpoint(folder / "last.pt")["iter_num"]
     killed = shell.signal_at("step 140/", signal.SIGKILL, *resume)
     terminated = shell.signal_at("step 230/", signal.SIGTERM, *resume)
@@ -123,10 +127,14 @@ def test_resuming_a_finished_run_changes_nothing(shell, straight, tmp_path):
 @pytest.fixture(scope="module")
 def longer(shell, straight, tmp_path_factory):
     """The run `straight` in another place, made longer with rates that ruin the model."""
-    folder = tmp_path_factory.mktemp("longer") / "out"  # the default out_dir, seen from the folder above
+    folder = (
+        tmp_path_factory.mktemp("longer") / "out"
+    )  # the default out_dir, seen from the folder above
     shutil.copytree(straight, folder)
     rates = ("--decay_lr=False", "--learning_rate=1", "--muon_learning_rate=1")
-    done = shell.run("train.py", "--init_from=resume", f"--max_iters={LENGTH + 20}", *rates, cwd=folder.parent)
+    done = shell.run(
+        "train.py", "--init_from=resume", f"--max_iters={LENGTH + 20}", *rates, cwd=folder.parent
+    )
     assert done.status == 0, done.stderr
     return folder
 
@@ -143,7 +151,9 @@ def test_a_resumed_run_that_gets_worse_keeps_its_best_checkpoint(straight, longe
 
 
 def test_ctrl_c_is_answered_before_the_step_is_done(pieces):
-    assert "stopping after this step; Ctrl-C again ends now" in pieces.interrupted.stderr.splitlines()
+    assert (
+        "stopping after this step; Ctrl-C again ends now" in pieces.interrupted.stderr.splitlines()
+    )
 
 
 def test_a_run_whose_terminal_closes_saves_and_ends_with_129(shell, text, tmp_path):
@@ -152,10 +162,22 @@ def test_a_run_whose_terminal_closes_saves_and_ends_with_129(shell, text, tmp_pa
     def take_terminal():
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
-    command = [sys.executable, str(shell.folder / "train.py"), *map(str, (text, *OPTIONS)), f"--out_dir={tmp_path}"]
+    command = [
+        sys.executable,
+        str(shell.folder / "train.py"),
+        *map(str, (text, *OPTIONS)),
+        f"--out_dir={tmp_path}",
+    ]
     command += ["--max_iters=1000000"]
-    options = {"stdin": terminal, "stdout": terminal, "stderr": terminal, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
-    with subprocess.Popen(command, start_new_session=True, preexec_fn=take_terminal, cwd=shell.folder, **options) as process:
+    options = {
+        "stdin": terminal,
+        "stdout": terminal,
+        "stderr": terminal,
+        "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+    }
+    with subprocess.Popen(
+        command, start_new_session=True, preexec_fn=take_terminal, cwd=shell.folder, **options
+    ) as process:
         try:
             os.close(terminal)
             said = b""
@@ -171,11 +193,22 @@ def test_a_run_whose_terminal_closes_saves_and_ends_with_129(shell, text, tmp_pa
 
 @pytest.mark.parametrize(
     "script, words, status",
-    [("train.py", ["--max_iters=100000"], -2), ("sample.py", [], 130), ("explain.py", [], -2), ("export.py", [], -2)],
+    [
+        ("train.py", ["--max_iters=100000"], -2),
+        ("sample.py", [], 130),
+        ("explain.py", [], -2),
+        ("export.py", [], -2),
+    ],
 )
 @pytest.mark.parametrize("library", ["numpy", "libtorch_cpu"])
-def test_ctrl_c_while_libraries_are_loaded_ends_a_script_without_a_word(shell, trained, tmp_path, script, words, status, library):
-    words = [*words, f"--out_dir={trained.folder}"] if script != "train.py" else [*words, f"--out_dir={tmp_path}"]
+def test_ctrl_c_while_libraries_are_loaded_ends_a_script_without_a_word(
+    shell, trained, tmp_path, script, words, status, library
+):
+    words = (
+        [*words, f"--out_dir={trained.folder}"]
+        if script != "train.py"
+        else [*words, f"--out_dir={tmp_path}"]
+    )
     with shell.start(script, *words) as process:
         while library not in Path(f"/proc/{process.pid}/maps").read_text():
             assert process.poll() is None
@@ -188,9 +221,9 @@ def test_sigterm_while_a_text_is_read_from_standard_input_leaves_no_copy_of_it(s
     with shell.start("train.py", "-", f"--out_dir={tmp_path}", stdin=subprocess.PIPE) as process:
         process.stdin.write(b"secret\n" * 100)
         waits_for_more = "0 0x0 "  # in read(0, ...)
-        while not (copies := list((shell.folder / "data" / "cache").glob("unfinished-*/stdin"))) or not (
-            Path(f"/proc/{process.pid}/syscall").read_text().startswith(waits_for_more)
-        ):
+        while not (
+            copies := list((shell.folder / "data" / "cache").glob("unfinished-*/stdin"))
+        ) or not (Path(f"/proc/{process.pid}/syscall").read_text().startswith(waits_for_more)):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
@@ -198,9 +231,13 @@ def test_sigterm_while_a_text_is_read_from_standard_input_leaves_no_copy_of_it(s
     assert not copies[0].parent.exists()
 
 
-def test_a_folder_that_is_removed_during_a_run_comes_back_with_what_was_trained(shell, text, tmp_path):
+def test_a_folder_that_is_removed_during_a_run_comes_back_with_what_was_trained(
+    shell, text, tmp_path
+):
     folder = tmp_path / "run"
-    with shell.start("train.py", text, *OPTIONS, "--max_iters=1000000", f"--out_dir={folder}") as process:
+    with shell.start(
+        "train.py", text, *OPTIONS, "--max_iters=1000000", f"--out_dir={folder}"
+    ) as process:
         while not process.stderr.readline().startswith(b"step 40/"):
             assert process.poll() is None
         folder.rename(tmp_path / "elsewhere")
@@ -214,7 +251,9 @@ def test_a_folder_that_is_removed_during_a_run_comes_back_with_what_was_trained(
 def test_a_run_stopped_before_its_first_step_can_go_on(shell, text, tmp_path):
     folder = tmp_path / "my run"
     reader, writer = full_pipe()  # the run will wait at its first line
-    with shell.start("train.py", text, TINY, f"--max_iters={LENGTH}", f"--out_dir={folder}", stderr=writer) as process:
+    with shell.start(
+        "train.py", text, TINY, f"--max_iters={LENGTH}", f"--out_dir={folder}", stderr=writer
+    ) as process:
         os.close(writer)
         while not (folder / "metrics.jsonl").exists() and process.poll() is None:
             time.sleep(0.05)
@@ -223,7 +262,9 @@ def test_a_run_stopped_before_its_first_step_can_go_on(shell, text, tmp_path):
             said = stderr.read().decode().lstrip(".")
         done = Done(process.wait(), process.stdout.read().decode(), said)
     assert done.status == 143 and "Traceback" not in done.stderr
-    assert load_checkpoint(folder / "last.pt")["iter_num"] == stopped_after(done) == 1  # a signal counts when a step is done
+    assert (
+        load_checkpoint(folder / "last.pt")["iter_num"] == stopped_after(done) == 1
+    )  # a signal counts when a step is done
     assert shlex.split(done.stdout.splitlines()[-1])[-1] == f"--out_dir={folder}"
     gone_on = shell.run_printed(done, "  ")
     assert gone_on.status == 0, gone_on.stderr
@@ -231,17 +272,29 @@ def test_a_run_stopped_before_its_first_step_can_go_on(shell, text, tmp_path):
 
 
 def test_a_run_stopped_before_its_first_evaluation_is_sampled_as_it_was_then(shell, text, tmp_path):
-    done = shell.signal_at("step 40/", signal.SIGINT, text, *OPTIONS, "--eval_interval=1000", f"--out_dir={tmp_path}", pause=1)
+    done = shell.signal_at(
+        "step 40/",
+        signal.SIGINT,
+        text,
+        *OPTIONS,
+        "--eval_interval=1000",
+        f"--out_dir={tmp_path}",
+        pause=1,
+    )
     assert done.status == 130
     assert not (tmp_path / "ckpt.pt").exists()  # an untrained model is never the best
     assert "there is no ckpt.pt; sample.py takes last.pt" in done.stdout
-    sampled = shell.run("sample.py", f"--out_dir={tmp_path}", "--temperature=0", "--max_new_tokens=100")
+    sampled = shell.run(
+        "sample.py", f"--out_dir={tmp_path}", "--temperature=0", "--max_new_tokens=100"
+    )
     assert sampled.status == 0 and sampled.stdout.count(" ") > 5
     assert "there is no ckpt.pt; sample.py takes last.pt" in sampled.stderr
 
 
 def test_ctrl_c_ends_a_sample_without_a_traceback(shell, trained):
-    with shell.start("sample.py", f"--out_dir={trained.folder}", "--max_new_tokens=10000000") as process:
+    with shell.start(
+        "sample.py", f"--out_dir={trained.folder}", "--max_new_tokens=10000000"
+    ) as process:
         for _ in range(50):
             assert process.stdout.read(1)
         process.send_signal(signal.SIGINT)
@@ -252,9 +305,23 @@ def test_ctrl_c_ends_a_sample_without_a_traceback(shell, trained):
 
 def test_fine_tuning_starts_at_the_loss_of_the_checkpoint_and_lowers_it(shell, trained, tmp_path):
     other = tmp_path / "other.txt"
-    other.write_text("".join(sentence.replace(" sits on the ", " sits in the old ") for sentence in SENTENCES) * 3)
-    options = ("--max_iters=60", "--eval_iters=1000", "--learning_rate=0.001", "--muon_learning_rate=0.01")
-    done = shell.run("train.py", other, f"--init_from={trained.folder / 'ckpt.pt'}", *options, f"--out_dir={tmp_path / 'tuned'}")
+    other.write_text(
+        "".join(sentence.replace(" sits on the ", " sits in the old ") for sentence in SENTENCES)
+        * 3
+    )
+    options = (
+        "--max_iters=60",
+        "--eval_iters=1000",
+        "--learning_rate=0.001",
+        "--muon_learning_rate=0.01",
+    )
+    done = shell.run(
+        "train.py",
+        other,
+        f"--init_from={trained.folder / 'ckpt.pt'}",
+        *options,
+        f"--out_dir={tmp_path / 'tuned'}",
+    )
     assert done.status == 0, done.stderr
 
     # Measured here by other means: the validation tenth, in windows of the block.
@@ -264,10 +331,14 @@ def test_fine_tuning_starts_at_the_loss_of_the_checkpoint_and_lowers_it(shell, t
     ids = torch.tensor(tokenizer.encode(text[int(0.9 * len(text)) :]))
     windows = ids[: len(ids) // 16 * 16].view(-1, 16)
     with torch.no_grad():
-        loss = torch.nn.functional.cross_entropy(model.eval()(windows[:, :-1]).transpose(1, 2), windows[:, 1:])
+        loss = torch.nn.functional.cross_entropy(
+            model.eval()(windows[:, :-1]).transpose(1, 2), windows[:, 1:]
+        )
 
     lines = metrics(tmp_path / "tuned")
     assert lines[0]["val_loss"] == pytest.approx(float(loss), rel=0.1)
-    assert abs(lines[0]["val_loss"] - math.log(tokenizer.vocab_size)) > 0.5  # not an untrained model's
+    assert (
+        abs(lines[0]["val_loss"] - math.log(tokenizer.vocab_size)) > 0.5
+    )  # not an untrained model's
     assert lines[-1]["val_loss_full"] < 0.7 * lines[0]["val_loss"]
     assert load_checkpoint(tmp_path / "tuned" / "ckpt.pt")["tokenizer"] == state["tokenizer"]

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from shell import TINY, easy_text, prepared_text
+from helpers.shell import TINY, easy_text, prepared_text
 
 SHORT = (TINY, "--max_iters=4")
 

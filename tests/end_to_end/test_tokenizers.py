@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 import pytest
-from shell import TINY, copy_project, easy_text, metrics
+from helpers.shell import TINY, copy_project, easy_text, metrics
 
-from kqv.checkpoint import load_checkpoint
-from kqv.tokenizer import load_tokenizer, tokenizer_from_dict
+from kqv.checkpoints.single import load_checkpoint
+from kqv.text.tokenizer import load_tokenizer, tokenizer_from_dict
 
 POEM = easy_text() + "Das Kätzchen schläft. 🐱\n" * 40
 
@@ -20,7 +20,14 @@ def run(request, shell, tmp_path_factory):
     if request.param.startswith("bpe"):
         pytest.importorskip("rustbpe")
     folder = tmp_path_factory.mktemp("tokens") / "run"
-    words = ("-", TINY, f"--tokenizer={request.param}", "--max_iters=60", "--sample_chars=10", f"--out_dir={folder}")
+    words = (
+        "-",
+        TINY,
+        f"--tokenizer={request.param}",
+        "--max_iters=60",
+        "--sample_chars=10",
+        f"--out_dir={folder}",
+    )
     done = shell.run("train.py", *words, input=POEM)
     assert done.status == 0, done.stderr
     return request.param, folder, done
@@ -40,12 +47,23 @@ def test_a_checkpoint_has_all_that_sampling_needs(shell, run):
     name, folder, _ = run
     tokenizer = tokenizer_from_dict(load_checkpoint(folder / "ckpt.pt")["tokenizer"])
     assert tokenizer.name == name and tokenizer.vocab_size == {"bytes": 256, "bpe:300": 300}[name]
-    done = shell.run("sample.py", f"--out_dir={folder}", "--start=Das é 😀", "--max_new_tokens=40", "--stop=\n")
+    done = shell.run(
+        "sample.py", f"--out_dir={folder}", "--start=Das é 😀", "--max_new_tokens=40", "--stop=\n"
+    )
     assert done.status == 0 and done.stdout.startswith("Das é 😀"), done.stderr
-    lines = shell.run("sample.py", f"--out_dir={folder}", "--max_new_tokens=40", "--num_samples=2", "--output=jsonl")
+    lines = shell.run(
+        "sample.py",
+        f"--out_dir={folder}",
+        "--max_new_tokens=40",
+        "--num_samples=2",
+        "--output=jsonl",
+    )
     assert lines.status == 0 and len(lines.stdout.splitlines()) == 2, lines.stderr
     for line in map(json.loads, lines.stdout.splitlines()):
-        assert "".join(line["tokens"]) == line["text"] and len(line["tokens"]) == len(line["log_probabilities"]) == 40
+        assert (
+            "".join(line["tokens"]) == line["text"]
+            and len(line["tokens"]) == len(line["log_probabilities"]) == 40
+        )
 
 
 def test_the_inside_is_shown_by_tokens(shell, run):
@@ -53,24 +71,48 @@ def test_the_inside_is_shown_by_tokens(shell, run):
     text = "The red 🐱"
     shown = shell.run("explain.py", f"--out_dir={folder}", f"--text={text}", "--format=text")
     assert shown.status == 0, shown.stderr
-    assert "each row is a token" in shown.stdout and ("␣red → " in shown.stdout) == (name == "bpe:300")
+    assert "each row is a token" in shown.stdout and ("␣red → " in shown.stdout) == (
+        name == "bpe:300"
+    )
     assert (r"\xf0 → " in shown.stdout) or name != "bytes"
     for form in ("html", "json"):
-        assert shell.run("explain.py", f"--out_dir={folder}", f"--text={text}", f"--format={form}").status == 0
+        assert (
+            shell.run(
+                "explain.py", f"--out_dir={folder}", f"--text={text}", f"--format={form}"
+            ).status
+            == 0
+        )
     numbers = json.loads((folder / "explain.json").read_text())
     tokenizer = tokenizer_from_dict(load_checkpoint(folder / "ckpt.pt")["tokenizer"])
     count = len(tokenizer.encode(text))
-    assert len(numbers["layers"][0]["weights"][0]) == count and len(numbers["vocabulary"]) == tokenizer.vocab_size
+    assert (
+        len(numbers["layers"][0]["weights"][0]) == count
+        and len(numbers["vocabulary"]) == tokenizer.vocab_size
+    )
 
 
 def test_a_run_goes_on_with_its_tokenizer_only(shell, run):
     name, folder, _ = run
     done = shell.run("train.py", "--init_from=resume", f"--out_dir={folder}", "--tokenizer=char")
     assert done.status == 2
-    assert done.stderr.endswith(f"has tokenizer={name}, which cannot become char: leave it out, or train from scratch\n")
-    done = shell.run("train.py", "--init_from=resume", f"--out_dir={folder}", f"--tokenizer={name}", "--eval_only=True")
+    assert done.stderr.endswith(
+        f"has tokenizer={name}, which cannot become char: leave it out, or train from scratch\n"
+    )
+    done = shell.run(
+        "train.py",
+        "--init_from=resume",
+        f"--out_dir={folder}",
+        f"--tokenizer={name}",
+        "--eval_only=True",
+    )
     assert done.status == 0, done.stderr
-    done = shell.run("train.py", "-", f"--init_from={folder}", "--eval_only=True", input="Ein anderer Text. 山" * 90)
+    done = shell.run(
+        "train.py",
+        "-",
+        f"--init_from={folder}",
+        "--eval_only=True",
+        input="Ein anderer Text. 山" * 90,
+    )
     assert done.status == 0 and "nats per token" in done.stdout, done.stderr
 
 
@@ -81,17 +123,32 @@ def test_documents_are_trained_on_each_window_once_an_epoch(shell, tmp_path, nam
     documents = tmp_path / "documents.jsonl.gz"
     lines = [json.dumps({"body": line}) for line in easy_text().splitlines()]
     documents.write_bytes(gzip.compress("\n".join(lines).encode()))
-    words = (documents, TINY, f"--tokenizer={name}", "--text_field=body", "--order=epoch", f"--out_dir={tmp_path / 'run'}")
+    words = (
+        documents,
+        TINY,
+        f"--tokenizer={name}",
+        "--text_field=body",
+        "--order=epoch",
+        f"--out_dir={tmp_path / 'run'}",
+    )
     done = shell.run("train.py", *words)
     assert done.status == 0, done.stderr
     tokenizer = tokenizer_from_dict(load_checkpoint(tmp_path / "run" / "ckpt.pt")["tokenizer"])
     end = tokenizer.encode("\u0003")[0] if name == "char" else tokenizer.special["<|endoftext|>"]
     cache = shell.folder / "data" / "cache"
-    (folder,) = (path for path in cache.glob("documents.jsonl-*") if load_tokenizer(path) == tokenizer)
-    assert sum(np.fromfile(folder / f"{part}.bin", np.uint16).tolist().count(end) for part in ("train", "val")) == len(lines)
+    (folder,) = (
+        path for path in cache.glob("documents.jsonl-*") if load_tokenizer(path) == tokenizer
+    )
+    assert sum(
+        np.fromfile(folder / f"{part}.bin", np.uint16).tolist().count(end)
+        for part in ("train", "val")
+    ) == len(lines)
     missing = shell.run("train.py", documents, TINY, f"--out_dir={tmp_path / 'other'}")
     assert missing.status == 2 and len(missing.stderr.splitlines()) == 1
-    assert "line 1: there is no text under 'text'; it has body: name one with --text_field=" in missing.stderr
+    assert (
+        "line 1: there is no text under 'text'; it has body: name one with --text_field="
+        in missing.stderr
+    )
 
 
 MISTAKES = {
@@ -115,13 +172,21 @@ def test_characters_and_bytes_do_not_wait_for_tiktoken(shell, text, tmp_path, na
     done = shell.run("train.py", *words, python=("-X", "importtime"))
     assert done.status == 0
     imported = {line.split("|")[-1].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    assert "torch" in imported and not imported & {"tiktoken", "rustbpe", "wandb", "tensorboard", "requests"}
+    assert "torch" in imported and not imported & {
+        "tiktoken",
+        "rustbpe",
+        "wandb",
+        "tensorboard",
+        "requests",
+    }
 
 
 # --- nanoGPT's data folders, configs and command lines ------------------------------------------------------------
 
 
-def test_a_folder_of_gpt2s_ids_asks_for_gpt2s_files_where_they_are_missing(shell, tmp_path, monkeypatch):
+def test_a_folder_of_gpt2s_ids_asks_for_gpt2s_files_where_they_are_missing(
+    shell, tmp_path, monkeypatch
+):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     folder = shell.folder / "data" / "gpt2_ids"
     folder.mkdir()
@@ -152,15 +217,28 @@ dropout = 0
 def test_a_config_may_import_and_numbers_may_be_whole(shell, text, tmp_path):
     config = tmp_path / "finetune.py"
     config.write_text(CONFIG.format(folder=str(tmp_path / "run")))
-    done = shell.run("train.py", text, TINY, config, "--dropout=0", "--learning_rate=1", "--bias=1", "--grad_clip=0")
+    done = shell.run(
+        "train.py",
+        text,
+        TINY,
+        config,
+        "--dropout=0",
+        "--learning_rate=1",
+        "--bias=1",
+        "--grad_clip=0",
+    )
     assert done.status == 0, done.stderr
     settings = load_checkpoint(tmp_path / "run" / "last.pt")["config"]
-    assert settings["learning_rate"] == 1.0 and settings["dropout"] == 0.0 and settings["bias"] is True
+    assert (
+        settings["learning_rate"] == 1.0 and settings["dropout"] == 0.0 and settings["bias"] is True
+    )
     assert settings["wandb_run_name"].startswith("ft-") and settings["max_iters"] == 10
 
 
 def test_a_prompt_is_text_whatever_it_looks_like(shell, run):
-    done = shell.run("sample.py", f"--out_dir={run[1]}", "--start=42=--start=7", "--max_new_tokens=0")
+    done = shell.run(
+        "sample.py", f"--out_dir={run[1]}", "--start=42=--start=7", "--max_new_tokens=0"
+    )
     assert (done.status, done.stdout) == (0, "42=--start=7\n"), done.stderr
 
 
@@ -168,10 +246,16 @@ def test_shakespeare_in_pieces_of_words_says_which_file_it_lacks(tmp_path, monke
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
     shell = copy_project(tmp_path / "kqv")
     characters = shell.folder / "data" / "shakespeare_char"
-    for name, content in {"input.txt": b"a" * 99, "train.bin": b"\0" * 99, "val.bin": b"\0" * 9}.items():
+    for name, content in {
+        "input.txt": b"a" * 99,
+        "train.bin": b"\0" * 99,
+        "val.bin": b"\0" * 9,
+    }.items():
         (characters / name).write_bytes(content)
     (characters / "tokenizer.json").write_text('{"kind": "char", "characters": "a"}')
     done = shell.run("data/shakespeare/prepare.py")
     assert done.status == 2 and "Traceback" not in done.stderr
     assert str(tmp_path / "cache") in done.stderr.splitlines()[-1]
-    assert [path.name for path in (shell.folder / "data" / "shakespeare").iterdir()] == ["prepare.py"]
+    assert [path.name for path in (shell.folder / "data" / "shakespeare").iterdir()] == [
+        "prepare.py"
+    ]

@@ -14,12 +14,12 @@ import threading
 from importlib.metadata import version
 
 import pytest
-from shell import SENTENCES, TINY, easy_text, metrics, prepared_text, same_weights, untimed
+from helpers.shell import SENTENCES, TINY, easy_text, metrics, prepared_text, same_weights, untimed
 
 import kqv
-from kqv.checkpoint import load_checkpoint
-from kqv.runlog import LAYER_MEASURES
-from kqv.settings import SampleSettings, TrainSettings
+from kqv.checkpoints.single import load_checkpoint
+from kqv.options.settings import SampleSettings, TrainSettings
+from kqv.training.log import LAYER_MEASURES
 
 FILES = ["ckpt.pt", "config.json", "earlier.pt", "last.pt", "loss.png", "metrics.jsonl"]
 KEYS = {
@@ -33,7 +33,11 @@ def names_in(folder):
 
 def stamps(folder):
     """What changes when a file below `folder` is written again."""
-    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*") if path.is_file()}
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def measured(done):
@@ -58,7 +62,9 @@ def test_a_run_ends_with_the_loss_and_where_everything_is(trained):
     guessing = f"{math.log(len(set(easy_text()))):.4f}"
     others = rf"for comparison +{guessing} by guessing, \d\.\d{{4}} by letter frequencies"
     assert re.fullmatch(others, comparison)
-    assert re.fullmatch(rf"checkpoint +{re.escape(str(trained.folder))}/ckpt\.pt \(step \d+\)", checkpoint)
+    assert re.fullmatch(
+        rf"checkpoint +{re.escape(str(trained.folder))}/ckpt\.pt \(step \d+\)", checkpoint
+    )
     assert re.fullmatch(rf"curve +{re.escape(str(trained.folder))}/loss\.png", curve)
     assert sample.startswith("to sample")
 
@@ -78,7 +84,11 @@ def test_metrics_has_each_step_once_with_the_documented_keys(trained):
     assert [line["step"] for line in lines if "val_loss" in line] == [0, 200, 300]
     assert [line["step"] for line in lines if "val_loss_full" in line] == [300]
     assert all("train_loss" in line for line in lines[1:])
-    assert all(isinstance(value, int | float) and math.isfinite(value) for line in lines for value in line.values())
+    assert all(
+        isinstance(value, int | float) and math.isfinite(value)
+        for line in lines
+        for value in line.values()
+    )
     times = [line["wall_seconds"] for line in lines]
     assert times == sorted(times) and times[0] > 0
 
@@ -87,7 +97,9 @@ def test_config_json_says_what_the_run_is(trained):
     config = json.loads((trained.folder / "config.json").read_text())
     assert config["kqv"] == kqv.__version__ and config["torch"] == version("torch")
     assert "animals" in config["text"]
-    assert config["parameters"] == sum(w.numel() for w in load_checkpoint(trained.folder / "ckpt.pt")["model"].values())
+    assert config["parameters"] == sum(
+        w.numel() for w in load_checkpoint(trained.folder / "ckpt.pt")["model"].values()
+    )
     assert config["settings"] == load_checkpoint(trained.folder / "ckpt.pt")["config"]
     assert config["settings"]["max_iters"] == 300
 
@@ -202,7 +214,9 @@ def test_an_earlier_run_is_moved_to_previous_and_said_so(trained, repeated):
     folder, done, _ = repeated
     assert set(FILES) <= set(names_in(folder / "previous" / "1"))
     for name in FILES:
-        assert (folder / "previous" / "1" / name).read_bytes() == (trained.folder / name).read_bytes()
+        assert (folder / "previous" / "1" / name).read_bytes() == (
+            trained.folder / name
+        ).read_bytes()
     assert f"a run of 300 steps: it is in {folder / 'previous' / '1'} now" in done.stderr
 
 
@@ -232,23 +246,38 @@ def test_inner_figures_change_no_step_and_stand_at_each_evaluation(shell, traine
     assert done.status == 0, done.stderr
     assert same_weights(tmp_path / "last.pt", trained.folder / "last.pt")
     lines = untimed(metrics(tmp_path))
-    figures = {line["step"]: {key: line.pop(key) for key in LAYER_MEASURES if key in line} for line in lines}
+    figures = {
+        line["step"]: {key: line.pop(key) for key in LAYER_MEASURES if key in line}
+        for line in lines
+    }
     assert lines == untimed(metrics(trained.folder))
     assert {step: set(found) for step, found in figures.items() if found} == {
         0: set(LAYER_MEASURES) - {"grad_norm_layers"}, 200: set(LAYER_MEASURES), 300: set(LAYER_MEASURES),
     }  # fmt: skip
-    assert all(len(value) == 1 for found in figures.values() for value in found.values())  # TINY has one layer
-    assert 0 < figures[200]["grad_norm_layers"][0] <= next(line["grad_norm"] for line in lines if line["step"] == 200)
+    assert all(
+        len(value) == 1 for found in figures.values() for value in found.values()
+    )  # TINY has one layer
+    assert (
+        0
+        < figures[200]["grad_norm_layers"][0]
+        <= next(line["grad_norm"] for line in lines if line["step"] == 200)
+    )
 
 
 # --- which words make which text
 
 
 def evaluate(shell, trained, *words, **options):
-    return measured(shell.run("train.py", "--eval_only=True", f"--init_from={trained.folder}", *words, **options))
+    return measured(
+        shell.run(
+            "train.py", "--eval_only=True", f"--init_from={trained.folder}", *words, **options
+        )
+    )
 
 
-def test_eval_only_prints_the_loss_of_the_checkpoint_and_writes_nothing(shell, trained, text, tmp_path):
+def test_eval_only_prints_the_loss_of_the_checkpoint_and_writes_nothing(
+    shell, trained, text, tmp_path
+):
     before = stamps(trained.folder)
     loss = evaluate(shell, trained, text, f"--out_dir={tmp_path / 'new'}")
     assert loss == measured(trained.done)
@@ -297,8 +326,17 @@ def test_files_and_folders_are_one_text_in_the_order_given(shell, trained, tmp_p
 def shuffled(shell, text, tmp_path_factory):
     """The run of `trained` again: a text as Windows editors save it, the words of the command in another order."""
     folder = tmp_path_factory.mktemp("shuffled")
-    (folder / "windows.txt").write_bytes(b"\xef\xbb\xbf" + text.read_bytes().replace(b"\n", b"\r\n"))
-    words = ("--n_embd=32", f"--out_dir={folder / 'run'}", TINY, "--max_iters=1", folder / "windows.txt", "--max_iters=300")
+    (folder / "windows.txt").write_bytes(
+        b"\xef\xbb\xbf" + text.read_bytes().replace(b"\n", b"\r\n")
+    )
+    words = (
+        "--n_embd=32",
+        f"--out_dir={folder / 'run'}",
+        TINY,
+        "--max_iters=1",
+        folder / "windows.txt",
+        "--max_iters=300",
+    )
     done = shell.run("train.py", *words)
     assert done.status == 0, done.stderr
     return folder / "run"
@@ -316,7 +354,9 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(trained, shuffle
 
 def test_chinese_and_emoji_are_trained_on_and_sampled_in_a_folder_with_a_space(shell, tmp_path):
     poem = "小猫在睡觉。🐱\n小狗在叫。🐶🦴\n" * 40
-    done = shell.run("train.py", "-", TINY, "--sample_chars=30", f"--out_dir={tmp_path / 'my run'}", input=poem)
+    done = shell.run(
+        "train.py", "-", TINY, "--sample_chars=30", f"--out_dir={tmp_path / 'my run'}", input=poem
+    )
     assert done.status == 0, done.stderr
     sampled = shell.run_printed(done, "to sample", "--start=小猫", "--max_new_tokens=30")
     assert sampled.status == 0, sampled.stderr
@@ -340,7 +380,7 @@ def test_the_flags_of_nanogpt_work_together_on_a_dataset_folder(shell, tmp_path)
     folder.mkdir()
     (folder / "prepare.py").write_text(
         "import sys\nfrom pathlib import Path\n\nhere = Path(__file__).parent\nsys.path.insert(0, str(here.parent.parent))\n"
-        "from kqv.corpus import prepare_dataset\n\n"
+        "from kqv.text.datasets import prepare_dataset\n\n"
         f"(here / 'input.txt').write_text({easy_text()!r})\nprepare_dataset([here / 'input.txt'], here)\n"
     )
     command = (
@@ -351,11 +391,24 @@ def test_the_flags_of_nanogpt_work_together_on_a_dataset_folder(shell, tmp_path)
     assert done.status == 0, done.stderr
     assert [line["step"] for line in metrics(tmp_path)] == [0, 1, 2, 3, 4, 5]
     shape = load_checkpoint(tmp_path / "ckpt.pt")["model_args"]
-    assert (shape["block_size"], shape["n_layer"], shape["n_head"], shape["n_embd"]) == (16, 1, 2, 16)
+    assert (shape["block_size"], shape["n_layer"], shape["n_head"], shape["n_embd"]) == (
+        16,
+        1,
+        2,
+        16,
+    )
 
 
 def test_adamw_in_bfloat16_learns_without_a_warning(shell, text, tmp_path):
-    done = shell.run("train.py", text, TINY, "--optimizer=adamw", "--dtype=bfloat16", "--max_iters=60", f"--out_dir={tmp_path}")
+    done = shell.run(
+        "train.py",
+        text,
+        TINY,
+        "--optimizer=adamw",
+        "--dtype=bfloat16",
+        "--max_iters=60",
+        f"--out_dir={tmp_path}",
+    )
     assert done.status == 0, done.stderr
     lines = metrics(tmp_path)
     assert lines[-1]["val_loss_full"] < lines[0]["val_loss"] / 2
@@ -364,7 +417,9 @@ def test_adamw_in_bfloat16_learns_without_a_warning(shell, text, tmp_path):
     assert "Warning" not in done.stderr
 
 
-@pytest.mark.parametrize(("script", "settings"), [("train.py", TrainSettings), ("sample.py", SampleSettings)])
+@pytest.mark.parametrize(
+    ("script", "settings"), [("train.py", TrainSettings), ("sample.py", SampleSettings)]
+)
 def test_help_lists_every_option_and_does_not_wait_for_torch(shell, script, settings):
     done = shell.run(script, "--help", python=("-X", "importtime"))
     assert done.status == 0

@@ -1,0 +1,179 @@
+"""How a benchmark measures and tells: whole processes, the sides in turn, medians and spread, ratios of medians."""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kqv.errors import UserError
+from kqv.machine.load import processor
+from kqv.project import ROOT
+
+
+@dataclass
+class Row:
+    """One thing measured for several sides, one of them `kqv`."""
+
+    what: str
+    unit: str
+    more_is_better: bool
+    command: str
+    sides: dict[str, list[float]] = field(default_factory=dict)
+
+    def ratio(self, peer: str) -> float:
+        """How many times better kqv is than a peer: the ratio of the medians."""
+        ours, theirs = median(self.sides["kqv"]), median(self.sides[peer])
+        return ours / theirs if self.more_is_better else theirs / ours
+
+
+@dataclass
+class Finished:
+    """A process that has ended: wall seconds from start to end, its peak memory in MB (on Linux never less than that of
+    the process that started it, which is why this one imports little), what it wrote."""
+
+    seconds: float
+    megabytes: float
+    output: str
+
+
+def alternate(sides: dict[Any, Callable[[], Any] | None], rounds: int) -> dict[Any, list]:
+    """Measure each side `rounds` times, in turn, so that a machine that changes its speed changes it for all."""
+    present = {name: side for name, side in sides.items() if side}
+    for name in sides.keys() - present.keys():
+        say(f"{name} is not here: left out")
+    measured: dict[Any, list] = {name: [] for name in present}
+    for number in range(rounds):
+        for name, side in present.items():
+            say(f"round {number + 1} of {rounds}: {name}")
+            measured[name].append(side())
+    return measured
+
+
+def process(command: Sequence[str], cwd: str = "", threads: int = 0) -> Finished:
+    """Run a command to its end, on so many threads if that is given. Raises UserError with the end of its output if it fails."""
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    with tempfile.TemporaryFile() as output:
+        began = time.perf_counter()
+        child = subprocess.Popen(
+            command,
+            cwd=cwd or ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        _, status, usage = os.wait4(child.pid, 0)  # of this child alone
+        seconds = time.perf_counter() - began
+        child.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    if child.returncode:
+        raise UserError(
+            f"{shown_command(command)} ended with status {child.returncode}: {text[-500:]}"
+        )
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there
+    return Finished(seconds, usage.ru_maxrss * unit / 1e6, text)
+
+
+def watch(command: list[str], typed: bytes) -> tuple[list[float], list[float]]:
+    """Megabytes in memory and open files of a process, twice a second after the first fifth of its time."""
+    memory, files = [], []
+    with tempfile.TemporaryFile() as keyboard, tempfile.TemporaryFile() as output:
+        keyboard.write(typed)
+        keyboard.seek(0)
+        child = subprocess.Popen(
+            command, stdin=keyboard, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
+        )
+        proc = Path(f"/proc/{child.pid}")
+        while child.poll() is None:
+            time.sleep(0.5)
+            with contextlib.suppress(OSError, IndexError):  # it has just ended
+                memory.append(
+                    int((proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+                )
+                files.append(float(len(list((proc / "fd").iterdir()))))
+        output.seek(0)
+        if child.returncode:
+            raise UserError(
+                f"{shown_command(command)} ended with status {child.returncode}: {output.read()[-500:]!r}"
+            )
+    # the last look may find a process that is giving its memory back
+    return memory[len(memory) // 5 : -1] or memory, files[len(files) // 5 : -1] or files
+
+
+def report(what: str, rows: Sequence[Row], folder: Path) -> None:
+    """Print the table; write it with all single measurements to WHAT.json, and the ratios to WHAT.png."""
+    print("| what | unit | kqv | peer | times better |\n|---|---|---|---|---|")
+    for row in rows:
+        peers = [side for side in row.sides if side != "kqv"]
+        for peer in peers or [""]:
+            theirs = (
+                [f"{peer} {spread(row.sides[peer])}", f"{row.ratio(peer):.1f}"]
+                if peer
+                else ["", ""]
+            )
+            print("|", " | ".join([row.what, row.unit, spread(row.sides["kqv"]), *theirs]), "|")
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = {
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "date": str(date.today()),
+    }
+    content = {"machine": machine, "rows": [asdict(row) for row in rows]}
+    (folder / f"{what}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    ratios = [
+        (f"{row.what} / {peer}", row.ratio(peer))
+        for row in rows
+        for peer in row.sides
+        if peer != "kqv"
+    ]
+    draw(ratios, folder / f"{what}.png")
+    say(
+        f"written to {folder / what}.json and .png; {machine['processor']}, {machine['cores']} cores"
+    )
+
+
+def draw(ratios: Sequence[tuple[str, float]], path: Path) -> None:
+    """Bars of how many times better than each peer, on a logarithmic scale."""
+    from kqv.plotting import empty_figure
+
+    figure = empty_figure(8, 1 + 0.4 * max(1, len(ratios)))
+    axes = figure.add_subplot()
+    names, values = [name.strip() for name, _ in ratios], [value for _, value in ratios]
+    bars = axes.barh(range(len(values)), values, color="#0072b2")
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.axvline(1, color="#d55e00")
+    axes.set(xscale="log", xlabel="times better than the peer")
+    figure.savefig(path, dpi=100)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, and the least and greatest value in brackets."""
+    number = "{:,.0f}" if median(values) >= 100 else "{:.4g}"
+    return f"{number.format(median(values))} [{number.format(min(values))}–{number.format(max(values))}]"
+
+
+def shown_command(command: Sequence[str]) -> str:
+    """A command as a person would type it."""
+    words = [
+        word.replace(str(ROOT) + os.sep, "") for word in command if not word.startswith("--out_dir")
+    ]
+    return " ".join(["python", *words[1:]])
+
+
+def say(text: str) -> None:
+    """A line for the person who waits."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,39 @@
+"""The text that a sample continues: where it comes from, and what it is when none is given."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+from kqv.errors import UserError
+from kqv.files import read_at_most
+from kqv.text.tokenizer import Tokenizer
+
+LARGEST_PROMPT = 1 << 26  # bytes
+
+
+def text_of(word: str) -> str:
+    """The text that an option means: FILE:path, - for standard input, or itself. Files are read as training texts are: UTF-8,
+    every line end a newline.
+
+    Raises UserError for a file that cannot be read or is no text.
+    """
+    if word != "-" and not word.startswith("FILE:"):
+        return word
+    path = Path(word.removeprefix("FILE:"))
+    try:
+        # A prompt may be a pipe, as a shell's <(command) is.
+        with contextlib.nullcontext(sys.stdin.buffer) if word == "-" else path.open("rb") as file:
+            data = read_at_most(file, LARGEST_PROMPT, path)
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except OSError as error:
+        raise UserError(f"the prompt {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        source = "standard input" if word == "-" else path
+        raise UserError(
+            f"{source} is not UTF-8: byte 0x{error.object[error.start]:02X} at offset {error.start}"
+        ) from None
+
+
+def default_prompt(tokenizer: Tokenizer) -> str:
+    """What a text begins with when nothing is said: a newline, or the first character of a text without lines."""
+    return "\n" if tokenizer.knows("\n") else tokenizer.decode([0])

@@ -1,0 +1,112 @@
+"""Reports for the tools that people watch many runs with: TensorBoard, Weights & Biases. Both only if asked for.
+
+Each takes the settings and the name of the run, the numbers of metrics.jsonl, the samples, and at the end the curve.
+"""
+
+import html
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from kqv.options.settings import TrainSettings
+from kqv.run_files import TENSORBOARD
+
+
+class Report(Protocol):
+    """What a run tells."""
+
+    def numbers(self, step: int, metrics: dict[str, float]) -> None:
+        """Those of one step."""
+
+    def sample(self, step: int, text: str) -> None:
+        """A text that the model wrote."""
+
+    def finish(self, curve: Path) -> None:
+        """The last word; `curve` is the picture, if there is one."""
+
+
+def reports_of(settings: TrainSettings, first_step: int) -> list[Report]:
+    """The reports that the settings ask for."""
+    reports: list[Report] = [TensorBoard(settings, first_step)] if settings.tensorboard else []
+    return reports + ([WeightsAndBiases(settings)] if settings.wandb_log else [])
+
+
+class TensorBoard:
+    """Event files in out_dir/tensorboard: tensorboard --logdir=OUT_DIR shows them."""
+
+    def __init__(self, settings: TrainSettings, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # what a run that was killed wrote of later steps is hidden when it goes on
+        self.writer = SummaryWriter(
+            Path(settings.out_dir) / TENSORBOARD, purge_step=first_step or None
+        )
+        rows = "".join(f"| {name} | {value} |\n" for name, value in vars(settings).items())
+        self.writer.add_text(
+            "settings", f"| {settings.wandb_run_name} | |\n|---|---|\n{rows}", first_step
+        )
+        self.step = first_step
+
+    def numbers(self, step: int, metrics: dict[str, float]) -> None:
+        """A scalar for each, under its name in metrics.jsonl."""
+        self.step = step
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def sample(self, step: int, text: str) -> None:
+        """The text as it is: four spaces make it code in Markdown."""
+        self.writer.add_text("sample", "".join(f"    {line}\n" for line in text.split("\n")), step)
+
+    def finish(self, curve: Path) -> None:
+        """The picture, then the end of the file."""
+        if curve.exists():
+            from kqv.plotting import import_matplotlib
+
+            import_matplotlib()
+            from matplotlib.image import imread
+
+            self.writer.add_image("curve", imread(curve)[..., :3], self.step, dataformats="HWC")
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, its files in out_dir/wandb. Without an account it is kept there (`wandb sync` sends it)."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        os.environ.setdefault(
+            "WANDB_CACHE_DIR", str(Path(settings.out_dir, "wandb", "cache").absolute())
+        )
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        online = "WANDB_MODE" in os.environ or wandb.login(prompt=False)  # never asks
+        options: dict[str, Any] = {
+            "project": settings.wandb_project,
+            "name": settings.wandb_run_name,
+            "config": vars(settings),
+        }
+        options |= {
+            "dir": settings.out_dir,
+            "settings": wandb.Settings(console="off", init_timeout=30),
+        }
+        try:
+            self.run = wandb.init(**options, mode=None if online else "offline")
+        except wandb.Error:  # no network, or an account that is none
+            self.run = wandb.init(**options, mode="offline")
+        self.picture, self.page, self.teardown = wandb.Image, wandb.Html, wandb.teardown
+
+    def numbers(self, step: int, metrics: dict[str, float]) -> None:
+        """Under their names in metrics.jsonl."""
+        self.run.log(metrics, step=step)
+
+    def sample(self, step: int, text: str) -> None:
+        """The text as it is."""
+        self.run.log({"sample": self.page(f"<pre>{html.escape(text)}</pre>")}, step=step)
+
+    def finish(self, curve: Path) -> None:
+        """The picture, then the end of the run, when its files are whole: finish() alone does not wait for that."""
+        if curve.exists():
+            self.run.log({"curve": self.picture(str(curve))})
+        self.run.finish()
+        self.teardown()

@@ -1,0 +1,66 @@
+"""What a user can rely on of a benchmark: sides take turns, ratios are of medians, nothing fails unseen."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measure import Row, alternate, process, report
+from kqv.project import ROOT
+
+
+def test_sides_take_turns_and_a_missing_one_is_left_out_and_named(capsys):
+    order = []
+    sides = {
+        "kqv": lambda: order.append("kqv") or 1.0,
+        "peer": lambda: order.append("peer") or 2.0,
+        "absent": None,
+    }
+    assert alternate(sides, 3) == {"kqv": [1.0] * 3, "peer": [2.0] * 3}
+    assert order == ["kqv", "peer"] * 3
+    assert "absent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("more_is_better", "ratio"), [(True, 0.5), (False, 2.0)])
+def test_a_ratio_is_of_medians_and_above_1_where_we_are_better(more_is_better, ratio):
+    row = Row("speed", "x", more_is_better, "", {"kqv": [1.0, 100.0, 1.0], "peer": [2.0, 2.0, 0.0]})
+    assert row.ratio("peer") == ratio
+
+
+def test_a_process_is_measured_whole_with_its_output():
+    finished = process([sys.executable, "-c", "import time; time.sleep(0.3); print('done')"])
+    assert finished.seconds > 0.3 and finished.output == "done\n"
+
+
+def test_the_memory_of_a_process_is_measured():
+    # by a small one: this one holds torch, and the peak of a process is never below that of the one that started it
+    measure = "import sys; from benchmarks.measure import process; print(process([sys.executable, '-c', sys.argv[1]]).megabytes)"
+
+    def megabytes(code: str) -> float:
+        command = [sys.executable, "-c", measure, code]
+        return float(
+            subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+        )
+
+    assert 150 < megabytes("block = b'x' * 200_000_000") - megabytes("block = b'x'") < 260
+
+
+def test_a_process_that_fails_ends_the_benchmark_with_its_words(refused):
+    with refused("status 3", "no such thing"):
+        process([sys.executable, "-c", "import sys; print('no such thing'); sys.exit(3)"])
+
+
+def test_a_report_is_a_table_a_picture_and_all_measurements(tmp_path: Path, capsys):
+    rows = [
+        Row("start", "s", False, "", {"kqv": [1.0, 2.0, 3.0], "peer": [8.0]}),
+        Row("alone", "s", False, "", {"kqv": [5]}),
+    ]
+    report("start", rows, tmp_path / "made")
+    table = capsys.readouterr().out.splitlines()
+    assert table[2] == "| start | s | 2 [1–3] | peer 8 [8–8] | 4.0 |"
+    written = json.loads((tmp_path / "made" / "start.json").read_text())
+    assert written["rows"][0]["sides"] == {"kqv": [1.0, 2.0, 3.0], "peer": [8.0]}
+    assert written["machine"]["cores"] >= 1
+    assert (tmp_path / "made" / "start.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,21 @@
+"""Models and inputs for tests."""
+
+import torch
+
+from model import GPT, GPTConfig
+
+
+def randomised(config: GPTConfig, seed: int = 0) -> GPT:
+    """A model whose every weight is random, norms and zero projections included, so that nothing hides."""
+    model = GPT(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            parameter.copy_(mean + 0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def random_ids(config: GPTConfig, batch: int = 2, time: int | None = None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(config.vocab_size, (batch, time or config.block_size), generator=generator)
