@@ -15,7 +15,9 @@ train: $(VENV)/ready
 	$(BIN)/python sample.py
 
 test: $(VENV)/ready-dev
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile
 

@@ -89,6 +89,7 @@ def train(arguments: list[str], launch: Launch) -> int:
         save_checkpoint,
     )
     from kqv.exchange.importing import located
+    from kqv.generation.decoder import attend_as_written
     from kqv.generation.prompts import default_prompt
     from kqv.generation.sampling import generate_text
     from kqv.inside.trace import layer_figures
@@ -241,6 +242,7 @@ def train(arguments: list[str], launch: Launch) -> int:
     if settings.fsdp:
         shard(model, machine, ranks)
     forward = machine.prepare(model)
+    attend_as_written(model)
     optimizers = make_optimizers(model, settings, machine.muon_dtype, ranks.rank, ranks.world_size)
     scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
     step, best_val_loss, skipped, skipped_in_a_row = 0, math.inf, 0, 0

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from kqv.errors import UserError
-from kqv.generation.decoder import attend_as_written
 from kqv.options.settings import MachineSettings, TrainSettings
 from model import CHUNK, GPT
 
@@ -59,7 +58,6 @@ class Machine:
         if self.device.type == "cpu":
             _keep_freed_memory()
         self.choose_attention(model)
-        attend_as_written(model)
         return torch.compile(model) if self.compile else model
 
     def choose_attention(self, model: GPT) -> None:

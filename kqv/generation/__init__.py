@@ -1,0 +1,1 @@
+"""Text from a model: the KV cache, samplers, prompts."""

@@ -1,0 +1,1 @@
+"""From text files to batches: sources, tokenizers, datasets, token files, batches."""
