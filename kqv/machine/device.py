@@ -228,15 +228,17 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
         # torch 2.10 has no such function
         known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         there = any(known.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
-        return there and _onednn_may()
+        return there and onednn_has_bfloat16()
     return False
 
 
-def _onednn_may() -> bool:
-    """Whether oneDNN, which makes the products, may use the bfloat16 instructions of this
-    processor: ONEDNN_MAX_CPU_ISA can forbid it. Without AVX-512 it says so itself; with AVX-512
-    that has none for bfloat16 it emulates them and does not."""
+def onednn_has_bfloat16() -> bool:
+    """Whether oneDNN may use the processor's bfloat16 instructions; true where there is no oneDNN.
+
+    ONEDNN_MAX_CPU_ISA can forbid them. oneDNN itself says so only without AVX-512; with AVX-512 but
+    without those instructions it emulates them.
+    """
     if not torch.backends.mkldnn.is_available():
-        return True  # others make the products
+        return True
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and limit.upper() not in WITHOUT_BFLOAT16

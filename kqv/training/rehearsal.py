@@ -112,10 +112,10 @@ def count_memory(
     keeps gradients in buckets from step to step."""
     plan = (settings, machine, windows, micro_batches, gradients_stay)
     if config.n_layer <= MOST_BLOCKS:
-        return _rehearse(config, *plan)
+        return rehearse_memory(config, *plan)
     half = MOST_BLOCKS // 2
-    few = astuple(_rehearse(replace(config, n_layer=half), *plan))
-    more = astuple(_rehearse(replace(config, n_layer=MOST_BLOCKS), *plan))
+    few = astuple(rehearse_memory(replace(config, n_layer=half), *plan))
+    more = astuple(rehearse_memory(replace(config, n_layer=MOST_BLOCKS), *plan))
     pairs = zip(few, more, strict=True)
     return Memory(*(at_depth(config.n_layer, (half, a), (MOST_BLOCKS, b)) for a, b in pairs))
 
@@ -131,7 +131,7 @@ def at_depth(blocks: int, few: tuple[int, int], more: tuple[int, int]) -> int:
     return less + (blocks - first) * (much - less) // (second - first)
 
 
-def _rehearse(
+def rehearse_memory(
     config: GPTConfig,
     settings: TrainSettings,
     machine: Machine,
@@ -139,6 +139,7 @@ def _rehearse(
     micro_batches: int,
     gradients_stay: bool,
 ) -> Memory:
+    """The memory of a step with all blocks rehearsed; see `count_memory`."""
     with FakeTensorMode(), LiveBytes() as live:
         trainer = lone_trainer(settings, config, _rehearsed(machine))
         live.weights = list(trainer.model.parameters())
@@ -160,13 +161,14 @@ def count_flops(settings: TrainSettings, config: GPTConfig, machine: Machine) ->
     """Floating-point operations of the matrix products for one window, forward and backward
     (recomputed activations included), and for an update. Attention counts as if every position
     attended to every other, as in PaLM."""
-    one, two = (_count_flops(settings, replace(config, n_layer=n), machine) for n in (1, 2))
+    one, two = (rehearse_flops(settings, replace(config, n_layer=n), machine) for n in (1, 2))
     pairs = zip(one, two, strict=True)
     window, update = (at_depth(config.n_layer, (1, a), (2, b)) for a, b in pairs)
     return window, update
 
 
-def _count_flops(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[int, int]:
+def rehearse_flops(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[int, int]:
+    """The FLOPs of a window and of an update with all blocks rehearsed; see `count_flops`."""
     kernels = {  # which torch's counter does not know
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,

@@ -124,7 +124,7 @@ def measure_speed(
     while len(updates) < 3 and clock() + updates[-1] < end:
         updates.append(timed.update())  # the first one makes the moments
     window = median(times) / at_once * work / work_measured
-    update = min(updates) * _parameters(config) / _parameters(measured)
+    update = min(updates) * parameters_of(config) / parameters_of(measured)
     step_windows = windows * micro_batches
     step_seconds = step_windows * window + update
     return Speed(step_windows * config.block_size / step_seconds, at_once, blocks)
@@ -154,7 +154,7 @@ def affordable_blocks(blocks: int, one: float, work_of_one: int, work: int, seco
     return max(1, min(blocks, 1 + int((seconds / MICRO_BATCHES - one) / max(each, 1e-12))))
 
 
-def _parameters(config: GPTConfig) -> int:
+def parameters_of(config: GPTConfig) -> int:
     """Parameters of a model; all its blocks are alike."""
     with torch.device("meta"):
         one, two = (GPT(replace(config, n_layer=blocks)).parameter_count() for blocks in (1, 2))
