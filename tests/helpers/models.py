@@ -6,7 +6,7 @@ from model import GPT, GPTConfig
 
 
 def randomised(config: GPTConfig, seed: int = 0) -> GPT:
-    """A model whose every weight is random, norms and zero projections included, so that nothing hides."""
+    """A model with every weight random, also those that start at zero or one: no term vanishes."""
     model = GPT(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
