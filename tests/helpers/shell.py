@@ -27,7 +27,7 @@ from kqv.project import ROOT as PROJECT
 from kqv.text.tokenizer import load_tokenizer
 
 TIMEOUT = 600  # seconds; a process that takes longer hangs
-NO_PROXY_THERE = "http://127.0.0.1:9"  # nothing listens on this port
+UNREACHABLE = "http://127.0.0.1:9"  # nothing listens on this port
 
 # A config file for a small model and a short run: `shell.run("train.py", text, TINY)`.
 TINY = "tiny.py"
@@ -158,6 +158,7 @@ class Shell:
             stderr=stderr,
             bufsize=0,
             pipesize=4096,
+            preexec_fn=end_at_hangup,
         ) as process:
             watchdog = threading.Timer(TIMEOUT, _end, [process])
             watchdog.start()
@@ -189,6 +190,11 @@ class Shell:
         self, script: str, words: tuple[object, ...], python: tuple[str, ...] = ()
     ) -> list[str]:
         return [sys.executable, *python, str(self.folder / script), *map(str, words)]
+
+
+def end_at_hangup() -> None:
+    """Undo what nohup does to a test run: its processes would ignore SIGHUP."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def torchrun(processes: int, *options: str) -> tuple[str, ...]:
@@ -245,8 +251,8 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def fake_browser(folder: Path) -> tuple[dict[str, str], Path]:
-    """Environment variables that name a fake browser, and the file to which it appends the addresses
-    that it is asked to show."""
+    """Environment variables that name a fake browser, and the file to which it appends the
+    addresses that it is asked to show."""
     program, shown = folder / "browser.sh", folder / "shown.txt"
     program.write_text(f'#!/bin/sh\necho "$1" >> {shlex.quote(str(shown))}\n')
     program.chmod(0o755)
@@ -277,8 +283,8 @@ def _done(command: str | list[str], input: bytes = b"", **options: Any) -> Done:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that still runs, with its descendants: those of torchrun are in sessions of their
-    own and would live on."""
+    """Kill a process that still runs, with its descendants: those of torchrun are in sessions of
+    their own and would live on."""
     if process.poll() is None:
         below = _descendants(process.pid)
         process.kill()
@@ -306,8 +312,8 @@ def _environment() -> dict[str, str]:
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return environment | {
         "PIP_NO_INDEX": "1",
-        "HTTPS_PROXY": NO_PROXY_THERE,
-        "https_proxy": NO_PROXY_THERE,
+        "HTTPS_PROXY": UNREACHABLE,
+        "https_proxy": UNREACHABLE,
         "NO_PROXY": "",
         "no_proxy": "",
     }
