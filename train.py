@@ -77,18 +77,17 @@ def train(arguments: list[str], launch: Launch) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
-    from kqv.checkpoints.sharded import holds_shapes, restore_shards, restore_weights, save_sharded
-    from kqv.checkpoints.single import (
+    from kqv.checkpoints.loading import (
         find_checkpoint,
         is_of_launch,
         load_any,
+        load_for_rank,
         load_latest,
-        load_share,
-        model_state,
-        restore_model,
-        save_checkpoint,
     )
-    from kqv.exchange.importing import located
+    from kqv.checkpoints.restoring import model_state, restore_model
+    from kqv.checkpoints.sharded import holds_shapes, restore_shards, restore_weights, save_sharded
+    from kqv.checkpoints.single import save_checkpoint
+    from kqv.exchange.huggingface import locate
     from kqv.generation.decoder import attend_as_written
     from kqv.generation.prompts import default_prompt
     from kqv.generation.sampling import generate_text
@@ -130,7 +129,7 @@ def train(arguments: list[str], launch: Launch) -> int:
 
     # What to start from: nothing, the run in out_dir, or the weights of another checkpoint. The first process reads it for all.
     # When a process has died torchrun starts all anew: they go on with the run that they had begun.
-    read = partial(load_share, fsdp=given.get("fsdp"))
+    read = partial(load_for_rank, fsdp=given.get("fsdp"))
     if ranks.broadcast(
         ranks.is_main and launch.restarts and is_of_launch(launch.id, settings.out_dir)
     ):
@@ -144,7 +143,7 @@ def train(arguments: list[str], launch: Launch) -> int:
         lock = None if settings.eval_only or settings.dry_run else occupy(path)
         checkpoint, path = load_latest(settings.out_dir, read)
     elif settings.init_from != "scratch" and ranks.is_main:
-        checkpoint, path = load_any(located(settings.init_from))
+        checkpoint, path = load_any(locate(settings.init_from))
     checkpoint, path = ranks.broadcast((checkpoint, path))
     if checkpoint:
         # A shorter block is the one thing that a model can change when another run begins with it.

@@ -288,7 +288,7 @@ def bench_likeness(settings: BenchSettings, scratch: Path) -> list[Row]:
 
 def validation_loss(checkpoint: Path, data: Path) -> float:
     """The loss of a checkpoint over the whole validation split in `data`, in float32 on the CPU."""
-    from kqv.checkpoints.single import load_model
+    from kqv.checkpoints.loading import load_model
     from kqv.machine.device import choose_machine
     from kqv.options.settings import TrainSettings
     from kqv.text.token_files import open_tokens

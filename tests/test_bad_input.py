@@ -25,7 +25,8 @@ import explain
 import export
 import sample
 import train
-from kqv.checkpoints.single import SEAL, load_checkpoint, save_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
+from kqv.checkpoints.single import SEAL, save_checkpoint
 from kqv.errors import _answered
 from kqv.options.command_line import _alternatives
 from kqv.options.settings import ExplainSettings, ExportSettings, SampleSettings, TrainSettings

@@ -15,7 +15,8 @@ import pytest
 import torch
 from helpers.checkpoints import same, seal
 
-from kqv.checkpoints.single import load_checkpoint, save_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
+from kqv.checkpoints.single import save_checkpoint
 from kqv.project import ROOT as PROJECT
 
 Records = dict[str, bytes]
@@ -226,7 +227,7 @@ def make_bombs(folder: Path, good: Path) -> list[Path]:
 MEASURED = """
 import resource, sys, time
 from pathlib import Path
-from kqv.checkpoints.single import load_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
 from kqv.errors import UserError
 
 def peak():  # in kilobytes; Linux's ru_maxrss begins with that of the process that started this one

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from kqv.checkpoints.sharded import flat, restore_shards
-from kqv.checkpoints.single import load_checkpoint, load_share, restore_model
+from kqv.checkpoints.loading import load_checkpoint, load_for_rank
+from kqv.checkpoints.restoring import restore_model
+from kqv.checkpoints.sharded import flatten, restore_shards
 from kqv.errors import UserError
 from model import GPTConfig
 
@@ -39,7 +40,7 @@ def write(folder: Path, change: Change = unchanged, **more: Any) -> Path:
         number: {"step": torch.tensor(1.0), "exp_avg": torch.ones_like(weight)}
         for number, weight in enumerate(model.parameters())
     }
-    tensors = flat(model.state_dict(), [{"state": moments}])
+    tensors = flatten(model.state_dict(), [{"state": moments}])
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for rank in range(2):
@@ -127,7 +128,7 @@ def test_shards_that_are_not_the_rows_of_their_tensor_are_refused(
     change: Change, tmp_path: Path, refused: Callable
 ) -> None:
     path = write(tmp_path / "last.pt", change)
-    for read in (load_checkpoint, lambda path: load_share(path, fsdp=True)):
+    for read in (load_checkpoint, lambda path: load_for_rank(path, fsdp=True)):
         with refused(str(path), "use another copy or train again"):
             read(path)
     with refused(str(path), "use another copy or train again"):
@@ -183,7 +184,7 @@ def test_any_state_is_used_or_refused(
     tmp_path_factory: pytest.TempPathFactory, part: str, value: Any
 ) -> None:
     path = write(tmp_path_factory.getbasetemp() / "any" / "last.pt", **{part: value})
-    for read in (load_checkpoint, lambda path: load_share(path, fsdp=None)):
+    for read in (load_checkpoint, lambda path: load_for_rank(path, fsdp=None)):
         try:
             restore_model(read(path), path)
         except UserError as error:

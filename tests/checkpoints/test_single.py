@@ -17,15 +17,10 @@ from helpers.checkpoints import SHAPE, TOKENIZER, same, seal
 from helpers.hostile import Hostile
 from helpers.models import random_ids, randomised
 
-from kqv.checkpoints.single import (
-    PARTS,
-    find_checkpoint,
-    load_checkpoint,
-    load_latest,
-    model_state,
-    restore_model,
-    save_checkpoint,
-)
+from kqv.checkpoints.format import PARTS
+from kqv.checkpoints.loading import find_checkpoint, load_checkpoint, load_latest
+from kqv.checkpoints.restoring import model_state, restore_model
+from kqv.checkpoints.single import save_checkpoint
 from kqv.errors import MachineError
 from kqv.project import ROOT as PROJECT
 from kqv.text.tokenizer import CharTokenizer
@@ -405,7 +400,7 @@ def test_a_full_disk_costs_the_new_checkpoint_and_never_the_old(
     size: int, state: dict[str, Any], tmp_path: Path, small_disk: Callable[[int], None]
 ) -> None:
     path, big = tmp_path / "ckpt.pt", {**state, "model": {"weight": torch.ones(100_000)}}
-    for known, words in (([], "start again"), ([path], f"go on with {RESUME}{tmp_path}")):
+    for known, words in (([], "start again"), ([path], f"resume with {RESUME}{tmp_path}")):
         if known:
             save_checkpoint(path, state)
         small_disk(size)

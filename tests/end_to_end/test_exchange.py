@@ -11,7 +11,7 @@ import torch
 from helpers.exchange import Llama, adamw, gradients
 from helpers.shell import TINY, easy_text, metrics
 
-from kqv.checkpoints.single import load_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
 from kqv.options.defaults import NANOGPT_FIXED
 
 GREEDY = ("--start=The old", "--temperature=0", "--max_new_tokens=60", "--dtype=float32")

@@ -16,10 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import export
-from kqv.checkpoints.single import load_model, model_state, save_checkpoint
+from kqv.checkpoints.loading import load_model
+from kqv.checkpoints.restoring import model_state
+from kqv.checkpoints.single import save_checkpoint
 from kqv.errors import MachineError, UserError
 from kqv.exchange.gguf import to_gguf
-from kqv.exchange.huggingface import to_huggingface, to_nanogpt, to_onnx, to_safetensors
+from kqv.exchange.huggingface import to_huggingface
+from kqv.exchange.nanogpt import to_nanogpt
+from kqv.exchange.onnx import to_onnx
+from kqv.exchange.safetensors import to_safetensors
 from kqv.exchange.tokenizer_json import from_tokenizer_json, merges, to_tokenizer_json
 from kqv.generation.decoder import _compared
 from kqv.generation.sampling import generate_text

@@ -8,7 +8,8 @@ import pytest
 import torch
 from helpers.models import randomised
 
-from kqv.exchange.families import IN_TRAINING_ONLY, family, nanogpt_only, places, to_ours, to_theirs
+from kqv.exchange.families import IN_TRAINING_ONLY, family, places, to_ours, to_theirs
+from kqv.exchange.nanogpt import check_nanogpt
 from model import GPT2, GPTConfig
 
 SIZE = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -84,9 +85,9 @@ def test_options_of_training_alone_are_no_matter_of_a_family(shape: str) -> None
     [("gpt2 tanh", "mlp"), ("gpt2 untied", "tie_weights"), ("qwen3", "position")],
 )
 def test_what_nanogpt_does_not_have_is_refused(shape: str, option: str, refused: Callable) -> None:
-    nanogpt_only(GPTConfig(**SIZE, **SHAPES["gpt2"]))
+    check_nanogpt(GPTConfig(**SIZE, **SHAPES["gpt2"]))
     with refused(f"{option}=", "nanoGPT"):
-        nanogpt_only(GPTConfig(**SIZE, **SHAPES[shape]))
+        check_nanogpt(GPTConfig(**SIZE, **SHAPES[shape]))
 
 
 @pytest.mark.parametrize("layout", ["huggingface", "nanogpt", "gguf"])

@@ -12,8 +12,8 @@ import torch
 from helpers.exchange import CHARACTERS, learnt_pairs
 from helpers.models import random_ids
 
-from kqv.checkpoints.single import load_model
-from kqv.exchange.importing import NAMED, from_huggingface, located
+from kqv.checkpoints.loading import load_model
+from kqv.exchange.huggingface import NAMED, from_huggingface, locate
 from kqv.exchange.tokenizer_json import to_tokenizer_json
 from kqv.text.tokenizer import CharTokenizer
 
@@ -192,12 +192,12 @@ def test_a_named_gpt2_is_taken_from_the_cache_or_asked_for(
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with refused(name, "config.json", "model.safetensors", "--init_from=FOLDER"):
-        located(name)
+        locate(name)
     repository = tmp_path / f"models--openai-community--{name}"
     saved(repository / "snapshots" / "abc", "gpt2")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
-    assert from_huggingface(Path(located(name)))["model_args"]["block_size"] == 24
+    assert from_huggingface(Path(locate(name)))["model_args"]["block_size"] == 24
 
 
 def test_a_named_gpt2_without_the_package_names_it(
@@ -205,5 +205,5 @@ def test_a_named_gpt2_without_the_package_names_it(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with refused("pip install transformers"):
-        located("gpt2")
-    assert located("some/folder") == "some/folder"
+        locate("gpt2")
+    assert locate("some/folder") == "some/folder"

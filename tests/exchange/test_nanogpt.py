@@ -12,7 +12,8 @@ from helpers.exchange import adamw, gradients
 from helpers.hostile import Hostile
 from helpers.models import random_ids, randomised
 
-from kqv.checkpoints.single import load_checkpoint, load_latest, load_model, restore_model
+from kqv.checkpoints.loading import load_checkpoint, load_latest, load_model
+from kqv.checkpoints.restoring import restore_model
 from kqv.exchange.families import places, to_theirs
 from kqv.generation.sampling import generate_text
 from kqv.options.settings import SampleSettings, TrainSettings
@@ -235,5 +236,5 @@ def test_a_checkpoint_of_ours_without_its_seal_is_not_taken_for_one(
         {"format": "kqv 1", "model": model.state_dict(), "model_args": vars(model.config)},
         folder / "ckpt.pt",
     )
-    with refused("only a part"):
+    with refused("was cut short"):
         load_checkpoint(folder / "ckpt.pt")
