@@ -35,7 +35,7 @@ from kqv.options.settings import SampleSettings, TrainSettings, check_endings, c
 from kqv.project import CONFIGS, shell_command
 from kqv.run_files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
 from kqv.signals import end_by_exception, stop_signals
-from kqv.text.registry import check_name
+from kqv.text.tokenizer_names import check_tokenizer_name
 from kqv.training.remarks import Pace, finished_remark, no_best_remark, passes_remark
 
 GPU_RECIPE = CONFIGS / "gpu.py"
@@ -64,7 +64,7 @@ def train(arguments: list[str], launch: Launch) -> int:
     settings = training_settings(given)
     check_training(settings)
     if settings.init_from == "scratch":  # a checkpoint brings its own
-        check_name(settings.tokenizer)
+        check_tokenizer_name(settings.tokenizer)
     check_endings(given.get("endings", ""), words)
     if launch.world_size > 1 and "-" in words:
         raise UserError(
@@ -96,7 +96,8 @@ def train(arguments: list[str], launch: Launch) -> int:
     from kqv.machine.ranks import Ranks
     from kqv.machine.wrapping import as_number, gather, no_sync_until, replicate, shard
     from kqv.text.batches import spaced_windows, training_batch
-    from kqv.text.datasets import Dataset, known_sources, open_dataset, open_texts
+    from kqv.text.datasets import Dataset, open_dataset, open_texts
+    from kqv.text.source_names import known_sources
     from kqv.text.token_files import fingerprint, open_tokens
     from kqv.training.evaluation import (
         characters_per_token,

@@ -451,8 +451,8 @@ def bench_prepare(settings: BenchSettings, scratch: Path) -> list[Row]:
     # Byte pairs take a core ten times as long as characters, so a tenth of the text will do.
     tenth = scratch / "tenth.txt"
     tenth.write_bytes(sample * max(1, round(settings.gigabytes * 1e8 / len(sample))))
-    code = "import sys; from pathlib import Path; from kqv.text import tokenizing as encoding; from kqv.text.datasets import prepare_dataset; "
-    code += "encoding.core_count = lambda: int(sys.argv[3]); "
+    code = "import sys; from pathlib import Path; from kqv.text import tokenizing; from kqv.text.datasets import prepare_dataset; "
+    code += "tokenizing.core_count = lambda: int(sys.argv[3]); "
     code += "prepare_dataset([Path(sys.argv[1])], Path(sys.argv[2]), tokenizer='bpe:1024')"
 
     def pairs(threads: int) -> tuple[float, float]:

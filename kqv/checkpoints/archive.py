@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from kqv.errors import UserError
-from kqv.pickles import MOST_STEPS, read_pickle
+from kqv.pickles import MAX_STEPS, read_pickle
 
 if torch.__version__ < "2.10":
     raise UserError(
@@ -86,7 +86,7 @@ def read_archive(file: BinaryIO, verified: bool) -> Any:
     known: dict[str, Any] = {f"torch {name}Storage": dtype for name, dtype in _DTYPES.items()}
     known["collections OrderedDict"] = _empty_dict
     known["torch._utils _rebuild_tensor_v2"] = _rebuild_tensor
-    max_steps = MOST_STEPS + STEPS_PER_TENSOR * len(archive.records)
+    max_steps = MAX_STEPS + STEPS_PER_TENSOR * len(archive.records)
     data = archive.read("data.pkl").numpy().tobytes()
     return read_pickle(data, known, archive.storage, max_steps)
 

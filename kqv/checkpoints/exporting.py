@@ -15,6 +15,7 @@ from kqv.exchange.nanogpt import dataset_name, to_nanogpt
 from kqv.exchange.onnx import to_onnx
 from kqv.exchange.safetensors import to_safetensors
 from kqv.options.settings import ExportSettings
+from kqv.text.registry import NANOGPT_FILE
 
 Writer = Callable[[LoadedModel, Path, ExportSettings], str]
 
@@ -26,10 +27,10 @@ def _huggingface(loaded: LoadedModel, to: Path, settings: ExportSettings) -> str
 
 def _nanogpt(loaded: LoadedModel, to: Path, settings: ExportSettings) -> str:
     to_nanogpt(loaded.model, loaded.tokenizer, loaded.checkpoint, to)
-    if not (to / "meta.pkl").exists():
+    if not (to / NANOGPT_FILE).exists():
         return ""
     folder = f"data/{dataset_name(loaded.checkpoint)}"
-    return f"nanoGPT looks for the characters in its {folder}: put meta.pkl there"
+    return f"nanoGPT looks for the characters in its {folder}: put {NANOGPT_FILE} there"
 
 
 def _gguf(loaded: LoadedModel, to: Path, settings: ExportSettings) -> str:

@@ -12,7 +12,8 @@ from kqv.checkpoints.sharded import holds_shapes
 from kqv.errors import UserError
 from kqv.exchange.malformed import refuse_malformed
 from kqv.machine.parameters import count_parameters
-from kqv.text.tokenizer import Tokenizer, tokenizer_from_dict
+from kqv.text.registry import tokenizer_from_dict
+from kqv.text.tokenizer import Tokenizer
 from model import GPT, GPTConfig
 
 # Tables of positions are as long as block_size, and no weight in the file bounds that.

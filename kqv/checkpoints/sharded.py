@@ -29,7 +29,14 @@ import torch
 from torch import Tensor
 
 from kqv.errors import MachineError, UserError
-from kqv.files import check_header, flush_folder, open_regular, read_small, remove, take_place
+from kqv.files import (
+    check_safetensors_header,
+    flush_folder,
+    open_regular,
+    read_small,
+    remove,
+    take_place,
+)
 from kqv.machine.wrapping import local
 from kqv.run_files import FORMAT
 
@@ -258,7 +265,7 @@ def _shapes(path: Path) -> Shapes:
     row without a shard would be left uninitialized.
     """
     for file in path.glob("*.safetensors"):
-        check_header(file)
+        check_safetensors_header(file)
     metadata = _dcp().HuggingFaceStorageReader(str(path)).read_metadata()
     return {name: _whole_shape(tensor) for name, tensor in metadata.state_dict_metadata.items()}
 

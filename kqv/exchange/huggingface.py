@@ -25,8 +25,17 @@ from kqv.exchange.model_card import model_card
 from kqv.exchange.safetensors import load_tensors, tensors_to_bytes
 from kqv.exchange.tokenizer_json import from_tokenizer_json, to_tokenizer_json, unused_id
 from kqv.files import read_small, replacing_folder
-from kqv.text.registry import SIZES, named_encoding
-from kqv.text.tokenizer import LARGEST_JSON, Tokenizer, load_tokenizer, tokenizer_from_dict
+from kqv.text.registry import (
+    MAX_JSON_BYTES,
+    NANOGPT_FILE,
+    TOKENIZER_FILE,
+    find_vocabulary,
+    load_tokenizer,
+    tokenizer_from_dict,
+)
+from kqv.text.tiktoken_files import load_tiktoken
+from kqv.text.tokenizer import Tokenizer
+from kqv.text.tokenizer_names import TIKTOKEN_SIZES
 from model import GPT, GPT2, RMSNORM_EPSILON, GPTConfig
 
 NAMED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -248,7 +257,7 @@ def to_huggingface(
         "config.json": _json(to_config_json(model.config)),
         "generation_config.json": _json(no_tokens),
         WEIGHTS: tensors_to_bytes(weights, {}),
-        "tokenizer.json": _json(vocabulary),
+        TOKENIZER_FILE: _json(vocabulary),
         "tokenizer_config.json": _json(_tokenizer_config(model, tokenizer, vocabulary, padding)),
         "README.md": model_card(model, tokenizer, checkpoint, padding).encode(),
     }
@@ -303,7 +312,7 @@ def locate(init_from: str) -> str:
     if init_from not in NAMED:
         return init_from
     by_hand = (
-        f"put its config.json, {WEIGHTS} and tokenizer.json into a folder and write "
+        f"put its config.json, {WEIGHTS} and {TOKENIZER_FILE} into a folder and write "
         f"--init_from=FOLDER"
     )
     if not importlib.util.find_spec("huggingface_hub"):
@@ -377,16 +386,17 @@ def _read_json(path: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
 
 def _read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a Hugging Face folder: its tokenizer.json, or a meta.pkl of nanoGPT's."""
-    if (folder / "tokenizer.json").exists():
-        data = _read_json(folder / "tokenizer.json", LARGEST_JSON)
-        if "kind" in data:  # it is of our format
-            return tokenizer_from_dict(data)
-        return from_tokenizer_json(data)
-    if (folder / "meta.pkl").exists():
+    vocabulary = find_vocabulary(folder)
+    if not vocabulary:
+        if vocab_size == TIKTOKEN_SIZES["gpt2"]:
+            return load_tiktoken("gpt2")
+        raise UserError(
+            f"it does not say what its {vocab_size} tokens are: "
+            f"put its {TOKENIZER_FILE} (or a {NANOGPT_FILE}) there"
+        )
+    if vocabulary.name == NANOGPT_FILE:
         return load_tokenizer(folder)
-    if vocab_size == SIZES["gpt2"]:
-        return named_encoding("gpt2")
-    raise UserError(
-        f"it does not say what its {vocab_size} tokens are: "
-        f"put its tokenizer.json (or a meta.pkl) there"
-    )
+    data = _read_json(vocabulary, MAX_JSON_BYTES)
+    if "kind" in data:  # it is of our format
+        return tokenizer_from_dict(data)
+    return from_tokenizer_json(data)

@@ -9,8 +9,9 @@ from typing import Any
 from kqv.exchange.families import TITLES, family
 from kqv.exchange.tokenizer_json import unused_id
 from kqv.generation.prompts import default_prompt
-from kqv.text.datasets import known_sources, title_of
-from kqv.text.tokenizer import CharTokenizer, Tokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.source_names import known_sources, title_of
+from kqv.text.tokenizer import Tokenizer
 from model import GPT
 
 # Settings of a run that are not part of its recipe.

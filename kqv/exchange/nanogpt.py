@@ -19,19 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kqv import project
 from kqv.errors import MachineError, UserError
 from kqv.exchange.families import Place, check_formula, family, places, to_ours, to_theirs
 from kqv.exchange.malformed import refuse_malformed
 from kqv.files import replacing_folder
 from kqv.options.defaults import NANOGPT_FIXED
-from kqv.text import datasets
-from kqv.text.registry import SIZES, named_encoding
-from kqv.text.tokenizer import CharTokenizer, Tokenizer, load_tokenizer, padded
+from kqv.text.characters import CharTokenizer
+from kqv.text.registry import NANOGPT_FILE, find_vocabulary, load_tokenizer
+from kqv.text.tiktoken_files import load_tiktoken
+from kqv.text.tokenizer import Tokenizer, pad_vocab_size
+from kqv.text.tokenizer_names import TIKTOKEN_SIZES
 from model import GPT, GPT2, GPTConfig
 
 MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
 # Vocabulary sizes for which nanoGPT takes GPT-2's byte pairs where there is no meta.pkl.
-GPT2_SIZES = (SIZES["gpt2"], padded(SIZES["gpt2"]))
+GPT2_SIZES = (TIKTOKEN_SIZES["gpt2"], pad_vocab_size(TIKTOKEN_SIZES["gpt2"]))
 COMPILED = "_orig_mod."  # the prefix that torch.compile leaves
 # Settings that a resume leaves out, so that a checkpoint from a GPU resumes on any machine.
 OF_THE_MACHINE = ("device", "dtype", "compile", "backend")
@@ -74,7 +77,7 @@ def to_nanogpt(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], fol
                 f"free some space and try again"
             ) from None
         if isinstance(tokenizer, CharTokenizer):
-            (fresh / "meta.pkl").write_bytes(pickle.dumps(_meta(tokenizer.characters)))
+            (fresh / NANOGPT_FILE).write_bytes(pickle.dumps(_meta(tokenizer.characters)))
 
 
 def check_nanogpt(config: GPTConfig) -> None:
@@ -204,17 +207,17 @@ def _find_tokenizer(dataset: object, path: Path, vocab_size: int) -> Tokenizer:
     name = dataset if isinstance(dataset, str) else ""
     folders = [path.parent]
     if name:
-        folders += [_data_folder(path, name), datasets.DATA / name]
+        folders += [_data_folder(path, name), project.DATA / name]
     for folder in folders:
-        # A tokenizer.json beside the checkpoint would be that of another run.
-        ours = folder != path.parent and (folder / "tokenizer.json").exists()
-        if ours or (folder / "meta.pkl").exists():
+        if folder == path.parent and not (folder / NANOGPT_FILE).exists():
+            continue  # beside a checkpoint, a tokenizer.json alone may be Hugging Face's
+        if find_vocabulary(folder):
             tokenizer = load_tokenizer(folder)
             if tokenizer.vocab_size == vocab_size:
                 return tokenizer
     if vocab_size in GPT2_SIZES:
-        return named_encoding("gpt2")
+        return load_tiktoken("gpt2")
     raise UserError(
         f"it does not say which characters its {vocab_size} tokens are: "
-        f"put the meta.pkl of its dataset {name} into {path.parent}"
+        f"put the {NANOGPT_FILE} of its dataset {name} into {path.parent}"
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kqv.errors import UserError
 from kqv.exchange.malformed import MAX_DETAIL, one_line, refuse_malformed
-from kqv.files import check_header, replacing
+from kqv.files import check_safetensors_header, replacing
 from kqv.text.tokenizer import Tokenizer
 from model import GPT
 
@@ -67,7 +67,7 @@ def tensors_to_bytes(weights: dict[str, Tensor], notes: dict[str, str]) -> bytes
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a .safetensors file, on the CPU. Raises UserError if it cannot be read."""
     try:
-        check_header(path)
+        check_safetensors_header(path)
         return load_file(path)
     except FileNotFoundError:
         raise UserError(

@@ -12,7 +12,9 @@ from typing import Any
 
 from kqv.errors import UserError
 from kqv.text.bpe import END_OF_TEXT, OWN_PATTERN, PATTERNS, BpeTokenizer, check_sizes
-from kqv.text.tokenizer import END, ByteTokenizer, CharTokenizer, Tokenizer
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.tokenizer import DOCUMENT_END, Tokenizer
 
 EVERY_CHARACTER = {
     "type": "Split",
@@ -183,7 +185,8 @@ def unused_id(tokenizer: Tokenizer) -> int | None:
     (255, None)
     """
     if isinstance(tokenizer, CharTokenizer):
-        return tokenizer.characters.index(END) if END in tokenizer.characters else None
+        characters = tokenizer.characters
+        return characters.index(DOCUMENT_END) if DOCUMENT_END in characters else None
     tokens, _, special = _byte_pairs(tokenizer)
     return special.get(END_OF_TEXT, tokens.index(b"\xff"))
 

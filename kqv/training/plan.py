@@ -28,14 +28,15 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from torch.utils.weak import WeakIdKeyDictionary
 
 from kqv.errors import UserError
-from kqv.files import in_words
 from kqv.machine.device import Machine, choose_machine, memory_there
 from kqv.machine.launching import Launch
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import TrainSettings
 from kqv.project import DATA
-from kqv.text.registry import size_of
-from kqv.text.tokenizer import load_tokenizer, padded
+from kqv.sizes import format_bytes
+from kqv.text.registry import find_vocabulary, load_tokenizer
+from kqv.text.tokenizer import pad_vocab_size
+from kqv.text.tokenizer_names import named_vocab_size
 from kqv.training.communication import Sizes, sent_bytes
 from kqv.training.optimizers import Optimizer, make_optimizers
 from kqv.training.remarks import duration
@@ -339,16 +340,16 @@ def vocabulary_size(dataset: str, tokenizer: str, texts: Sequence[str]) -> tuple
     """How many ids the model of a run has, and where that is known from: the prepared dataset, else the name of the
     `tokenizer` ("" where none is named). The texts are not read."""
     folder = DATA / dataset
-    if not texts and any((folder / name).exists() for name in ("tokenizer.json", "meta.pkl")):
+    if not texts and find_vocabulary(folder):
         there = load_tokenizer(folder)
         if tokenizer in ("", there.name):
             return there.padded_size, f"{there.vocab_size:,} of {dataset}"
     in_gpt2s = not texts and (dataset in IN_GPT2S or (folder / "val.bin").exists())
     name = tokenizer or ("gpt2" if in_gpt2s else "char")
-    size = size_of(name)
+    size = named_vocab_size(name)
     if size is None:
         return CHARACTERS, "assumed: the text was not read"
-    return (size if name == "bytes" else padded(size)), f"{size:,} of {name}"
+    return (size if name == "bytes" else pad_vocab_size(size)), f"{size:,} of {name}"
 
 
 def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, launch: Launch) -> None:
@@ -393,7 +394,8 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, laun
     share = count if settings.fsdp else 1
     lines = {
         "weights": memory.weights // share,
-        f"gradients ({in_words(memory.all_gradients // share)} in all)": memory.gradients // share,
+        f"gradients ({format_bytes(memory.all_gradients // share)} in all)": memory.gradients
+        // share,
         f"optimizer, {settings.optimizer}": memory.optimizer // share,
         "activations and temporaries": memory.activations,
     }
@@ -407,15 +409,16 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, laun
     total = sum(lines.values())
     say(
         "memory",
-        f"{in_words(total)} at the peak" + (f" in each of {count} processes" if count > 1 else ""),
+        f"{format_bytes(total)} at the peak"
+        + (f" in each of {count} processes" if count > 1 else ""),
     )
     for what, size in lines.items():
-        say("", f"{in_words(size):>9}  {what}")
+        say("", f"{format_bytes(size):>9}  {what}")
     if (
         machine.device.type == "cpu" and not settings.fsdp
     ):  # with it weights come and go too, and holes follow no rule
         stays = (memory.weights + memory.optimizer) // share
-        whole = in_words(int(stays + HOLES * (total - stays)))
+        whole = format_bytes(int(stays + HOLES * (total - stays)))
         say(
             "",
             f"{whole:>9}  about, with the holes in glibc's heap; Python and torch take 0.3 GB more",
@@ -426,7 +429,7 @@ def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, laun
         sent = sent_bytes(
             sizes, count, settings.fsdp, parts, machine.dtype.itemsize, muon_bytes, gloo
         )
-        say("sent", f"{in_words(int(sent))} a step by each process")
+        say("sent", f"{format_bytes(int(sent))} a step by each process")
 
     rate, how = settings.rate, "given"
     if not rate:

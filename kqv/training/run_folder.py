@@ -22,17 +22,16 @@ from filelock import (  # the system's own locks, which end with their process; 
 from kqv import __version__
 from kqv.errors import UserError
 from kqv.files import (
-    LARGEST_NOTE,
+    MAX_NOTE_BYTES,
     flush_folder,
-    in_words,
     read_small,
     remove,
     replacing,
-    size_on_disk,
     take_place,
 )
 from kqv.options.settings import TrainSettings
 from kqv.run_files import CONFIG, DAMAGED, LATEST, METRICS, OF_A_RUN, TO_USE
+from kqv.sizes import format_bytes, size_on_disk
 from kqv.training.log import read_metrics
 
 LOCK = ".lock"
@@ -122,7 +121,7 @@ def _set_aside(out_dir: Path) -> None:
     kept = _give_number(moving)
     flush_folder(out_dir)
     print(
-        f"{out_dir} held a run of {steps:,} steps: it is in {kept} now ({in_words(size_on_disk(kept))}{_earlier_runs(out_dir)})",
+        f"{out_dir} held a run of {steps:,} steps: it is in {kept} now ({format_bytes(size_on_disk(kept))}{_earlier_runs(out_dir)})",
         file=sys.stderr,
     )
 
@@ -130,7 +129,7 @@ def _set_aside(out_dir: Path) -> None:
 def _is_ours(config: Path) -> bool:
     """Whether `write_config` wrote this file."""
     try:
-        return "kqv" in json.loads(read_small(config, LARGEST_NOTE))
+        return "kqv" in json.loads(read_small(config, MAX_NOTE_BYTES))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -163,7 +162,7 @@ def _earlier_runs(out_dir: Path) -> str:
     previous = out_dir / PREVIOUS
     if not previous.is_dir():
         return ""
-    return f"; {previous} takes {in_words(size_on_disk(previous))} in all: rm -r {shlex.quote(str(previous))} deletes it"
+    return f"; {previous} takes {format_bytes(size_on_disk(previous))} in all: rm -r {shlex.quote(str(previous))} deletes it"
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from kqv.checkpoints.restoring import model_state, restore_model
 from kqv.checkpoints.single import save_checkpoint
 from kqv.errors import MachineError
 from kqv.project import ROOT as PROJECT
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from model import GPT2, MLP, GPTConfig
 
 

@@ -15,9 +15,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kqv.errors import UserError
-from kqv.text.bpe import LONGEST_GAP, PATTERNS, BpeTokenizer, safe_pieces
-from kqv.text.registry import learnt_encoding
-from kqv.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_from_dict
+from kqv.text.bpe import MAX_WHITE_SPACE, PATTERNS, BpeTokenizer
+from kqv.text.bpe_training import train_bpe
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.registry import tokenizer_from_dict
+from kqv.text.safe_cuts import safe_pieces
+from kqv.text.tokenizer import Tokenizer
 
 ENGLISH = (
     "The cat's on the mat, isn't it? It's 1,234 times as big.\n\n  He said: \"I've no idea!\"\n" * 9
@@ -37,7 +41,7 @@ TEXTS = st.sampled_from(ALPHABETS).flatmap(
 @cache
 def learnt(size: int = 300) -> BpeTokenizer:
     pytest.importorskip("rustbpe")
-    return learnt_encoding(f"bpe:{size}", [ENGLISH, "山水文字。é😀"])
+    return train_bpe(f"bpe:{size}", [ENGLISH, "山水文字。é😀"])
 
 
 def split_as(pattern: str) -> BpeTokenizer:
@@ -168,8 +172,8 @@ def test_what_is_no_character_is_named_or_left_out(name: str, refused: Callable)
 
 def test_white_space_without_end_is_refused_before_tiktoken_breaks(refused: Callable) -> None:
     with refused("white spaces in a row at position 1", "bytes"):
-        learnt().encode("x" + " " * LONGEST_GAP + "x")
-    text = "x" + " " * (LONGEST_GAP - 1) + "x"
+        learnt().encode("x" + " " * MAX_WHITE_SPACE + "x")
+    text = "x" + " " * (MAX_WHITE_SPACE - 1) + "x"
     assert learnt().decode(learnt().encode(text)) == text
 
 

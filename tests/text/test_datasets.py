@@ -19,15 +19,19 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from kqv import project
 from kqv.errors import UserError
 from kqv.progress import ReadingBar
 from kqv.project import ROOT
-from kqv.text import datasets as corpus
-from kqv.text import sources as reading
+from kqv.text import cache, datasets, formats, preparation
 from kqv.text.bpe import OWN_PATTERN, BpeTokenizer
-from kqv.text.datasets import Dataset, known_sources, open_dataset, open_texts, prepare_dataset
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.datasets import Dataset, open_dataset, open_texts, prepare_dataset
+from kqv.text.registry import load_tokenizer
+from kqv.text.source_names import known_sources
 from kqv.text.token_files import open_tokens
-from kqv.text.tokenizer import ByteTokenizer, CharTokenizer, load_tokenizer, token_dtype
+from kqv.text.tokenizer import token_dtype
 
 ALPHABETS = [
     "abc \n",
@@ -54,7 +58,7 @@ PAIRS = BpeTokenizer(
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder of the test's own."""
-    monkeypatch.setattr(corpus, "DATA", tmp_path / "data")
+    monkeypatch.setattr(project, "DATA", tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -67,7 +71,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def reading_pieces_of(size: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "PIECE", size)
+        patch.setattr(formats, "PIECE_SIZE", size)
         yield
 
 
@@ -200,7 +204,7 @@ def test_a_given_vocabulary_is_kept_whatever_the_text_uses_of_it(
 def test_of_a_big_text_no_more_is_held_out_than_a_loss_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "MOST_TO_VALIDATE", 7)
+    monkeypatch.setattr(preparation, "MAX_VALIDATION_CHARACTERS", 7)
     text = "".join(map(chr, range(40, 110)))
     assert parts_of(open_texts([str(written(tmp_path / "big.txt", text))]))[1] == text[-7:]
     assert parts_of(open_texts([str(written(tmp_path / "small.txt", text[:60]))]))[1] == text[54:60]
@@ -220,7 +224,7 @@ def test_ids_are_made_once_while_the_text_is_the_same(tmp_path: Path, data: Path
     assert set(before) == {"train.bin", "val.bin", "tokenizer.json", "prepared.json"}
     os.utime(path, (0, 0))  # the text counts, not its date
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "_prepare", None)
+        patch.setattr(datasets, "prepare_texts", None)
         assert open_texts([str(path)]).folder == first.folder
         assert (
             open_texts([str(path)], tokenizer=first.tokenizer).folder == first.folder
@@ -389,7 +393,7 @@ def test_a_large_cache_is_told_with_how_to_clear_it(
     path = written(tmp_path / "novel.txt", "It was a dark and stormy night. " * 2000)
     open_texts([str(path)])
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(corpus, "LARGE_CACHE", 100_000)
+    monkeypatch.setattr(cache, "LARGE_CACHE", 100_000)
     monkeypatch.chdir(tmp_path)
     open_texts([str(path)])
     assert capsys.readouterr().err == ""  # not at each start
@@ -436,14 +440,13 @@ def changing(place: str, change: Callable[[], object]) -> Iterator[None]:
             move(bar, done, text)
 
         patch.setattr(ReadingBar, "move", move_and_change)
-        patch.setattr(corpus, "PIECE", 1 << 10)
-        patch.setattr(reading, "PIECE", 1 << 10)
+        patch.setattr(formats, "PIECE_SIZE", 1 << 10)
         yield
 
 
-PLACES = ("hashing", "reading", "learning", "encoding")
+PLACES = ("hashing", "reading", "training the tokenizer", "tokenizing")
 # (What replaces a file while it is encoded is another file than the one that is open: see the next test.)
-CHANGED = [each for each in itertools.product(PLACES, CHANGES) if each != ("encoding", "replace")]
+CHANGED = [each for each in itertools.product(PLACES, CHANGES) if each != ("tokenizing", "replace")]
 
 
 @pytest.mark.parametrize(("place", "change"), CHANGED)
@@ -451,7 +454,7 @@ def test_a_text_that_changes_while_it_is_prepared_is_refused_by_name(
     place: str, change: str, tmp_path: Path, data: Path, refused: Callable
 ) -> None:
     tokenizer = "char"
-    if place == "learning":
+    if place == "training the tokenizer":
         pytest.importorskip("rustbpe")
         tokenizer = "bpe:300"
     paths = [
@@ -475,7 +478,7 @@ def test_what_is_prepared_is_what_was_hashed_when_another_file_takes_its_place(
     tmp_path: Path,
 ) -> None:
     path = written(tmp_path / "x.txt", "the cat\n" * 500)
-    with changing("encoding", lambda: replace(path)):
+    with changing("tokenizing", lambda: replace(path)):
         dataset = open_texts([str(path)])
     assert "".join(parts_of(dataset)) == "the cat\n" * 500
     assert "another" in parts_of(open_texts([str(path)]))[0]
@@ -497,7 +500,10 @@ def test_a_change_that_hides_its_date_is_found_by_what_is_there(
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
         assert path.stat().st_size == state.st_size
 
-    with changing("encoding", change), refused("the text changed while it was read", part, "again"):
+    with (
+        changing("tokenizing", change),
+        refused("the text changed while it was read", part, "again"),
+    ):
         open_texts([str(path)])
     assert list((data / "cache").iterdir()) == []
 
@@ -771,7 +777,7 @@ def test_more_tokens_than_uint16_can_count_take_four_bytes(tmp_path: Path) -> No
 @pytest.fixture
 def gpt2_ids(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as nanoGPT's data/shakespeare/prepare.py leaves it, with another vocabulary in the place of GPT-2's."""
-    monkeypatch.setattr(corpus, "named_encoding", {"gpt2": PAIRS}.__getitem__)
+    monkeypatch.setattr(datasets, "load_tiktoken", {"gpt2": PAIRS}.__getitem__)
     folder = data / "shakespeare"
     folder.mkdir(parents=True)
     for name in ("train", "val"):
@@ -795,7 +801,7 @@ def test_another_tokenizer_than_a_folder_has_reads_its_text(
     with refused("tokens of gpt2 and no input.txt", "name a text file"):
         open_dataset("shakespeare", "bytes")
     written(gpt2_ids / "input.txt", "the whole cat")
-    monkeypatch.setattr(corpus, "named_encoding", None)  # its files are not needed for another
+    monkeypatch.setattr(datasets, "load_tiktoken", None)  # its files are not needed for another
     dataset = open_dataset("shakespeare", "bytes")
     assert dataset.tokenizer == ByteTokenizer() and "".join(parts_of(dataset)) == "the whole cat"
 
@@ -803,6 +809,6 @@ def test_another_tokenizer_than_a_folder_has_reads_its_text(
 def test_the_tokenizer_of_a_checkpoint_saves_fetching_gpt2s_again(
     gpt2_ids: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "named_encoding", None)
+    monkeypatch.setattr(datasets, "load_tiktoken", None)
     own = BpeTokenizer("gpt2", OWN_PATTERN, PAIRS.tokens)
     assert open_dataset("shakespeare", own).tokenizer is own

@@ -15,7 +15,7 @@ import pytest
 
 from kqv.project import ROOT as PROJECT
 from kqv.text.bpe import OWN_PATTERN, BpeTokenizer
-from kqv.text.tokenizer import load_tokenizer
+from kqv.text.registry import load_tokenizer
 
 SINGLE = [bytes([byte]) for byte in range(256)]
 LIKE_GPT2 = BpeTokenizer(
@@ -42,7 +42,7 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         monkeypatch.setenv(name, str(tmp_path / "cache"))
     monkeypatch.setattr(module, "FOLDER", tmp_path / "openwebtext")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("kqv.text.registry.named_encoding", {"gpt2": LIKE_GPT2}.__getitem__)
+    monkeypatch.setattr("kqv.text.registry.load_tiktoken", {"gpt2": LIKE_GPT2}.__getitem__)
     (tmp_path / "openwebtext").mkdir()
     return module
 
@@ -87,7 +87,7 @@ def test_what_it_cannot_use_is_one_line(
     with refused("tokenizer=char", "bytes"):
         prepare.main(["--tokenizer=char"])
     (tmp_path / "bad.parquet").write_bytes(b"nonsense")
-    with refused("cannot be had", "files are whole"):
+    with refused("cannot be loaded", "files are whole"):
         prepare.main([f"--input={tmp_path}"])
 
 

@@ -9,10 +9,13 @@ import pytest
 import tiktoken
 import tiktoken_ext.openai_public as published
 
-from kqv.text import registry as vocabularies
+from kqv.text import tiktoken_files
 from kqv.text.bpe import PATTERNS, BpeTokenizer
-from kqv.text.registry import ENCODINGS, check_name, make_tokenizer, named_encoding
-from kqv.text.tokenizer import ByteTokenizer, CharTokenizer
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.registry import make_tokenizer
+from kqv.text.tiktoken_files import PATTERNS_AND_FILES, load_tiktoken
+from kqv.text.tokenizer_names import TIKTOKEN_SIZES, check_tokenizer_name
 
 TEXT = "the cat and the hat and the mat\n" * 50
 
@@ -21,7 +24,7 @@ TEXT = "the cat and the hat and the mat\n" * 50
 def test_names_are_known(name: str) -> None:
     if name.startswith("bpe"):
         pytest.importorskip("rustbpe")
-    check_name(name)
+    check_tokenizer_name(name)
 
 
 BAD_NAMES = {
@@ -33,7 +36,7 @@ BAD_NAMES = {
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_another_name_is_answered_with_one_that_works(name: str, refused: Callable) -> None:
     with refused(f"tokenizer={name}", BAD_NAMES[name]):
-        check_name(name)
+        check_tokenizer_name(name)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,7 @@ def test_a_missing_package_is_named(
         importlib.util, "find_spec", lambda asked: None if asked == package else there(asked)
     )
     with refused(f"needs the package {package}: pip install {package}"):
-        check_name(name)
+        check_tokenizer_name(name)
 
 
 def test_tokenizers_are_made_from_names() -> None:
@@ -78,13 +81,13 @@ def test_a_short_text_gives_fewer_tokens_and_that_is_said(
 # --- tiktoken's encodings -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ENCODINGS)
+@pytest.mark.parametrize("name", TIKTOKEN_SIZES)
 def test_the_files_named_are_those_that_tiktoken_asks_for(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Their addresses and the names in its cache."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    missing = vocabularies.missing_files(name)
+    missing = tiktoken_files.missing_files(name)
     asked: list[str] = []
 
     def note(*addresses: str, **_: object) -> dict:
@@ -112,14 +115,16 @@ def test_without_the_network_the_files_and_their_places_are_named(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
-    parts = [f"{address} as {path}" for address, path in vocabularies.missing_files("gpt2").items()]
+    parts = [
+        f"{address} as {path}" for address, path in tiktoken_files.missing_files("gpt2").items()
+    ]
     with refused(*parts, f"TIKTOKEN_CACHE_DIR={tmp_path}"):
-        named_encoding("gpt2")
-    assert "tiktoken fetches https://" in capsys.readouterr().err
+        load_tiktoken("gpt2")
+    assert "tiktoken downloads https://" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ENCODINGS)
+@pytest.mark.parametrize("name", TIKTOKEN_SIZES)
 def test_a_named_encoding_is_tiktokens_whatever_gaps_its_ids_have(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -129,13 +134,13 @@ def test_a_named_encoding_is_tiktokens_whatever_gaps_its_ids_have(
         b" t": 258,
     }  # 257 is no token, as in p50k_base
     special = {"<|endoftext|>": 257, "<|later|>": 270}
-    pattern = PATTERNS[ENCODINGS[name][0]]
+    pattern = PATTERNS[PATTERNS_AND_FILES[name][0]]
     encoding = tiktoken.Encoding(
         name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
     )
     monkeypatch.setattr(tiktoken, "get_encoding", {name: encoding}.__getitem__)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    tokenizer = named_encoding(name)
+    tokenizer = load_tiktoken(name)
     assert (
         isinstance(tokenizer, BpeTokenizer)
         and tokenizer.name == name

@@ -15,16 +15,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kqv.errors import UserError
-from kqv.text import sources as reading
-from kqv.text.sources import Texts, read_endings, text_files
-from kqv.text.tokenizer import END
+from kqv.text import formats
+from kqv.text.sources import read_endings, text_files
+from kqv.text.texts import Texts
+from kqv.text.tokenizer import DOCUMENT_END
 
 parquet = pytest.importorskip("pyarrow.parquet")
 zstd = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 pyarrow = importlib.import_module("pyarrow")
 
 TEXT = "The cat sat on the mat.\r\n山水 é\n" * 200
-DOCUMENTS = ["One document.\n", "", "Another,\r\nof two lines", f"with an {END} inside", "山水"]
+DOCUMENTS = [
+    "One document.\n",
+    "",
+    "Another,\r\nof two lines",
+    f"with an {DOCUMENT_END} inside",
+    "山水",
+]
 ANY_DOCUMENTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=6)
 
 
@@ -97,9 +104,11 @@ def test_each_document_ends_with_u0003_and_is_as_it_was(
 ) -> None:
     path = written(tmp_path_factory.getbasetemp() / f"documents{suffix}", documents, "body")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "PIECE", piece)
+        patch.setattr(formats, "PIECE_SIZE", piece)
         pieces = [text for _, text in Texts([path], text_field="body").pieces()]
-    assert "".join(pieces) == "".join(text.replace(END, "") + END for text in documents)
+    assert "".join(pieces) == "".join(
+        text.replace(DOCUMENT_END, "") + DOCUMENT_END for text in documents
+    )
     assert all(0 < len(text) <= piece for text in pieces)
 
 
@@ -107,9 +116,15 @@ def test_a_plain_text_among_documents_is_one_of_them(tmp_path: Path) -> None:
     plain = tmp_path / "plain.txt"
     plain.write_bytes(b"\xef\xbb\xbfA plain\r\ntext \x03 without an end")
     lines = written(tmp_path / "lines.jsonl", ["one", "two"])
-    assert text_of(plain, lines) == f"A plain\ntext  without an end{END}one{END}two{END}"
-    assert text_of(lines, plain) == f"one{END}two{END}A plain\ntext  without an end{END}"
-    assert text_of(plain, plain).count(END) == 2 and "\nA plain" in text_of(
+    assert (
+        text_of(plain, lines)
+        == f"A plain\ntext  without an end{DOCUMENT_END}one{DOCUMENT_END}two{DOCUMENT_END}"
+    )
+    assert (
+        text_of(lines, plain)
+        == f"one{DOCUMENT_END}two{DOCUMENT_END}A plain\ntext  without an end{DOCUMENT_END}"
+    )
+    assert text_of(plain, plain).count(DOCUMENT_END) == 2 and "\nA plain" in text_of(
         plain, plain
     )  # alone, it is as it was
 
@@ -201,7 +216,7 @@ def test_other_endings_are_plain_text_and_usual_ones_what_they_are(tmp_path: Pat
         == "# Überschrift\n# é\n"
     )
     written(tmp_path / "c.jsonl", ["one"])
-    assert text_of(*text_files(str(tmp_path), tmp_path, (".jsonl",))) == f"one{END}"
+    assert text_of(*text_files(str(tmp_path), tmp_path, (".jsonl",))) == f"one{DOCUMENT_END}"
 
 
 def test_a_folder_without_the_endings_says_which_it_has(tmp_path: Path, refused: Callable) -> None:
@@ -240,8 +255,8 @@ BAD_LINES = {
     ],
     '{"text": "one"}\n{"text": 5}': ["line 2", "no text under 'text'", "--text_field="],
     '{"text": "one"}\n["text"]': ["line 2", "no text under"],
-    '{"text": "one"}\n{"text": "tw': ["line 2", "no JSON"],
-    "[" * 100_000: ["line 1", "no JSON"],
+    '{"text": "one"}\n{"text": "tw': ["line 2", "invalid JSON"],
+    "[" * 100_000: ["line 1", "invalid JSON"],
     '{"text": "' + "x" * 2000 + '"}': ["line 1", "less than 1,000 bytes"],
 }
 
@@ -250,7 +265,7 @@ BAD_LINES = {
 def test_a_line_without_a_text_is_named(
     lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
 ) -> None:
-    monkeypatch.setattr(reading, "LONGEST_LINE", 1000 if "xxx" in lines else 1 << 20)
+    monkeypatch.setattr(formats, "MAX_LINE_BYTES", 1000 if "xxx" in lines else 1 << 20)
     path = tmp_path / "bad.jsonl"
     path.write_text(lines)
     with refused("bad.jsonl", *BAD_LINES[lines]):
@@ -271,8 +286,8 @@ def test_nothing_is_shown_for_a_small_text_and_lines_for_a_large_one(
     path.write_text(TEXT)
     text_of(path)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("kqv.progress.PATIENCE", 0.0)
-    monkeypatch.setattr("kqv.progress.BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("kqv.progress.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("kqv.progress.LINE_INTERVAL", 0.0)
     text_of(path)
     size = path.stat().st_size
     assert capsys.readouterr().err == f"reading: {size:,} of {size:,} bytes, 00:00 left\n"

@@ -62,7 +62,7 @@ def test_a_token_file_that_is_cut_short_while_it_is_read_is_an_error_that_names_
     small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without one it would be the end of the process: SIGBUS."""
-    monkeypatch.setattr(token_files, "SMALL", small)
+    monkeypatch.setattr(token_files, "CHECKED_AT_ONCE", small)
     path = tmp_path / "train.bin"
     np.tile(TOKENS, 100).tofile(path)
     tokens = open_tokens(path, 1000, 9)
@@ -79,7 +79,7 @@ def test_a_token_file_that_is_cut_short_while_it_is_read_is_an_error_that_names_
 def test_ids_are_written_in_shards_and_read_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_files, "SHARD", 300)
+    monkeypatch.setattr(token_files, "SHARD_TOKENS", 300)
     writer = TokenWriter(tmp_path / "train.bin", np.uint16)
     for start in range(0, 1000, 77):
         writer.write(TOKENS[start : start + 77])
@@ -108,7 +108,7 @@ def test_writing_goes_on_where_it_was_kept(
     """`a` tokens were kept, `b` more were written before the process was killed, `c` come from the one that goes on."""
     path = tmp_path_factory.mktemp("ids") / "val.bin"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_files, "SHARD", shard)
+        patch.setattr(token_files, "SHARD_TOKENS", shard)
         patch.setattr(
             token_files.os, "fsync", lambda _: None
         )  # of many small files it would take seconds
@@ -143,7 +143,7 @@ def test_a_damaged_shard_is_refused_by_name(tmp_path: Path, refused: Callable) -
 def test_an_id_beyond_the_vocabulary_of_a_large_file_is_found_when_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
 ) -> None:
-    monkeypatch.setattr(token_files, "SMALL", 100)
+    monkeypatch.setattr(token_files, "CHECKED_AT_ONCE", 100)
     path = tmp_path / "train.bin"
     TOKENS.tofile(path)
     tokens = open_tokens(path, 900, 9)
@@ -200,7 +200,7 @@ def test_another_text_has_another_fingerprint(tokens: list[int], data: st.DataOb
 def test_a_long_text_is_told_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     text = np.arange(5_000_000, dtype=np.uint32)
     spaced = fingerprint(text)
-    monkeypatch.setattr(token_files, "FEW", len(text) - 2)
+    monkeypatch.setattr(token_files, "EVENLY_SPACED_TOKENS", len(text) - 2)
     end, rolled = text.copy(), np.roll(text, 1)
     end[-1] = 0
     parts = [fingerprint(each) for each in (text, text[:-1], end, rolled, rolled[:-1])]

@@ -16,13 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kqv.errors import UserError
-from kqv.text.tokenizer import (
-    CODE_POINTS,
-    CharTokenizer,
-    load_tokenizer,
-    token_dtype,
-    tokenizer_from_dict,
-)
+from kqv.text.characters import CODE_POINTS, CharTokenizer
+from kqv.text.registry import load_tokenizer, tokenizer_from_dict
+from kqv.text.tokenizer import token_dtype
 
 TEXTS = st.text(min_size=1)
 

@@ -17,15 +17,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from kqv import project
 from kqv.project import ROOT as PROJECT
-from kqv.text import datasets as corpus
-from kqv.text import sources as reading
-from kqv.text import tokenizing as encoding
+from kqv.text import cache, formats, tokenizing
 from kqv.text.bpe import OWN_PATTERN, BpeTokenizer
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
 from kqv.text.datasets import Dataset, open_texts, prepare_dataset
 from kqv.text.token_files import open_tokens
-from kqv.text.tokenizer import END, ByteTokenizer, CharTokenizer, Tokenizer
-from kqv.text.tokenizing import in_order
+from kqv.text.tokenizer import DOCUMENT_END, Tokenizer
+from kqv.text.tokenizing import map_in_order
+from kqv.text.unfinished import locked_workspace
 
 SINGLE = [bytes([byte]) for byte in range(256)]
 MERGED = [b"th", b" c", b"the", b"at", b" cat", b"\n\n", b".."]
@@ -38,7 +40,7 @@ ENDED = BpeTokenizer(
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder of the test's own."""
-    monkeypatch.setattr(corpus, "DATA", tmp_path / "data")
+    monkeypatch.setattr(project, "DATA", tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -91,7 +93,7 @@ def test_each_document_is_encoded_by_itself_and_followed_by_its_end(
     )
     room = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "PIECE", piece)
+        patch.setattr(formats, "PIECE_SIZE", piece)
         dataset = prepare_dataset(
             [lines(room / "documents.jsonl", documents)], room / "ids", tokenizer=tokenizer
         )
@@ -100,22 +102,22 @@ def test_each_document_is_encoded_by_itself_and_followed_by_its_end(
 
 def test_characters_have_the_end_of_a_document_as_a_character(tmp_path: Path) -> None:
     dataset = open_texts([str(lines(tmp_path / "x.jsonl", ["abc", "abd", "b"]))])
-    assert dataset.tokenizer == CharTokenizer(END + "abcd")
+    assert dataset.tokenizer == CharTokenizer(DOCUMENT_END + "abcd")
     assert [dataset.tokenizer.decode(ids) for ids in ids_of(dataset)] == [
-        f"abc{END}abd{END}",
-        f"b{END}",
+        f"abc{DOCUMENT_END}abd{DOCUMENT_END}",
+        f"b{DOCUMENT_END}",
     ]
 
 
 def test_one_document_is_cut_like_any_text(tmp_path: Path) -> None:
     dataset = open_texts([str(lines(tmp_path / "x.jsonl", ["abcdefghi"]))])
-    assert [dataset.tokenizer.decode(ids) for ids in ids_of(dataset)] == ["abcdefghi", END]
+    assert [dataset.tokenizer.decode(ids) for ids in ids_of(dataset)] == ["abcdefghi", DOCUMENT_END]
 
 
 def test_the_end_of_a_document_is_no_more_than_a_character_in_a_text_without_documents(
     tmp_path: Path,
 ) -> None:
-    text = f"the cat..{END}.." * 10
+    text = f"the cat..{DOCUMENT_END}.." * 10
     (tmp_path / "x.txt").write_text(text)
     train, val = ids_of(open_texts([str(tmp_path / "x.txt")], tokenizer=ENDED))
     assert (train, val) == (
@@ -135,7 +137,7 @@ def test_a_vocabulary_learnt_from_documents_ends_with_endoftext(tmp_path: Path) 
         and tokenizer.special == {"<|endoftext|>": 264}
         and tokenizer.name == "bpe:265"
     )
-    assert not any(END.encode() in token and len(token) > 1 for token in tokenizer.tokens)
+    assert not any(DOCUMENT_END.encode() in token and len(token) > 1 for token in tokenizer.tokens)
     assert ids_of(open_texts([str(path)], tokenizer=tokenizer))[0].count(264) == 45
 
 
@@ -158,10 +160,10 @@ def test_ids_are_the_same_on_any_number_of_cores(
     path.write_text(
         "".join(f"the cat number {i} sat on mat {i * i % 97}. Жук\n" for i in range(9000))
     )
-    monkeypatch.setattr(reading, "PIECE", 5000)
+    monkeypatch.setattr(formats, "PIECE_SIZE", 5000)
     found = []
     for cores in (1, 2, 7):
-        monkeypatch.setattr(encoding, "core_count", lambda cores=cores: cores)
+        monkeypatch.setattr(tokenizing, "core_count", lambda cores=cores: cores)
         found.append(ids_of(prepare_dataset([path], tmp_path / str(cores), tokenizer=tokenizer)))
     assert found[0] == found[1] == found[2]
 
@@ -169,7 +171,7 @@ def test_ids_are_the_same_on_any_number_of_cores(
 def test_work_is_done_at_once_taken_in_order_and_never_much_of_it_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(encoding, "core_count", lambda: 2)
+    monkeypatch.setattr(tokenizing, "core_count", lambda: 2)
     together, asked = threading.Barrier(2, timeout=20), []
 
     def items() -> Iterator[int]:
@@ -182,7 +184,7 @@ def test_work_is_done_at_once_taken_in_order_and_never_much_of_it_waits(
         return number**2
 
     taken = 0
-    for number, square in in_order(work, items()):
+    for number, square in map_in_order(work, items()):
         assert (number, square) == (taken, taken**2) and len(asked) <= taken + 5 + 1
         taken += 1
     assert taken == 40
@@ -193,19 +195,21 @@ def test_work_is_done_at_once_taken_in_order_and_never_much_of_it_waits(
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from kqv.text import datasets as corpus, sources as reading, tokenizing as encoding
+from kqv import project
+from kqv.text import formats, tokenizing
+from kqv.text.unfinished import Progress
 from kqv.text.datasets import open_texts
 from kqv.signals import end_by_exception
 
 end_by_exception()
 
-def keep_or_die(progress, room, keep=encoding.Progress.keep):
+def keep_or_die(progress, room, keep=Progress.save):
     if progress.done > int(sys.argv[4]):
         os.kill(os.getpid(), int(sys.argv[5]))
     keep(progress, room)
 
-encoding.Progress.keep = keep_or_die
-corpus.DATA, encoding.KEEP_EVERY, reading.PIECE = Path(sys.argv[1]), 0.0, 1 << 16
+Progress.save = keep_or_die
+project.DATA, tokenizing.SAVE_INTERVAL, formats.PIECE_SIZE = Path(sys.argv[1]), 0.0, 1 << 16
 print(open_texts([sys.argv[2]], tokenizer=sys.argv[3]).folder)
 """
 
@@ -284,7 +288,7 @@ def test_a_second_process_waits_for_the_first_and_finds_its_work(
     there = tmp_path / "other" / "cache"
     there.mkdir(parents=True)
     with ExitStack() as stack:
-        with corpus._room(there / f"x-{digest}", digest):
+        with locked_workspace(there / f"x-{digest}", digest):
             process = stack.enter_context(preparing(tmp_path / "other", tmp_path / "x.txt", "char"))
             assert "another process is preparing the same text" in process.stderr.readline()
             os.rename(data / "cache" / f"x-{digest}", there / f"x-{digest}")
@@ -299,12 +303,12 @@ def test_a_second_process_waits_for_the_first_and_finds_its_work(
 def test_the_hash_of_a_large_text_is_remembered_while_it_is_the_same_file(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "LARGE", 1000)
+    monkeypatch.setattr(cache, "REMEMBER_HASH_FROM", 1000)
     path = tmp_path / "x.txt"
     path.write_text("the cat sat " * 200)
     folder = open_texts([str(path)]).folder
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "PIECE", object())  # so that it cannot be read
+        patch.setattr(formats, "PIECE_SIZE", object())  # so that it cannot be read
         assert open_texts([str(path)]).folder == folder
     path.write_text("the dog sat " * 200)  # as long, but later
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
@@ -334,7 +338,7 @@ def test_what_another_process_works_on_stays_whatever_a_clock_says(
     (tmp_path / "x.txt").write_text("the cat sat")
     cache = data / "cache"
     cache.mkdir(parents=True)
-    with corpus._room(cache / "y", "running") as room:
+    with locked_workspace(cache / "y", "running") as room:
         os.utime(room, (0, 0))
         open_texts([str(tmp_path / "x.txt")])
         assert room.exists() and Path(f"{room}.lock").exists()
@@ -348,12 +352,12 @@ def test_a_preparation_that_is_stopped_goes_on_and_says_so(number: int, tmp_path
     with preparing(tmp_path / "stopped", path, "char", most=500_000, number=number) as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGINT if number == signal.SIGINT else 128 + number)
-    assert "the same command goes on there" in said
+    assert "the same command continues there" in said
     (note,) = (tmp_path / "stopped").glob("cache/unfinished-*/progress.json")
     assert json.loads(note.read_text())["done"] > 0
     with preparing(tmp_path / "stopped", path, "char") as process:
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 0 and "going on with what was prepared before" in said
+    assert process.returncode == 0 and "continuing what was prepared before" in said
 
 
 def test_the_copy_of_standard_input_is_gone_when_a_process_is_stopped_or_the_next_one_starts(
