@@ -1,5 +1,5 @@
-"""Files that torch.save wrote, or that look so: those of all versions are read, and what claims more
-than it holds is refused before it takes the memory."""
+"""Files that torch.save wrote, or that look so: those of all versions are read, and a file that
+claims more than it holds is refused before it takes the memory."""
 
 import hashlib
 import io
