@@ -63,7 +63,7 @@ def test_ids_are_those_of_rustbpe_which_trained_them(text: str) -> None:
     assert learner.encode(text) == trained().encode(text)
 
 
-# --- the patterns ----------------------------------------------------------------------------------
+# --- the patterns ---------------------------------------------------------------------------------
 
 
 @cache
@@ -97,7 +97,7 @@ def test_texts_are_split_as_by_tiktokens_own_patterns(name: str, text: str) -> N
     )
 
 
-# --- prompts ---------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------
 
 
 def test_a_special_token_is_one_in_a_prompt_and_a_text_elsewhere() -> None:
@@ -129,7 +129,7 @@ def test_white_space_without_end_is_refused_before_tiktoken_breaks(refused: Call
     assert trained().decode(trained().encode(text)) == text
 
 
-# --- data that is no vocabulary --------------------------------------------------------------------
+# --- data that is no vocabulary -------------------------------------------------------------------
 
 
 def with_tokens(*tokens: bytes, **more: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from kqv.text.tokenizer import DOCUMENT_END
 TEXT = "the cat and the hat and the mat\n" * 50
 
 
-def test_a_vocabulary_is_learnt_from_the_text_the_same_each_time(
+def test_the_same_text_gives_the_same_vocabulary(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("rustbpe")
@@ -24,7 +24,7 @@ def test_a_vocabulary_is_learnt_from_the_text_the_same_each_time(
     assert capsys.readouterr().err == ""
 
 
-def test_a_short_text_gives_fewer_tokens_and_that_is_said(
+def test_a_short_text_gives_fewer_tokens_which_is_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("rustbpe")
@@ -33,7 +33,7 @@ def test_a_short_text_gives_fewer_tokens_and_that_is_said(
     assert capsys.readouterr().err.startswith("the text gave 261 tokens of the 1024 asked for")
 
 
-def test_a_vocabulary_learnt_from_documents_ends_with_endoftext(tmp_path: Path) -> None:
+def test_a_vocabulary_trained_on_documents_ends_with_endoftext(tmp_path: Path) -> None:
     pytest.importorskip("rustbpe")
     path = write_json_lines(tmp_path / "x.jsonl", ["the cat sat on the mat"] * 50)
     tokenizer = open_texts([str(path)], tokenizer="bpe:265").tokenizer

@@ -16,7 +16,7 @@ from kqv.text.characters import CharTokenizer
 from kqv.text.datasets import open_dataset, open_texts
 
 
-def test_ids_are_made_once_while_the_text_is_the_same(tmp_path: Path, data: Path) -> None:
+def test_a_text_is_prepared_once_while_it_is_the_same(tmp_path: Path, data: Path) -> None:
     path = write(tmp_path / "novel.txt", "It was a dark and stormy night")
     first = open_texts([str(path)])
     before = modification_times(first.folder)
@@ -25,14 +25,13 @@ def test_ids_are_made_once_while_the_text_is_the_same(tmp_path: Path, data: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "prepare_texts", None)
         assert open_texts([str(path)]).folder == first.folder
-        assert (
-            open_texts([str(path)], tokenizer=first.tokenizer).folder == first.folder
-        )  # as a checkpoint brings it
+        # A checkpoint brings the tokenizer itself.
+        assert open_texts([str(path)], tokenizer=first.tokenizer).folder == first.folder
     assert modification_times(first.folder) == before
     assert [folder.name for folder in (data / "cache").iterdir()] == [first.folder.name]
 
 
-def test_ids_are_made_anew_when_anything_changes(tmp_path: Path, data: Path) -> None:
+def test_a_text_is_prepared_again_when_anything_changes(tmp_path: Path, data: Path) -> None:
     one, two = (
         write(tmp_path / f"{name}.txt", text)
         for name, text in (("one", "first night"), ("two", "second night"))
@@ -54,14 +53,13 @@ def test_ids_are_made_anew_when_anything_changes(tmp_path: Path, data: Path) -> 
     assert texts_of(open_texts([str(one)]))[0] == "First nig"
 
 
-def test_each_tokenizer_has_ids_of_its_own(tmp_path: Path, data: Path) -> None:
+def test_each_tokenizer_has_a_cache_folder_of_its_own(tmp_path: Path, data: Path) -> None:
     path = str(write(tmp_path / "x.txt", "bytes of bytes" * 9))
     names: list[Any] = ["char", "bytes", CharTokenizer("bytes of"), PAIRS]
     folders = [open_texts([path], tokenizer=tokenizer).folder for tokenizer in names]
     assert len(set(folders)) == len(folders)
-    assert (
-        open_texts([path], tokenizer=ByteTokenizer()).folder == folders[1]
-    )  # the same ids, named or given
+    # The same ids, whether the tokenizer is named or given:
+    assert open_texts([path], tokenizer=ByteTokenizer()).folder == folders[1]
     assert [open_texts([path], tokenizer=tokenizer).folder for tokenizer in names] == folders
 
 
@@ -71,13 +69,11 @@ def test_a_failed_preparation_leaves_nothing_behind(
 ) -> None:
     good = open_texts([str(write(tmp_path / "good.txt", "good"))])
     for words in (["bad.txt"], ["bad.txt", "good.txt"], ["good.txt", "missing.txt"]):
-        if content or words != [
-            "bad.txt",
-            "good.txt",
-        ]:  # an empty file beside a full one is no mistake
-            write(tmp_path / "bad.txt", content)
-            with pytest.raises(UserError):
-                open_texts([str(tmp_path / word) for word in words])
+        if not content and words == ["bad.txt", "good.txt"]:
+            continue  # an empty file beside another one is no mistake
+        write(tmp_path / "bad.txt", content)
+        with pytest.raises(UserError):
+            open_texts([str(tmp_path / word) for word in words])
     assert list((data / "cache").iterdir()) == [good.folder]
 
 
@@ -95,16 +91,14 @@ def test_a_preparation_that_breaks_off_leaves_nothing_behind(
     assert sum(map(len, texts_of(open_texts([str(path)])))) == 32_000
 
 
-def test_a_cache_of_an_older_kqv_goes_on_working(tmp_path: Path) -> None:
+def test_a_cache_folder_of_an_older_kqv_works(tmp_path: Path) -> None:
     path = write(tmp_path / "novel.txt", "It was a dark and stormy night")
     dataset = open_texts([str(path)])
     (dataset.folder / "prepared.json").unlink()
     before = modification_times(dataset.folder)
     assert open_dataset(dataset.name).title == dataset.name
-    assert (
-        open_texts([str(path)]).title == "novel.txt"
-        and modification_times(dataset.folder) == before
-    )
+    assert open_texts([str(path)]).title == "novel.txt"
+    assert modification_times(dataset.folder) == before
 
 
 DAMAGES = {
@@ -123,7 +117,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_ids_are_made_again_and_said_so(
+def test_damaged_token_files_are_made_again_and_reported(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "novel.txt", "It was a dark and stormy night. " * 20)
@@ -136,7 +130,7 @@ def test_damaged_ids_are_made_again_and_said_so(
     assert {file.name: file.read_bytes() for file in dataset.folder.iterdir()} == before
 
 
-def test_a_large_cache_is_told_with_how_to_clear_it(
+def test_a_large_cache_is_reported_with_the_command_that_clears_it(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "novel.txt", "It was a dark and stormy night. " * 2000)

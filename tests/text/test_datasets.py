@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.byte_pairs import PAIRS
-from helpers.texts import text_of, texts_of, write
+from helpers.texts import nanogpt_meta, text_of, texts_of, write
 
 from kqv.project import ROOT
 from kqv.text import datasets
@@ -25,7 +25,7 @@ def test_a_cached_text_is_a_dataset_under_the_name_it_reports(tmp_path: Path) ->
     assert again.folder == dataset.folder and texts_of(again) == texts_of(dataset)
 
 
-def test_a_text_whose_ids_are_gone_is_named_with_the_command_that_helps(
+def test_a_text_whose_token_files_are_gone_is_named_with_the_command_that_helps(
     tmp_path: Path, refused: Callable
 ) -> None:
     path = write(tmp_path / "my novel.txt", "It was a dark and stormy night")
@@ -67,22 +67,14 @@ def test_a_folder_that_nanogpt_prepared_is_a_dataset(data: Path) -> None:
     folder = data / "from_nanogpt"
     folder.mkdir(parents=True)
     text = "to be or not to be"
-    characters = sorted(set(text))
+    characters = "".join(sorted(set(text)))
     ids = np.array([characters.index(c) for c in text], dtype=np.uint16)
     ids[:16].tofile(folder / "train.bin")
     ids[16:].tofile(folder / "val.bin")
-    meta = {
-        "vocab_size": len(characters),
-        "itos": dict(enumerate(characters)),
-        "stoi": {c: i for i, c in enumerate(characters)},
-    }
-    (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+    (folder / "meta.pkl").write_bytes(pickle.dumps(nanogpt_meta(characters)))
     dataset = open_dataset("from_nanogpt")
-    assert (dataset.train_tokens, dataset.val_tokens, dataset.vocab_size) == (
-        16,
-        2,
-        len(characters),
-    )
+    assert (dataset.train_tokens, dataset.val_tokens) == (16, 2)
+    assert dataset.vocab_size == len(characters)
     assert text_of(dataset) == text
 
 
@@ -104,12 +96,15 @@ def test_a_name_cannot_lead_to_a_script_elsewhere(
     assert not (tmp_path / "trace").exists()
 
 
-# --- GPT-2's vocabulary ----------------------------------------------------------------------------
+# --- GPT-2's vocabulary ---------------------------------------------------------------------------
 
 
 @pytest.fixture
 def gpt2_ids(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as nanoGPT's data/shakespeare/prepare.py leaves it, with another vocabulary in the place of GPT-2's."""
+    """A folder as nanoGPT's data/shakespeare/prepare.py leaves it.
+
+    Another vocabulary takes the place of GPT-2's, whose files are not here.
+    """
     monkeypatch.setattr(datasets, "load_tiktoken", {"gpt2": PAIRS}.__getitem__)
     folder = data / "shakespeare"
     folder.mkdir(parents=True)
@@ -139,7 +134,7 @@ def test_another_tokenizer_than_a_folder_has_reads_its_text(
     assert dataset.tokenizer == ByteTokenizer() and text_of(dataset) == "the whole cat"
 
 
-def test_the_tokenizer_of_a_checkpoint_saves_fetching_gpt2s_again(
+def test_the_tokenizer_of_a_checkpoint_saves_downloading_gpt2s_again(
     gpt2_ids: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "load_tiktoken", None)

@@ -1,4 +1,4 @@
-"""What a user can rely on of formats: compressed texts are read as they were, a mistake is named."""
+"""What a user can rely on of formats: compressed texts are read as they were, mistakes named."""
 
 import gzip
 import importlib
@@ -19,17 +19,10 @@ from kqv.text.texts import Texts
 from kqv.text.tokenizer import DOCUMENT_END
 
 parquet = pytest.importorskip("pyarrow.parquet")
-
-
 zstd = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
-
-
 pyarrow = importlib.import_module("pyarrow")
 
-
 TEXT = "The cat sat on the mat.\r\n山水 é\n" * 200
-
-
 DOCUMENTS = [
     "One document.\n",
     "",
@@ -37,8 +30,6 @@ DOCUMENTS = [
     f"with an {DOCUMENT_END} inside",
     "山水",
 ]
-
-
 ANY_DOCUMENTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=6)
 
 
@@ -48,11 +39,9 @@ def write_documents(path: Path, documents: list[str], field: str = "text") -> Pa
         table = pyarrow.table({"number": list(range(len(documents))), field: documents})
         parquet.write_table(table, path, row_group_size=2)
         return path
-    lines = "\n".join(
-        json.dumps({"number": i, field: text}) for i, text in enumerate(documents)
-    ).encode()
-    packed = {".gz": gzip.compress, ".zst": zstd.compress}.get(path.suffix, bytes)
-    path.write_bytes(packed(lines))
+    lines = "\n".join(json.dumps({"number": i, field: text}) for i, text in enumerate(documents))
+    compress = {".gz": gzip.compress, ".zst": zstd.compress}.get(path.suffix, bytes)
+    path.write_bytes(compress(lines.encode()))
     return path
 
 
@@ -61,20 +50,19 @@ def content_of(*paths: Path, **how: str) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".txt.gz", ".txt.zst", ".md.gz"])
-def test_a_packed_text_is_the_text(suffix: str, tmp_path: Path) -> None:
-    pack = gzip.compress if suffix.endswith("gz") else zstd.compress
+def test_a_compressed_text_is_the_text(suffix: str, tmp_path: Path) -> None:
+    compress = gzip.compress if suffix.endswith("gz") else zstd.compress
     path, plain = tmp_path / f"a{suffix}", tmp_path / "a.txt"
     half = len(TEXT) // 2
-    path.write_bytes(
-        pack(TEXT[:half].encode()) + pack(TEXT[half:].encode())
-    )  # as pigz and pzstd write: in several parts
+    # Several parts, as pigz and pzstd write.
+    path.write_bytes(compress(TEXT[:half].encode()) + compress(TEXT[half:].encode()))
     plain.write_text(TEXT, newline="")
     assert content_of(path) == content_of(plain) == TEXT.replace("\r\n", "\n")
     assert content_of(path, plain) == content_of(plain) * 2
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst", "a.jsonl.zst", "a.parquet"])
-def test_half_a_packed_file_is_refused_by_name(
+def test_half_a_compressed_file_is_refused_by_name(
     name: str, tmp_path: Path, refused: Callable
 ) -> None:
     whole = write_documents(tmp_path / name, [TEXT[i:] for i in range(9)]).read_bytes()
@@ -94,7 +82,7 @@ def test_a_missing_package_is_named(
 ) -> None:
     path = write_documents(tmp_path / name, DOCUMENTS)
     for module in ("backports.zstd", "compression.zstd", "pyarrow"):
-        monkeypatch.setitem(importlib.import_module("sys").modules, module, None)
+        monkeypatch.setitem(sys.modules, module, None)
     with refused(name.rpartition(".")[2], f"pip install {package}"):
         content_of(path)
 
@@ -113,9 +101,8 @@ def test_each_document_ends_with_u0003_and_is_as_it_was(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(formats, "PIECE_SIZE", piece)
         pieces = [text for _, text in Texts([path], text_field="body").pieces()]
-    assert "".join(pieces) == "".join(
-        text.replace(DOCUMENT_END, "") + DOCUMENT_END for text in documents
-    )
+    expected = [text.replace(DOCUMENT_END, "") + DOCUMENT_END for text in documents]
+    assert "".join(pieces) == "".join(expected)
     assert all(0 < len(text) <= piece for text in pieces)
 
 
@@ -123,26 +110,18 @@ def test_a_plain_text_among_documents_is_one_of_them(tmp_path: Path) -> None:
     plain = tmp_path / "plain.txt"
     plain.write_bytes(b"\xef\xbb\xbfA plain\r\ntext \x03 without an end")
     lines = write_documents(tmp_path / "lines.jsonl", ["one", "two"])
-    assert (
-        content_of(plain, lines)
-        == f"A plain\ntext  without an end{DOCUMENT_END}one{DOCUMENT_END}two{DOCUMENT_END}"
-    )
-    assert (
-        content_of(lines, plain)
-        == f"one{DOCUMENT_END}two{DOCUMENT_END}A plain\ntext  without an end{DOCUMENT_END}"
-    )
-    assert content_of(plain, plain).count(DOCUMENT_END) == 2 and "\nA plain" in content_of(
-        plain, plain
-    )  # alone, it is as it was
+    assert content_of(plain, lines) == "A plain\ntext  without an end\x03one\x03two\x03"
+    assert content_of(lines, plain) == "one\x03two\x03A plain\ntext  without an end\x03"
+    # Plain texts alone stay as they are, U+0003 included.
+    twice = content_of(plain, plain)
+    assert twice.count(DOCUMENT_END) == 2 and "\nA plain" in twice
 
 
 def test_other_endings_are_plain_text_and_usual_ones_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_bytes("# Überschrift\r\n".encode("latin-1"))
     (tmp_path / "b.md.gz").write_bytes(gzip.compress("# é\n".encode("latin-1")))
-    assert (
-        content_of(*text_files(str(tmp_path), tmp_path, (".md",)), encoding="latin-1")
-        == "# Überschrift\n# é\n"
-    )
+    files = text_files(str(tmp_path), tmp_path, (".md",))
+    assert content_of(*files, encoding="latin-1") == "# Überschrift\n# é\n"
     write_documents(tmp_path / "c.jsonl", ["one"])
     assert content_of(*text_files(str(tmp_path), tmp_path, (".jsonl",))) == f"one{DOCUMENT_END}"
 

@@ -1,20 +1,18 @@
 """What a user can rely on of prepared folders: they are whole, or known not to be."""
 
-import contextlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from helpers.texts import write
+from helpers.texts import text_of, write
 
-from kqv.text.datasets import open_dataset, prepare_dataset
-from kqv.text.registry import load_tokenizer
+from kqv.text.datasets import load_dataset, open_dataset, prepare_dataset
 
 
-def test_ids_and_vocabulary_of_two_texts_never_stand_together(
+def test_token_ids_and_vocabulary_of_two_texts_never_stand_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
 ) -> None:
     """A second preparation of a folder dies after each file that it puts in place."""
@@ -32,16 +30,11 @@ def test_ids_and_vocabulary_of_two_texts_never_stand_together(
                 raise KeyboardInterrupt
             real(old, new)
 
-        monkeypatch.setattr(os, "replace", replace)
-        with contextlib.suppress(KeyboardInterrupt):
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(os, "replace", replace)
             prepare_dataset([after], folder)
-        monkeypatch.undo()
         if (folder / "val.bin").exists():
-            tokenizer, ids = (
-                load_tokenizer(folder),
-                [np.fromfile(folder / name, np.uint16) for name in ("train.bin", "val.bin")],
-            )
-            assert tokenizer.decode(np.concatenate(ids)) in ("abc" * 100, "uvwxyz" * 100)
+            assert text_of(load_dataset(folder)) in ("abc" * 100, "uvwxyz" * 100)
         else:  # a folder without val.bin is prepared again
             with refused("no dataset", "name a text file"):
                 open_dataset(str(folder))

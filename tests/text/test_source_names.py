@@ -23,9 +23,7 @@ def test_a_text_is_called_what_its_user_calls_it(
     monkeypatch.chdir(tmp_path)
     first = open_texts(["letters", "./diary.txt"])
     assert first.title == "letters/ and diary.txt"
-    assert (
-        open_dataset(first.name).title == "letters/ and diary.txt"
-    )  # as a run that goes on opens it
+    assert open_dataset(first.name).title == "letters/ and diary.txt"  # as a resumed run opens it
     assert open_texts(["diary.txt"]).title == "diary.txt"
     assert open_texts([str(files[1]), "letters", "x.txt"]).title == "diary.txt, letters/ and x.txt"
     assert open_texts(["x.txt"] * 9).title == "x.txt, x.txt and 7 more"
@@ -35,16 +33,7 @@ def test_a_text_is_called_what_its_user_calls_it(
 
 
 def test_what_a_checkpoint_calls_a_source_is_a_text_and_never_run() -> None:
-    words = [
-        "/novel.txt",
-        "/evil.py",
-        "evil.py",
-        "--text=/own.py",
-        "--out_dir=/",
-        "--endings=md",
-        "-",
-        "relative.txt",
-        5,
-    ]
+    words = ["/novel.txt", "/evil.py", "evil.py", "--text=/own.py", "--out_dir=/", "--endings=md"]
+    words += ["-", "relative.txt", 5]
     assert known_sources(words) == ["/novel.txt", "--text=/own.py", "--endings=md", "-"]
     assert known_sources("novel.txt") == known_sources(None) == []

@@ -25,9 +25,9 @@ def replace(path: Path) -> None:
 
 CHANGES = {
     "append": append,
-    "rewrite": lambda path: write(
+    "rewrite with the same length": lambda path: write(
         path, path.read_text().replace("cat", "dog")
-    ),  # as long as it was
+    ),
     "half a character": lambda path: write(path, path.read_bytes() + b"\xc3"),
     "truncate": lambda path: os.truncate(path, 1000),
     "empty": lambda path: os.truncate(path, 0),
@@ -51,11 +51,11 @@ def changing(place: str, change: Callable[[], object]) -> Iterator[None]:
         yield
 
 
-PLACES = ("hashing", "reading", "training the tokenizer", "tokenizing")
+PASSES = ("hashing", "reading", "training the tokenizer", "tokenizing")
 
 
-# (What replaces a file while it is encoded is another file than the one that is open: see the next test.)
-CHANGED = [each for each in itertools.product(PLACES, CHANGES) if each != ("tokenizing", "replace")]
+# While a text is tokenized, its old file stays open when another replaces it: see the next test.
+CHANGED = [each for each in itertools.product(PASSES, CHANGES) if each != ("tokenizing", "replace")]
 
 
 @pytest.mark.parametrize(("place", "change"), CHANGED)
@@ -78,9 +78,8 @@ def test_a_text_that_changes_while_it_is_prepared_is_refused_by_name(
     assert list((data / "cache").iterdir()) == []
     if change != "half a character":
         text = "\n".join(path.read_text().removesuffix("\n") for path in paths)
-        assert text_of(open_texts(words, tokenizer=tokenizer)).removesuffix(
-            "\n"
-        ) == text.removesuffix("\n")
+        again = text_of(open_texts(words, tokenizer=tokenizer))
+        assert again.removesuffix("\n") == text.removesuffix("\n")
 
 
 def test_what_is_prepared_is_what_was_hashed_when_another_file_takes_its_place(
@@ -95,9 +94,13 @@ def test_what_is_prepared_is_what_was_hashed_when_another_file_takes_its_place(
 
 @pytest.mark.parametrize(
     ("before", "after", "part"),
-    [("cat", "dog", "'d' (U+0064)"), ("cat é", "dog é", "'d' (U+0064)"), ("cat é", "cat è", "'è' (U+00E8)"),
-     ("tea é", "tea te", "10,000 characters")],
-)  # fmt: skip
+    [
+        ("cat", "dog", "'d' (U+0064)"),
+        ("cat é", "dog é", "'d' (U+0064)"),
+        ("cat é", "cat è", "'è' (U+00E8)"),
+        ("tea é", "tea te", "10,000 characters"),
+    ],
+)
 def test_a_change_that_hides_its_date_is_found_by_what_is_there(
     before: str, after: str, part: str, tmp_path: Path, data: Path, refused: Callable
 ) -> None:

@@ -17,7 +17,7 @@ TEXT = "the cat and the hat and the mat\n" * 50
 
 
 @pytest.mark.parametrize("name", TIKTOKEN_SIZES)
-def test_the_files_named_are_those_that_tiktoken_asks_for(
+def test_the_files_that_are_named_are_those_that_tiktoken_asks_for(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Their addresses and the names in its cache."""
@@ -60,14 +60,12 @@ def test_without_the_network_the_files_and_their_places_are_named(
 
 
 @pytest.mark.parametrize("name", TIKTOKEN_SIZES)
-def test_a_named_encoding_is_tiktokens_whatever_gaps_its_ids_have(
+def test_a_loaded_vocabulary_is_tiktokens_whatever_gaps_its_ids_have(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """With a small vocabulary in place of the files, which are not here."""
-    ranks = {bytes([byte]): 255 - byte for byte in range(256)} | {
-        b"he": 256,
-        b" t": 258,
-    }  # 257 is no token, as in p50k_base
+    ranks = {bytes([byte]): 255 - byte for byte in range(256)}
+    ranks |= {b"he": 256, b" t": 258}  # 257 is no token, as in p50k_base
     special = {"<|endoftext|>": 257, "<|later|>": 270}
     pattern = PATTERNS[PATTERNS_AND_FILES[name][0]]
     encoding = tiktoken.Encoding(

@@ -17,9 +17,19 @@ def test_names_are_known(name: str) -> None:
 
 
 BAD_NAMES = {
-    "": "char, bytes, gpt2", "bit": "char, bytes", "gpt3": "gpt2", "r50k": "r50k_base", "bpe": "bpe:1024", "bpe:": "257",
-    "bpe:256": "257", "bpe:0": "257", "bpe:-5": "257", "bpe:1e3": "257", "bpe:999999999999999": "100,000", "bpe:²": "257",
-}  # fmt: skip
+    "": "char, bytes, gpt2",
+    "bit": "char, bytes",
+    "gpt3": "gpt2",
+    "r50k": "r50k_base",
+    "bpe": "bpe:1024",
+    "bpe:": "257",
+    "bpe:256": "257",
+    "bpe:0": "257",
+    "bpe:-5": "257",
+    "bpe:1e3": "257",
+    "bpe:999999999999999": "100,000",
+    "bpe:²": "257",
+}
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)

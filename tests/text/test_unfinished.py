@@ -17,6 +17,7 @@ from kqv.project import ROOT
 from kqv.text.datasets import open_texts
 from kqv.text.unfinished import locked_workspace
 
+# Prepares a text, and saves the progress after each piece.
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
@@ -28,12 +29,12 @@ from kqv.signals import end_by_exception
 
 end_by_exception()
 
-def keep_or_die(progress, room, keep=Progress.save):
+def save_or_die(progress, workspace, save=Progress.save):
     if progress.done > int(sys.argv[4]):
         os.kill(os.getpid(), int(sys.argv[5]))
-    keep(progress, room)
+    save(progress, workspace)
 
-Progress.save = keep_or_die
+Progress.save = save_or_die
 project.DATA, tokenizing.SAVE_INTERVAL, formats.PIECE_SIZE = Path(sys.argv[1]), 0.0, 1 << 16
 print(open_texts([sys.argv[2]], tokenizer=sys.argv[3]).folder)
 """
@@ -43,22 +44,20 @@ print(open_texts([sys.argv[2]], tokenizer=sys.argv[3]).folder)
 def preparing(
     data: Path, path: Path | str, tokenizer: str, most: int = 10**9, number: int = signal.SIGKILL
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that prepares a text, and sends itself a signal before it notes that more than `most` characters are done."""
-    command, pipe = (
-        [
-            sys.executable,
-            "-c",
-            SCRIPT,
-            str(data),
-            str(path),
-            tokenizer,
-            str(most),
-            str(int(number)),
-        ],
-        subprocess.PIPE,
-    )
+    """A process that prepares a text.
+
+    It sends itself a signal before it saves that more than `most` characters are done.
+    """
+    arguments = [str(data), str(path), tokenizer, str(most), str(int(number))]
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, "-c", SCRIPT, *arguments],
+        cwd=ROOT,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
     ) as process:
         try:
             yield process
@@ -67,26 +66,24 @@ def preparing(
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "bpe:300"])
-def test_a_preparation_that_is_killed_goes_on_where_it_was(
+def test_a_killed_preparation_is_continued_where_it_was(
     tokenizer: str, tmp_path: Path, data: Path
 ) -> None:
     if tokenizer != "char":
         pytest.importorskip("rustbpe")
     path = write_json_lines(
-        tmp_path / "x.jsonl", [f"The cat number {i} sat on the mat.\n" * 40 for i in range(3000)]
+        tmp_path / "x.jsonl", [f"The cat number {i} sat on the mat.\n" * 40 for i in range(600)]
     )
     expected = open_texts([str(path)], tokenizer=tokenizer)
 
-    with preparing(tmp_path / "killed", path, tokenizer, most=500_000) as process:
+    with preparing(tmp_path / "killed", path, tokenizer, most=200_000) as process:
         process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     (note,) = (tmp_path / "killed").glob("cache/unfinished-*/progress.json")
     kept = json.loads(note.read_text())
     before, size = kept["done"], 2 if tokenizer != "char" else 1
-    assert (
-        0 < before <= 500_000
-        and (note.parent / "ids" / "train.bin").stat().st_size > size * kept["train"]
-    )
+    assert 0 < before <= 200_000
+    assert (note.parent / "ids" / "train.bin").stat().st_size > size * kept["train"]
     with (
         preparing(tmp_path / "killed", path, tokenizer) as process,
         preparing(tmp_path / "killed", path, tokenizer) as other,
@@ -96,12 +93,8 @@ def test_a_preparation_that_is_killed_goes_on_where_it_was(
     assert folder == again and f"{before:,} characters are done" in said[0][1] + said[1][1]
     for name in ("train.bin", "val.bin", "tokenizer.json"):
         assert (folder / name).read_bytes() == (expected.folder / name).read_bytes()
-    assert {file.name for file in folder.iterdir()} == {
-        "train.bin",
-        "val.bin",
-        "tokenizer.json",
-        "prepared.json",
-    }
+    names = {"train.bin", "val.bin", "tokenizer.json", "prepared.json"}
+    assert {file.name for file in folder.iterdir()} == names
     assert not list(folder.parent.glob("unfinished-*/*"))
 
 
@@ -120,9 +113,8 @@ def test_a_second_process_waits_for_the_first_and_finds_its_work(
             stamp = (there / f"x-{digest}" / "val.bin").stat()
         stdout, stderr = process.communicate()
     assert (Path(stdout.strip()), stderr) == (there / f"x-{digest}", "")
-    assert (there / f"x-{digest}" / "val.bin").stat() == stamp and list(there.iterdir()) == [
-        there / f"x-{digest}"
-    ]
+    assert (there / f"x-{digest}" / "val.bin").stat() == stamp
+    assert list(there.iterdir()) == [there / f"x-{digest}"]
 
 
 def test_what_was_abandoned_is_removed_after_a_week_and_not_before(
@@ -153,10 +145,10 @@ def test_what_another_process_works_on_stays_whatever_a_clock_says(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_preparation_that_is_stopped_goes_on_and_says_so(number: int, tmp_path: Path) -> None:
+def test_a_stopped_preparation_is_continued_and_says_so(number: int, tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
-    path.write_text("The cat sat on the mat.\n" * 100_000)
-    with preparing(tmp_path / "stopped", path, "char", most=500_000, number=number) as process:
+    path.write_text("The cat sat on the mat.\n" * 20_000)
+    with preparing(tmp_path / "stopped", path, "char", most=200_000, number=number) as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGINT if number == signal.SIGINT else 128 + number)
     assert "the same command continues there" in said
@@ -179,12 +171,13 @@ def test_the_copy_of_standard_input_is_gone_when_a_process_is_stopped_or_the_nex
                 assert process.poll() is None
                 time.sleep(0.01)
             process.send_signal(number)
-            with suppress(BrokenPipeError):  # a signal just before a read waits for its end
+            with suppress(
+                BrokenPipeError
+            ):  # a signal that comes just before a read waits for its end
                 os.write(process.stdin.fileno(), b"more of it")
             process.wait(timeout=60)
-        assert bool(list(cache.iterdir())) == (
-            number == signal.SIGKILL
-        )  # nobody can answer that one
+        # Nobody can handle SIGKILL.
+        assert bool(list(cache.iterdir())) == (number == signal.SIGKILL)
     (tmp_path / "x.txt").write_text("the cat sat")
     with preparing(tmp_path / "data", tmp_path / "x.txt", "char") as process:
         folder = Path(process.communicate(timeout=60)[0].strip())
