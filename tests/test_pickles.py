@@ -1,4 +1,4 @@
-"""What a user can rely on of pickles from elsewhere: plain data is read, and nothing else is made."""
+"""What a user can rely on of pickles from elsewhere: plain data is read, nothing else made."""
 
 import pickle
 from collections import OrderedDict

@@ -110,7 +110,7 @@ class BpeTokenizer(ByteLevel):
         return self.tokens[token] if token < len(self.tokens) else b""
 
     def characters_begun(self) -> np.ndarray:
-        """Number of characters that begin in each token, shape (vocab_size,); 0 for special ones."""
+        """Number of characters that begin in each token, shape (vocab_size,); special ones: 0."""
         begun = super().characters_begun()
         begun[list(self._name_of)] = 0
         return begun

@@ -57,7 +57,7 @@ def cache_key(texts: Texts, tokenizer: Tokenizer | str, of_files: Iterable[bytes
 
 
 def hash_files(texts: Texts) -> list[bytes]:
-    """The SHA-256 of each file. Raises UserError if a file has changed since its stamp was taken."""
+    """The SHA-256 of each file. Raises UserError if one has changed since its stamp was taken."""
     stamps, bar = texts.stamps, ReadingBar("hashing", texts.bytes)
     hashes = [_hash_file(path, stamp, bar) for path, stamp in zip(texts.paths, stamps, strict=True)]
     bar.close()

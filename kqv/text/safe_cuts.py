@@ -42,7 +42,7 @@ def safe_pieces(texts: Iterable[str], documents: bool = False) -> Iterator[str]:
 
 
 def _last_cut(before: str, text: str, safe: re.Pattern[str]) -> int | None:
-    """The last safe place in `text`, which follows the character `before`; None if there is none."""
+    """The last safe place in `text`, which follows the character `before`, or None."""
     joined = before + text
     for start in (max(0, len(joined) - _SEARCHED_FIRST), 0):
         if places := [place.start() for place in safe.finditer(joined, start)]:

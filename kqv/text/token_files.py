@@ -19,7 +19,7 @@ from kqv.text.tokenizer import token_dtype
 
 SPLITS = ("train", "val")
 SHARD_TOKENS = 1 << 30  # in a file that is written here
-# A split of at most so many bytes is checked whole when it is opened; of a larger one, what is read.
+# A split of at most so many bytes is checked whole when it is opened, a larger one as it is read.
 CHECKED_AT_ONCE = 1 << 26
 FINGERPRINT_TOKENS = 2_000_000  # that a fingerprint looks at
 # In a split of more tokens, reading them evenly spaced would touch every page of the files: the
