@@ -58,6 +58,16 @@ def test_the_version_and_the_oldest_python_are_the_same_everywhere() -> None:
     assert f"Python {major}.{minor} or newer" in (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_workflow_runs_the_oldest_and_the_newest_versions() -> None:
+    workflow = (PROJECT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    pythons = re.findall(r'python: "([\d.]+)"', workflow)
+    torches = [Version(version) for version in re.findall(r'torch: "([\d.]+)"', workflow)]
+    (torch,) = (each for each in RUNNING if each.name == "torch")
+    bounds = [Version(each.version) for each in torch.specifier]
+    assert f">={pythons[0]}" == METADATA["requires-python"]
+    assert sorted(torches) == sorted(bounds)
+
+
 def test_packages_that_messages_and_pages_advise_to_install_have_a_bound() -> None:
     folders = [PROJECT / folder for folder in ("kqv", "data", "docs")]
     files = [file for folder in folders for file in folder.rglob("*.[pm][yd]")]
