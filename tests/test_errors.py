@@ -42,7 +42,7 @@ def main(arguments):
         case ["gpu memory"]:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB\nGPU 0 has a total")
         case ["cpu memory"]:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8")
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
         case ["torch"]:
             raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
         case ["package"]: import safetensor_s.torch

@@ -25,6 +25,6 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the examples of property tests."""
-    return tmp_path_factory.mktemp("room")
+    return tmp_path_factory.mktemp("examples")

@@ -68,7 +68,7 @@ def test_ids_are_those_of_rustbpe_which_trained_them(text: str) -> None:
 
 @cache
 def published_pattern(name: str) -> str:
-    """What tiktoken has for the encoding of this name; its files are not fetched."""
+    """What tiktoken has for the encoding of this name; its files are not downloaded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(published, "load_tiktoken_bpe", lambda *_, **__: {})
         patch.setattr(published, "data_gym_to_mergeable_bpe_ranks", lambda *_, **__: {})

@@ -6,13 +6,12 @@ import os
 import sys
 import tracemalloc
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.byte_pairs import ALL_BYTES, PAIRS, WITH_END
-from helpers.texts import ids_of, reading_pieces_of, text_of, texts_of, write, write_json_lines
+from helpers.byte_pairs import ALL_BYTES, PAIRS
+from helpers.texts import ids_of, reading_pieces_of, text_of, texts_of, write
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +23,6 @@ from kqv.text.characters import CharTokenizer
 from kqv.text.datasets import open_texts, prepare_dataset
 from kqv.text.registry import load_tokenizer
 from kqv.text.token_files import open_tokens
-from kqv.text.tokenizer import DOCUMENT_END, Tokenizer
 
 ALPHABETS = [
     "abc \n",
@@ -57,12 +55,12 @@ def as_python_reads(data: bytes, encoding: str = "utf-8-sig") -> str:
 @example("a\r\nb", 2)
 @example("\ufeff\ufeffa", 2)
 @example("1234567890", 4)
-def test_token_files_hold_the_text_as_python_reads_it(room: Path, text: str, piece: int) -> None:
-    path = write(room / "text.txt", text)
+def test_token_files_hold_the_text_as_python_reads_it(folder: Path, text: str, piece: int) -> None:
+    path = write(folder / "text.txt", text)
     expected = as_python_reads(path.read_bytes())
     assume(expected)
     with reading_pieces_of(piece):
-        dataset = prepare_dataset([path], room / "ids")
+        dataset = prepare_dataset([path], folder / "ids")
     train, val = texts_of(dataset)
     assert train + val == expected
     assert len(train) == int(0.9 * len(expected))
@@ -72,13 +70,13 @@ def test_token_files_hold_the_text_as_python_reads_it(room: Path, text: str, pie
 @settings(max_examples=60)
 @given(ANY_TEXT, PIECES, st.sampled_from(ENCODINGS))
 def test_other_encodings_are_read_as_python_reads_them_without_a_byte_order_mark(
-    room: Path, text: str, piece: int, encoding: str
+    folder: Path, text: str, piece: int, encoding: str
 ) -> None:
-    path = write(room / "text.txt", text.encode(encoding, "ignore"))
+    path = write(folder / "text.txt", text.encode(encoding, "ignore"))
     expected = as_python_reads(path.read_bytes(), encoding).removeprefix("\ufeff")
     assume(expected)
     with reading_pieces_of(piece):
-        assert text_of(prepare_dataset([path], room / "ids", encoding)) == expected
+        assert text_of(prepare_dataset([path], folder / "ids", encoding)) == expected
 
 
 @settings(max_examples=60)
@@ -87,16 +85,16 @@ def test_other_encodings_are_read_as_python_reads_them_without_a_byte_order_mark
 @example(["a\r", "b", ""], 1)
 @example(["a", "", "b"], 4)
 def test_files_are_joined_with_a_newline_only_where_one_is_missing(
-    room: Path, texts: list[str], piece: int
+    folder: Path, texts: list[str], piece: int
 ) -> None:
-    paths = [write(room / f"{i}.txt", text) for i, text in enumerate(texts)]
+    paths = [write(folder / f"{i}.txt", text) for i, text in enumerate(texts)]
     expected = ""
     for text in map(as_python_reads, map(str.encode, texts)):
         joint = "\n" if text and expected and not expected.endswith("\n") else ""
         expected += joint + text
     assume(expected)
     with reading_pieces_of(piece):
-        assert text_of(prepare_dataset(paths, room / "ids")) == expected
+        assert text_of(prepare_dataset(paths, folder / "ids")) == expected
 
 
 def test_the_first_characters_train_and_the_last_tenth_is_kept_apart(tmp_path: Path) -> None:
@@ -232,11 +230,11 @@ BYTES = st.lists(
 @example(b"\xef\xbb\xbfab\xff", 4)
 @example(b"aaaaaaaaaaaaaa\xe2(", 3)
 def test_what_is_not_utf8_is_refused_with_the_byte_and_where_it_stands(
-    room: Path, data: bytes, piece: int
+    folder: Path, data: bytes, piece: int
 ) -> None:
     # No text at all is another error.
     assume(data not in (b"", b"\xef", b"\xef\xbb", codecs.BOM_UTF8))
-    path = write(room / "text.txt", data)
+    path = write(folder / "text.txt", data)
     with reading_pieces_of(piece):
         try:
             data.decode()
@@ -244,9 +242,9 @@ def test_what_is_not_utf8_is_refused_with_the_byte_and_where_it_stands(
             with pytest.raises(
                 UserError, match=rf"byte 0x{data[error.start]:02X} at offset {error.start};"
             ):
-                prepare_dataset([path], room / "ids")
+                prepare_dataset([path], folder / "ids")
         else:
-            assert text_of(prepare_dataset([path], room / "ids")) == as_python_reads(data)
+            assert text_of(prepare_dataset([path], folder / "ids")) == as_python_reads(data)
 
 
 # --- other tokenizers -----------------------------------------------------------------------------
@@ -256,14 +254,14 @@ def test_what_is_not_utf8_is_refused_with_the_byte_and_where_it_stands(
 @given(st.lists(ANY_TEXT, min_size=1, max_size=3), PIECES, st.sampled_from(["bytes", "bpe"]))
 @example(["the cat's on the mat\n\n 山。" * 3], 5, "bpe")
 def test_ids_are_those_of_the_whole_text_whatever_the_tokenizer(
-    room: Path, texts: list[str], piece: int, kind: str
+    folder: Path, texts: list[str], piece: int, kind: str
 ) -> None:
-    paths = [write(room / f"{i}.txt", text) for i, text in enumerate(texts)]
+    paths = [write(folder / f"{i}.txt", text) for i, text in enumerate(texts)]
     assume(any(as_python_reads(text.encode()) for text in texts))
-    whole = text_of(prepare_dataset(paths, room / "ids"))
+    whole = text_of(prepare_dataset(paths, folder / "ids"))
     tokenizer = ByteTokenizer() if kind == "bytes" else PAIRS
     with reading_pieces_of(piece):
-        dataset = prepare_dataset(paths, room / "ids", tokenizer=tokenizer)
+        dataset = prepare_dataset(paths, folder / "ids", tokenizer=tokenizer)
     cut = int(0.9 * len(whole))
     assert ids_of(dataset) == (tokenizer.encode(whole[:cut]), tokenizer.encode(whole[cut:]))
     assert load_tokenizer(dataset.folder) == tokenizer == dataset.tokenizer
@@ -294,78 +292,3 @@ def test_more_tokens_than_uint16_can_count_take_four_bytes(tmp_path: Path) -> No
     dataset = prepare_dataset([write(tmp_path / "x.txt", "069999 " * 20)], tmp_path, tokenizer=many)
     ids = open_tokens(tmp_path / "train.bin", dataset.vocab_size, 8)[:]
     assert ids.dtype == np.uint32 and 70_255 in ids and dataset.train_tokens == len(ids)
-
-
-# --- documents ------------------------------------------------------------------------------------
-WORDS = st.sampled_from(
-    [
-        "the cat",
-        " the",
-        "th",
-        "...",
-        "\n\n",
-        " ",
-        "<|endoftext|>",
-        "山",
-        "a",
-        "\r\n",
-        "at. The cat sat",
-    ]
-)
-
-DOCUMENTS = st.lists(st.lists(WORDS, max_size=8).map("".join), min_size=2, max_size=8)
-
-
-@settings(max_examples=60)
-@given(DOCUMENTS, st.integers(1, 20), st.sampled_from([PAIRS, WITH_END, ByteTokenizer()]))
-@example(["the cat"] * 9, 3, WITH_END)
-@example(["the ", "cat.", ".", " the"], 100, PAIRS)
-def test_each_document_is_encoded_by_itself_and_followed_by_its_end(
-    room: Path, documents: list[str], piece: int, tokenizer: Tokenizer
-) -> None:
-    end = 263 if tokenizer is WITH_END else 3  # <|endoftext|>, or the byte U+0003
-    each = [[*tokenizer.encode(text), end] for text in documents]
-    ends = np.cumsum([len(text) + 1 for text in documents]).tolist()
-    # Training split: up to the first end of a document at or after 90 %, without the last document.
-    count = next(
-        i for i in range(1, len(ends)) if ends[i - 1] >= int(0.9 * ends[-1]) or i == len(ends) - 1
-    )
-    path = write_json_lines(room / "documents.jsonl", documents)
-    with reading_pieces_of(piece):
-        dataset = prepare_dataset([path], room / "ids", tokenizer=tokenizer)
-    assert ids_of(dataset) == (list(chain(*each[:count])), list(chain(*each[count:])))
-
-
-def test_characters_have_the_end_of_a_document_as_a_character(tmp_path: Path) -> None:
-    dataset = open_texts([str(write_json_lines(tmp_path / "x.jsonl", ["abc", "abd", "b"]))])
-    assert dataset.tokenizer == CharTokenizer(DOCUMENT_END + "abcd")
-    assert [dataset.tokenizer.decode(ids) for ids in ids_of(dataset)] == [
-        f"abc{DOCUMENT_END}abd{DOCUMENT_END}",
-        f"b{DOCUMENT_END}",
-    ]
-
-
-def test_one_document_is_cut_like_any_text(tmp_path: Path) -> None:
-    dataset = open_texts([str(write_json_lines(tmp_path / "x.jsonl", ["abcdefghi"]))])
-    assert [dataset.tokenizer.decode(ids) for ids in ids_of(dataset)] == ["abcdefghi", DOCUMENT_END]
-
-
-def test_the_end_of_a_document_is_no_more_than_a_character_in_a_text_without_documents(
-    tmp_path: Path,
-) -> None:
-    text = f"the cat..{DOCUMENT_END}.." * 10
-    (tmp_path / "x.txt").write_text(text)
-    train, val = ids_of(open_texts([str(tmp_path / "x.txt")], tokenizer=WITH_END))
-    assert (train, val) == (
-        WITH_END.encode(text[: len(text) * 9 // 10]),
-        WITH_END.encode(text[len(text) * 9 // 10 :]),
-    )
-    assert 263 not in train + val
-
-
-def test_half_a_character_in_a_document_is_refused_by_name(
-    tmp_path: Path, refused: Callable
-) -> None:
-    (tmp_path / "x.jsonl").write_text('{"text": "\\ud83d"}\n')
-    with refused("x.jsonl", "half of a surrogate pair"):
-        open_texts([str(tmp_path / "x.jsonl")])

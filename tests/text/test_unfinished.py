@@ -137,10 +137,10 @@ def test_what_another_process_works_on_stays_whatever_a_clock_says(
     (tmp_path / "x.txt").write_text("the cat sat")
     cache = data / "cache"
     cache.mkdir(parents=True)
-    with locked_workspace(cache / "y", "running") as room:
-        os.utime(room, (0, 0))
+    with locked_workspace(cache / "y", "running") as workspace:
+        os.utime(workspace, (0, 0))
         open_texts([str(tmp_path / "x.txt")])
-        assert room.exists() and Path(f"{room}.lock").exists()
+        assert workspace.exists() and Path(f"{workspace}.lock").exists()
     assert not list(cache.glob("unfinished-*"))
 
 
