@@ -92,7 +92,7 @@ def train(arguments: list[str], launch: Launch) -> int:
     from kqv.generation.decoder import attend_as_written
     from kqv.generation.prompts import default_prompt
     from kqv.generation.sampling import generate_text
-    from kqv.inside.trace import layer_figures
+    from kqv.inside.figures import layer_figures
     from kqv.machine.device import check_memory, choose_machine
     from kqv.machine.ranks import Ranks
     from kqv.machine.wrapping import as_number, gather, no_sync_until, replicate, shard

@@ -5,7 +5,7 @@ val_loss (the estimate), val_loss_full (the whole split), val_loss_per_character
 learning_rate, grad_norm, tokens_per_second,
 skipped (updates so far that were not made, because a number was not finite), wall_seconds (since the process started).
 With --inner_figures=True evaluations have lists too, one number a layer: raw_variance, scaled_variance, entropy and
-saturated (see HeadFigures in kqv/inside/trace.py; means over the heads and a few windows of the validation split) and
+saturated (see MEANINGS in kqv/inside/figures.py; means over the heads and a few windows of the validation split) and
 grad_norm_layers (of the step before, not clipped).
 Losses are nats per token. What is not finite is left out: JSON has no word for it.
 """

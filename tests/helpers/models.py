@@ -5,9 +5,9 @@ import torch
 from model import GPT, GPTConfig
 
 
-def randomised(config: GPTConfig, seed: int = 0) -> GPT:
-    """A model whose every weight is random, norms and zero projections included, so that nothing hides."""
-    model = GPT(config).eval()
+def randomised(config: GPTConfig, seed: int = 0, kind: type[GPT] = GPT) -> GPT:
+    """A model whose weights are all random, norms and zero projections too: nothing is hidden."""
+    model = kind(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
