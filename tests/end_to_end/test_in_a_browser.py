@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from docs.pictures import find_browser
 from kqv.checkpoints.single import model_state, save_checkpoint
 from kqv.comparison.report import Picture, Sample, Table, Text, as_html
 from kqv.inside.labels import visible
@@ -20,9 +21,7 @@ from kqv.text.tokenizer import CharTokenizer
 from model import GPT, GPTConfig
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+CHROMIUM = find_browser()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
 
 # White space, markup with a script, right-to-left letters, a lone accent, characters without a
