@@ -307,33 +307,3 @@ def restore_optimizers(optimizers: Sequence[Optimizer], states: Sequence[dict[st
         raise UserError(
             f"the checkpoint's optimizer state does not fit ({error}): keep its --optimizer"
         ) from None
-
-
-def rate_factor(settings: TrainSettings, step: int) -> float:
-    """What the peak rates are multiplied by in training step `step`: warm-up, then the chosen decay.
-
-    The decay ends at min_lr / learning_rate, and stays there.
-    """
-    if not settings.decay_lr:
-        return 1.0
-    end = settings.lr_decay_iters or settings.max_iters
-    if step < settings.warmup_iters:
-        return (step + 1) / (settings.warmup_iters + 1)
-    floor = min(1.0, settings.min_lr / settings.learning_rate) if settings.learning_rate else 1.0
-    progress = min(1.0, (step - settings.warmup_iters) / max(1, end - settings.warmup_iters))
-    if settings.lr_schedule == "cosine":
-        height = 0.5 * (1 + math.cos(math.pi * progress))
-    else:
-        height = (
-            min(1.0, (1 - progress) / settings.cooldown)
-            if settings.cooldown
-            else float(progress < 1)
-        )
-    return floor + height * (1 - floor)
-
-
-def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
-    """Set each group's rate to `factor` times its peak."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = factor * group["initial_lr"]

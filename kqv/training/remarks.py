@@ -76,6 +76,38 @@ def amount(count: float) -> str:
     return f"{count:,.0f}"
 
 
+def describe_loss(loss: float, characters: float = 1.0) -> str:
+    """A loss in the usual units; `characters` is how many a token has.
+
+    >>> describe_loss(1.5)
+    '1.5000 nats per character (2.164 bits)'
+    >>> describe_loss(3, 2)
+    '3.0000 nats per token, 1.5000 per character (2.164 bits)'
+    """
+    each = loss / max(characters, 1e-9)
+    units = (
+        f"{loss:.4f} nats per character"
+        if characters == 1
+        else f"{loss:.4f} nats per token, {each:.4f} per character"
+    )
+    return f"{units} ({each / math.log(2):.3f} bits)"
+
+
+def describe_trivial_losses(uniform: float, frequencies: float, characters: float = 1.0) -> str:
+    """The same in words; `characters` is how many a token has.
+
+    >>> describe_trivial_losses(4.1744, 3.3127)
+    '4.1744 by guessing, 3.3127 by letter frequencies'
+    >>> describe_trivial_losses(6.931, 5.9, 2)
+    '6.9310 by guessing (3.4655 per character), 5.9000 by token frequencies (2.9500)'
+    """
+    if characters == 1:
+        return f"{uniform:.4f} by guessing, {frequencies:.4f} by letter frequencies"
+    each = [loss / max(characters, 1e-9) for loss in (uniform, frequencies)]
+    guessing = f"{uniform:.4f} by guessing ({each[0]:.4f} per character)"
+    return f"{guessing}, {frequencies:.4f} by token frequencies ({each[1]:.4f})"
+
+
 def passes_remark(
     settings: TrainSettings,
     tokens: int,

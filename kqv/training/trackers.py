@@ -12,7 +12,7 @@ from kqv.options.settings import TrainSettings
 from kqv.run_files import TENSORBOARD
 
 
-class Report(Protocol):
+class Tracker(Protocol):
     """What a run tells."""
 
     def numbers(self, step: int, metrics: dict[str, float]) -> None:
@@ -25,10 +25,10 @@ class Report(Protocol):
         """The last word; `curve` is the picture, if there is one."""
 
 
-def reports_of(settings: TrainSettings, first_step: int) -> list[Report]:
+def trackers_of(settings: TrainSettings, first_step: int) -> list[Tracker]:
     """The reports that the settings ask for."""
-    reports: list[Report] = [TensorBoard(settings, first_step)] if settings.tensorboard else []
-    return reports + ([WeightsAndBiases(settings)] if settings.wandb_log else [])
+    trackers: list[Tracker] = [TensorBoard(settings, first_step)] if settings.tensorboard else []
+    return trackers + ([WeightsAndBiases(settings)] if settings.wandb_log else [])
 
 
 class TensorBoard:

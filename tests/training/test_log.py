@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from kqv.options.settings import TrainSettings
-from kqv.training.log import RunLog, draw_curve, read_metrics
+from kqv.training.curve import draw_curve
+from kqv.training.log import RunLog
+from kqv.training.metrics import read_metrics
 from kqv.training.remarks import Pace
 
 
