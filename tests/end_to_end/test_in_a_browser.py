@@ -4,19 +4,20 @@ The numbers are read from what the page shows and compared with the model's.
 """
 
 import io
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.models import randomised
 
 from docs.pictures import find_browser
 from kqv.checkpoints.single import model_state, save_checkpoint
 from kqv.comparison.report import Picture, Sample, Table, Text, as_html
 from kqv.inside.labels import visible
-from kqv.inside.page import GUESSES
+from kqv.inside.page import GUESSES, render
 from kqv.inside.trace import captured, record
+from kqv.inside.view import View, view_text
 from kqv.text.tokenizer import CharTokenizer
 from model import GPT, GPTConfig
 
@@ -61,16 +62,26 @@ def open_page(browser):
     assert trouble == []
 
 
-def make_checkpoint(folder: Path, text: str, seed: int = 1, **options) -> tuple[GPT, CharTokenizer]:
-    """Save a model of random weights as a run does."""
+def random_model(text: str, seed: int = 1, **options) -> tuple[GPT, CharTokenizer]:
+    """A model of random weights and its tokenizer, of the characters of a text."""
     tokenizer = CharTokenizer.of(text)
-    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **SHAPE | options)).eval()
-    generator = torch.Generator().manual_seed(seed)
-    for weight in model.parameters():
-        weight.data = 0.4 * torch.randn(weight.shape, generator=generator) + (weight.dim() == 1)
+    config = GPTConfig(vocab_size=tokenizer.vocab_size, **SHAPE | options)
+    return randomised(config, seed, spread=0.4), tokenizer
+
+
+def make_checkpoint(folder: Path, text: str, seed: int = 1, **options) -> tuple[GPT, CharTokenizer]:
+    """Save a `random_model` as a run does."""
+    model, tokenizer = random_model(text, seed, **options)
     folder.mkdir(exist_ok=True)
     save_checkpoint(folder / "ckpt.pt", model_state(model, tokenizer) | {"config": {"seed": 1337}})
     return model, tokenizer
+
+
+def write_page(path: Path, model: GPT, tokenizer: CharTokenizer, text: str) -> View:
+    """Write the page that explain.py would, without its process."""
+    view = view_text(model, tokenizer, text, "a model")
+    path.write_text(render(text, [view], view.heads[0]), encoding="utf-8")
+    return view
 
 
 TEXT = "The cat sat on the mat.\nThe fox"
@@ -116,11 +127,10 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("options", VARIANTS)
-def test_each_stage_shows_the_model_s_numbers(options, shell, tmp_path, open_page) -> None:
-    model, tokenizer = make_checkpoint(tmp_path, TEXT, **options)
-    assert shell.run("explain.py", f"--out_dir={tmp_path}", f"--text={TEXT}").status == 0
-    trace = record(model, tokenizer.encode(TEXT))
-    window = open_page(tmp_path / "explain.html")
+def test_each_stage_shows_the_model_s_numbers(options, tmp_path, open_page) -> None:
+    page = tmp_path / "page.html"
+    trace = write_page(page, *random_model(TEXT, **options), TEXT).trace
+    window = open_page(page)
     for layer, head, position in ((0, 1, 30), (2, 0, 11)):
         window.click(f".strip [data-position='{position}']")
         seen = trace.layers[layer]
@@ -219,24 +229,20 @@ def test_a_finger_is_enough(explained, open_page) -> None:
     close(numbers(window, "weights"), trace.layers[0].weights[0, 7])
 
 
-def test_heads_are_sorted_by_any_figure_and_chosen_from_the_list(
-    explained, shell, open_page
-) -> None:
-    folder, *_ = explained
-    words = (f"--out_dir={folder}", f"--text={TEXT}", "--format=json")
-    assert shell.run("explain.py", *words).status == 0
-    heads = json.loads((folder / "explain.json").read_text())["heads"]
-    window = open_page(folder / "explain.html")
+def test_heads_are_sorted_by_any_figure_and_chosen_from_the_list(tmp_path, open_page) -> None:
+    page = tmp_path / "page.html"
+    heads = write_page(page, *random_model(TEXT), TEXT).heads
+    window = open_page(page)
     for key in ("entropy", "previous", "line_start", "induction", "scaled_variance"):
         for descending in (True, False):
             window.click(f".figures th [data-key={key}]")
             shown = window.locator(f".figures td[data-key={key}]").all_text_contents()
-            expected = sorted((head[key] for head in heads), reverse=descending)
+            expected = sorted((getattr(head, key) for head in heads), reverse=descending)
             assert [float(text) for text in shown] == pytest.approx(expected, abs=6e-3)
     window.click(".figures tbody tr:first-child")
-    lowest = min(heads, key=lambda head: head["scaled_variance"])
+    lowest = min(heads, key=lambda head: head.scaled_variance)
     title = window.text_content(".head-name")
-    assert title.startswith(f"Layer {lowest['layer']}, head {lowest['head']}")
+    assert title.startswith(f"Layer {lowest.layer}, head {lowest.head}:")
 
 
 def test_it_shows_the_prediction_after_each_layer(explained, open_page) -> None:
@@ -278,11 +284,10 @@ def test_odd_characters_are_seen_and_do_nothing(shell, tmp_path, open_page) -> N
         assert window.locator("img").count() == 0
 
 
-def test_a_text_from_right_to_left_runs_that_way(shell, tmp_path, open_page) -> None:
-    text = "שלום world"
-    make_checkpoint(tmp_path, text)
-    assert shell.run("explain.py", f"--out_dir={tmp_path}", f"--text={text}").status == 0
-    window = open_page(tmp_path / "explain.html")
+def test_a_text_from_right_to_left_runs_that_way(tmp_path, open_page) -> None:
+    text, page = "שלום world", tmp_path / "page.html"
+    write_page(page, *random_model(text), text)
+    window = open_page(page)
     left = [
         window.locator(f".strip [data-position='{position}']").bounding_box()["x"]
         for position in range(len(text))
