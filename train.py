@@ -199,8 +199,9 @@ def count_skipped(
     if run.skipped_in_a_row >= MOST_SKIPPED and not run.trainer.scale_may_fall:
         saver.attempt(log.write, run.step, skipped=run.skipped)
         raise MachineError(
-            f"nothing finite in {MOST_SKIPPED} steps: the run has diverged; {saver.folder / LATEST} "
-            f"is from before that; go on from there with --init_from=resume and lower "
+            f"nothing finite in {MOST_SKIPPED} steps: the run has diverged; "
+            f"{saver.folder / LATEST} is from before that; go on from there with "
+            f"--init_from=resume and lower "
             f"--learning_rate= and --muon_learning_rate=, or start again with a longer "
             f"--warmup_iters=, --grad_clip=1 or --dtype=float32"
         )

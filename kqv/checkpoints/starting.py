@@ -1,4 +1,4 @@
-"""What a run starts from: nothing, its own checkpoint in out_dir, or the weights of another model."""
+"""What a run starts from: nothing, its checkpoint in out_dir, or the weights of another model."""
 
 import functools
 import sys

@@ -43,8 +43,8 @@ class Machine:
 
     @property
     def muon_dtype(self) -> torch.dtype:
-        """The precision of Muon's products. With --dtype=float32 they are as exact as all others, so
-        that runs agree to 1e-6 whatever the world size."""
+        """The precision of Muon's products. With --dtype=float32 they are as exact as all others:
+        runs agree to 1e-6 whatever the world size."""
         short = self.fast_bfloat16 and self.dtype != torch.float32
         return torch.bfloat16 if short else torch.float32
 

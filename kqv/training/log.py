@@ -12,7 +12,9 @@ from kqv.progress import Bar
 from kqv.run_files import CURVE, METRICS
 from kqv.training.curve import draw_curve
 from kqv.training.metrics import MEASURES, MetricsFile, finite
-from kqv.training.remarks import Overfitting, Pace, finished_remark, passes_remark
+from kqv.training.overfitting import Overfitting
+from kqv.training.pace import Pace
+from kqv.training.remarks import finished_remark, passes_remark
 from kqv.training.trackers import trackers_of
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class RunLog:
         self.bar.move(step, f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s")
 
     def write(self, step: int, **metrics: Any) -> None:
-        """Write the line of `step` (see kqv/training/metrics.py), and show it where there is no bar.
+        """Write the line of `step` (keys: kqv/training/metrics.py), and show it if there is no bar.
 
         Raises OSError if the disk is full; the next call writes this line too.
         """
@@ -146,7 +148,8 @@ class SilentLog:
 
 
 def open_log(run: "Run", resume: str) -> RunLog | SilentLog:
-    """The log of a run, which begins with what the run is. `resume` is the command that resumes it."""
+    """The log of a run, which begins with what the run is. `resume` is the command that resumes
+    it."""
     if not run.ranks.is_main:
         return SilentLog()
     settings, machine, tokenizer = run.settings, run.trainer.machine, run.data.tokenizer

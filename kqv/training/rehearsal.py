@@ -169,11 +169,12 @@ def count_flops(settings: TrainSettings, config: GPTConfig, machine: Machine) ->
 
 def rehearse_flops(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[int, int]:
     """The FLOPs of a window and of an update with all blocks rehearsed; see `count_flops`."""
+    aten = torch.ops.aten
     kernels = {  # which torch's counter does not know
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
-        torch.ops.aten.addmm_: _addmm_flops,
-    }  # fmt: skip
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+        aten.addmm_: _addmm_flops,
+    }
     settings = replace(settings, batch_size=1, gradient_accumulation_steps=1)
     with FakeTensorMode(), FlopCounterMode(display=False, custom_mapping=kernels) as counter:
         trainer = lone_trainer(settings, config, _rehearsed(machine))

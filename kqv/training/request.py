@@ -64,7 +64,8 @@ def read_request(arguments: Sequence[str], launch: Launch) -> Request:
     check_endings(given.get("endings", ""), texts)
     if launch.world_size > 1 and "-" in texts:
         raise UserError(
-            "standard input can be read by one process only: write the text to a file, and name that"
+            "standard input can be read by one process only: write the text to a file, and "
+            "name that"
         )
     crowded = sleep_where_crowded(settings.device)
     if launch.is_main:

@@ -171,7 +171,7 @@ def _is_ours(config: Path) -> bool:
 
 
 def _give_number(moving: Path) -> Path:
-    """Give a folder to which all files of a run have been moved its number: what has one is whole."""
+    """Number a folder to which all files of a run have been moved: a numbered one is complete."""
     numbers = [int(path.name) for path in moving.parent.iterdir() if path.name.isdecimal()]
     kept = moving.with_name(str(max(numbers, default=0) + 1))
     moving.rename(kept)

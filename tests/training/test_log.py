@@ -13,7 +13,7 @@ from kqv.options.settings import TrainSettings
 from kqv.training.curve import draw_curve
 from kqv.training.log import RunLog
 from kqv.training.metrics import read_metrics
-from kqv.training.remarks import Pace
+from kqv.training.pace import Pace
 
 
 def log_of(folder: Path, first_step: int = 0, **options: object) -> RunLog:
