@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     check_explaining(settings)
 
     # Importing torch takes a second: only now, when the options are known to be good.
-    from kqv.checkpoints.single import load_model
+    from kqv.checkpoints.loading import load_model
     from kqv.inside import json_view, page, png_view, text_view
     from kqv.inside.view import chosen_head, readable_text, untrained_model, view_text
 

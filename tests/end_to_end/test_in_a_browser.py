@@ -12,13 +12,14 @@ import torch
 from helpers.models import randomised
 
 from docs.pictures import find_browser
-from kqv.checkpoints.single import model_state, save_checkpoint
+from kqv.checkpoints.restoring import model_state
+from kqv.checkpoints.single import save_checkpoint
 from kqv.comparison.report import Picture, Sample, Table, Text, as_html
 from kqv.inside.labels import visible
 from kqv.inside.page import GUESSES, render
 from kqv.inside.trace import captured, record
 from kqv.inside.view import View, view_text
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from model import GPT, GPTConfig
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")

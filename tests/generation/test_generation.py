@@ -19,7 +19,9 @@ from kqv.generation.sampling import Continuation, choose, generate, generate_tex
 from kqv.options.settings import SampleSettings
 from kqv.progress import say_once
 from kqv.text.bpe import OWN_PATTERN, BpeTokenizer
-from kqv.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.tokenizer import Tokenizer
 from model import GPT, GPT2, MLP, SCORES, TABLES, Attention, Block, GPTConfig, RMSNorm, SwiGLU
 
 VOCABULARY = CharTokenizer.of("abcdefghij\n")

@@ -21,7 +21,7 @@ from kqv.inside.page import CODE, SCRIPT_SCORES, code_line, pack, render, script
 from kqv.inside.trace import record
 from kqv.inside.view import View
 from kqv.project import ASSETS, ROOT
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from model import MASKS, SCORES, GPTConfig
 
 

@@ -12,7 +12,7 @@ from kqv.inside.figures import HeadFigures
 from kqv.inside.labels import terminal_labels, visible
 from kqv.inside.text_view import head_map
 from kqv.inside.view import chosen_head, generated_ids, readable_text
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from model import GPT, GPTConfig
 
 TOKENIZER = CharTokenizer("abcdefghij\n")
