@@ -34,16 +34,10 @@ from kqv.comparison.runs import FACTS, Configuration, Run, docstring, loss_table
 from kqv.errors import MachineError, UserError, run_script
 from kqv.files import replacing
 from kqv.machine.load import processor
+from kqv.options.checks import check_comparing, check_endings, check_training
 from kqv.options.command_line import read_arguments, split_configs
 from kqv.options.defaults import take_nanogpt_defaults, training_settings
-from kqv.options.settings import (
-    CompareSettings,
-    SampleSettings,
-    TrainSettings,
-    check_comparing,
-    check_endings,
-    check_training,
-)
+from kqv.options.settings import CompareSettings, SampleSettings, TrainSettings
 from kqv.project import ROOT, shell_command
 from kqv.run_files import TO_RESUME
 from kqv.signals import end_by_exception, stop_signals

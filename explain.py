@@ -29,8 +29,9 @@ from kqv.browser import show
 from kqv.errors import UserError, run_script
 from kqv.files import replacing
 from kqv.generation.prompts import text_of
+from kqv.options.checks import LARGEST_SEED, check_explaining
 from kqv.options.command_line import read_settings
-from kqv.options.settings import LARGEST_SEED, ExplainSettings, check_explaining
+from kqv.options.settings import ExplainSettings
 from kqv.signals import end_by_exception
 from kqv.training.remarks import checkpoint_remarks
 

@@ -18,8 +18,9 @@ if __name__ == "__main__":
 from pathlib import Path
 
 from kqv.errors import run_script
+from kqv.options.checks import check_exporting
 from kqv.options.command_line import read_settings
-from kqv.options.settings import SUFFIXES, ExportSettings, check_exporting
+from kqv.options.settings import EXPORT_SUFFIXES, ExportSettings
 from kqv.signals import end_by_exception
 
 
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
     end_by_exception()
     model, tokenizer, checkpoint, path = load_model(settings.out_dir)
-    name = f"model{SUFFIXES[settings.format]}" if settings.format in SUFFIXES else settings.format
+    name = f"model{EXPORT_SUFFIXES[settings.format]}" if settings.format in EXPORT_SUFFIXES else settings.format
     to = Path(settings.to) if settings.to else path.parent / name
     if settings.format == "huggingface":
         exporting.to_huggingface(model, tokenizer, checkpoint, to)

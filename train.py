@@ -29,9 +29,12 @@ from typing import Any
 from kqv.errors import MachineError, UserError, run_script
 from kqv.machine.launching import Launch, lost_ranks, one_error
 from kqv.machine.load import sleep_where_crowded
-from kqv.options.command_line import check_declared, check_types, read_arguments, split_configs
+from kqv.options.checks import check_endings, check_training
+from kqv.options.command_line import read_arguments, split_configs
 from kqv.options.defaults import take_nanogpt_defaults, training_settings
-from kqv.options.settings import SampleSettings, TrainSettings, check_endings, check_training
+from kqv.options.model_options import ModelOptions
+from kqv.options.option_types import check_types
+from kqv.options.settings import SampleSettings, TrainSettings
 from kqv.project import CONFIGS, shell_command
 from kqv.run_files import BEST, CURVE, EARLIER, LATEST, NANOGPT, TO_RESUME
 from kqv.signals import end_by_exception, stop_signals
@@ -113,7 +116,6 @@ def train(arguments: list[str], launch: Launch) -> int:
     from model import GPT, GPTConfig
 
     end_by_exception()
-    check_declared(GPTConfig, TrainSettings)
     ranks = Ranks(launch)
     ranks.join(settings.backend)
 
@@ -156,11 +158,7 @@ def train(arguments: list[str], launch: Launch) -> int:
         model.config.dropout = settings.dropout
 
     def shape(vocab_size: int) -> GPTConfig:
-        options = {
-            field.name: getattr(settings, field.name)
-            for field in fields(GPTConfig)
-            if field.name != "vocab_size"
-        }
+        options = {field.name: getattr(settings, field.name) for field in fields(ModelOptions)}
         return GPTConfig(vocab_size=vocab_size, **options)
 
     if settings.dry_run:

@@ -47,8 +47,8 @@ from benchmarks.measure import Finished, Row, alternate, process, report, say, s
 from benchmarks.peers import missing
 from kqv.errors import UserError, run_script
 from kqv.machine.launching import torchrun
+from kqv.options.checks import check_at_least
 from kqv.options.command_line import read_arguments
-from kqv.options.settings import check_at_least
 from kqv.project import ROOT
 from kqv.signals import end_by_exception
 from kqv.training.log import read_metrics

@@ -11,8 +11,9 @@ import torch
 from kqv.comparison.pictures import label, styles
 from kqv.comparison.report import Picture, Sample, Table, section, write_report
 from kqv.comparison.runs import FACTS, Configuration, Run, change, docstring, loss, loss_table
+from kqv.options.checks import check_training
 from kqv.options.command_line import read_arguments
-from kqv.options.settings import TrainSettings, check_training
+from kqv.options.settings import TrainSettings
 from kqv.project import ROOT as PROJECT
 from model import GPT, GPTConfig
 

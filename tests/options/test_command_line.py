@@ -13,7 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kqv.errors import UserError
-from kqv.options.command_line import option_types, read_arguments, split_configs
+from kqv.options.aliases import ALSO_CALLED
+from kqv.options.checks import check_training
+from kqv.options.command_line import read_arguments, split_configs
 from kqv.options.defaults import (
     FAMILY,
     NANOGPT_DEFAULTS,
@@ -21,14 +23,8 @@ from kqv.options.defaults import (
     take_nanogpt_defaults,
     training_settings,
 )
-from kqv.options.settings import (
-    ALSO_CALLED,
-    SETTINGS,
-    ExplainSettings,
-    SampleSettings,
-    TrainSettings,
-    check_training,
-)
+from kqv.options.option_types import option_types
+from kqv.options.settings import SETTINGS, ExplainSettings, SampleSettings, TrainSettings
 from kqv.project import ROOT
 from model import GPT2, GPTConfig
 
@@ -322,7 +318,8 @@ def test_options_are_read_without_waiting_for_torch() -> None:
     check = """
 import sys
 from kqv.options.command_line import read_arguments
-from kqv.options.settings import TrainSettings, check_training
+from kqv.options.checks import check_training
+from kqv.options.settings import TrainSettings
 given, words = read_arguments(TrainSettings, ["novel.txt", "config/shakespeare_cpu.py", "--n_layer=8"])
 check_training(TrainSettings(**given))
 assert given["n_layer"] == 8 and words == ["novel.txt"] and "torch" not in sys.modules

@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kqv.errors import UserError
-from kqv.options.settings import SampleSettings, TrainSettings, check_sampling, check_training
+from kqv.options.checks import check_sampling, check_training
+from kqv.options.settings import SampleSettings, TrainSettings
 
 
 @pytest.mark.parametrize(
