@@ -4,22 +4,26 @@ import glob
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
 from benchmarks.bench import BENCHES, BenchSettings
-from kqv.options.command_line import read_arguments
+from kqv.options.checks import (
+    check_comparing,
+    check_explaining,
+    check_exporting,
+    check_sampling,
+    check_training,
+)
+from kqv.options.command_line import read_arguments, split_configs
+from kqv.options.config_files import read_variants
 from kqv.options.settings import (
     CompareSettings,
     ExplainSettings,
     ExportSettings,
     SampleSettings,
     TrainSettings,
-    check_comparing,
-    check_explaining,
-    check_exporting,
-    check_sampling,
-    check_training,
 )
 from kqv.project import ROOT as PROJECT
 
@@ -52,6 +56,10 @@ def test_a_command_of_the_readme_is_understood(command, tmp_path, monkeypatch):
         for found in (glob.glob(word) if "*" in word else [word])
     ]
     settings_class, check = KINDS[script]
+    if script == "compare.py":  # its config files may have variants
+        configs, words = split_configs(settings_class, words)
+        for config in configs:
+            read_variants(TrainSettings, Path(config), "")
     given, words = read_arguments(
         settings_class, [word for word in words if word not in ("...", "--help")]
     )
