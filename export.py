@@ -36,7 +36,11 @@ def main(arguments: list[str]) -> int:
 
     end_by_exception()
     model, tokenizer, checkpoint, path = load_model(settings.out_dir)
-    name = f"model{EXPORT_SUFFIXES[settings.format]}" if settings.format in EXPORT_SUFFIXES else settings.format
+    name = (
+        f"model{EXPORT_SUFFIXES[settings.format]}"
+        if settings.format in EXPORT_SUFFIXES
+        else settings.format
+    )
     to = Path(settings.to) if settings.to else path.parent / name
     if settings.format == "huggingface":
         exporting.to_huggingface(model, tokenizer, checkpoint, to)

@@ -15,12 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-try:
-    import tyro  # makes --help, conversions and choices from a dataclass; imports in 60 ms
-except ModuleNotFoundError:  # the first package that a script imports: none is installed
-    raise SystemExit(
-        "kqv's packages are missing: make train, or pip install -r requirements.txt"
-    ) from None
+import tyro  # makes --help, conversions and choices from a dataclass; imports in 60 ms
 
 from kqv import __version__
 from kqv.errors import UserError
