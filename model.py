@@ -15,7 +15,7 @@ Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -46,6 +46,12 @@ class GPTConfig(ModelOptions, Vocabulary):
         """Raises UserError for options that no model can have."""
         check_model(self)
         check_at_least(self, 1, "vocab_size")
+
+    @classmethod
+    def of(cls, options: ModelOptions, vocab_size: int) -> "GPTConfig":
+        """The configuration with these options, which may be those of train.py."""
+        chosen = {field.name: getattr(options, field.name) for field in fields(ModelOptions)}
+        return cls(vocab_size=vocab_size, **chosen)
 
     @property
     def d_k(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.measure import Finished, process
 from kqv.machine.launching import torchrun
 from kqv.project import ROOT
-from kqv.training.log import read_metrics
+from kqv.training.metrics import read_metrics
 
 GPT2_CONFIG = str(ROOT / "config" / "train_shakespeare_char.py")  # nanoGPT's model and optimizer
 NANOGPT_CONFIG = "config/train_shakespeare_char.py"  # the same file in a checkout of nanoGPT

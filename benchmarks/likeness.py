@@ -23,7 +23,7 @@ from kqv.machine.device import choose_machine
 from kqv.options.settings import TrainSettings
 from kqv.text.token_files import open_tokens
 from kqv.training.evaluation import whole_loss
-from kqv.training.log import read_metrics
+from kqv.training.metrics import read_metrics
 
 FIRST_SEED = 1337
 FIRST_STEPS: dict[str, Any] = dict(

@@ -12,7 +12,7 @@ from benchmarks.commands import options, python, seconds, write_text
 from benchmarks.measure import Row, alternate, process
 from benchmarks.settings import BenchSettings
 from kqv.project import ROOT
-from kqv.training.log import read_metrics
+from kqv.training.metrics import read_metrics
 
 
 def run(settings: BenchSettings, scratch: Path) -> list[Row]:

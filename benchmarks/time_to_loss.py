@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.commands import LAPTOP, NANOGPT_CONFIG, options, python
 from benchmarks.measure import Row, alternate, process, shown_command
 from benchmarks.settings import BenchSettings
-from kqv.training.log import read_metrics
+from kqv.training.metrics import read_metrics
 
 
 def run(settings: BenchSettings, scratch: Path) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kqv.files import LARGEST_NOTE, read_small
 from kqv.options.settings import TrainSettings
-from kqv.training.log import read_metrics
+from kqv.training.metrics import read_metrics
 
 FACTS = "facts.json"  # in the folder of a finished run: parameters, sample, machine, torch
 
@@ -27,7 +27,7 @@ class Run:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What trainer.py wrote down when the run was finished; empty before that."""
+        """What processes.py wrote down when the run was finished; empty before that."""
         try:
             return dict(json.loads(read_small(self.folder / FACTS, LARGEST_NOTE)))
         except (OSError, ValueError, TypeError):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kqv.comparison.runs import Configuration
-from kqv.training.log import LAYER_MEASURES
+from kqv.training.metrics import LAYER_MEASURES
 
 MEASURES = dict(
     zip(

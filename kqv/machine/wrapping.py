@@ -86,6 +86,6 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def as_number(tensor: Tensor) -> float:
-    """The value of a tensor of one number, which may be sharded."""
-    return float(getattr(tensor, "full_tensor", lambda: tensor)())
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded as an ordinary tensor, whole on every rank."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

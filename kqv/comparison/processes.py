@@ -29,7 +29,7 @@ from kqv.options.settings import SampleSettings
 from kqv.progress import Bar
 from kqv.project import ROOT
 from kqv.run_files import TO_RESUME
-from kqv.training.log import read_metrics
+from kqv.training.metrics import read_metrics
 
 LOG = "log.txt"  # stderr of train.py, in the folder of a run
 SAMPLE_TOKENS = 150  # in the report
