@@ -1,4 +1,5 @@
-"""What a user can rely on of the settings: what no model or run can have is refused by name, before anything starts."""
+"""What a user can rely on of the checks: what no model or run can have is refused by name, before
+anything starts."""
 
 import math
 import re
@@ -18,12 +19,17 @@ from kqv.options.settings import SampleSettings, TrainSettings
 @pytest.mark.parametrize(
     ("name", "wrong", "nearest_right"),
     [
-        ("n_layer", 0, 1), ("n_head", 0, 1), ("n_head", -4, 1), ("n_embd", 0, 4 * 2), ("block_size", 0, 1),
-        ("batch_size", 0, 1), ("eval_interval", 0, 1), ("eval_iters", 0, 1), ("log_interval", 0, 1),
-        ("gradient_accumulation_steps", 0, 1), ("max_iters", -1, 0), ("warmup_iters", -1, 0), ("lr_decay_iters", -1, 0),
-        ("window", -1, 0), ("sample_chars", -1, 0), ("seed", -1, 0), ("seed", 2**64, 2**32), ("learning_rate", -1e-9, 0.0),
-        ("muon_learning_rate", -1.0, 0.0), ("min_lr", -1.0, 0.0), ("weight_decay", -0.1, 0.0), ("grad_clip", -1.0, 0.0),
-        ("dropout", 1.0, 0.999), ("dropout", -0.1, 0.0), ("beta1", 1.0, 0.0), ("beta2", 1.0, 0.0), ("beta1", -0.5, 0.0),
+        ("n_layer", 0, 1), ("n_head", 0, 1), ("n_head", -4, 1), ("n_embd", 0, 4 * 2),
+        ("block_size", 0, 1), ("batch_size", 0, 1), ("gradient_accumulation_steps", 0, 1),
+        ("eval_interval", 0, 1), ("eval_iters", 0, 1), ("log_interval", 0, 1),
+        ("max_iters", -1, 0), ("warmup_iters", -1, 0), ("lr_decay_iters", -1, 0),
+        ("window", -1, 0), ("mlp_width", -1, 0), ("sample_chars", -1, 0),
+        ("rope_base", 0.5, 1.0), ("attention_scale", 2.0**41, 2.0**40),
+        ("seed", -1, 0), ("seed", 2**64, 2**32), ("learning_rate", -1e-9, 0.0),
+        ("muon_learning_rate", -1.0, 0.0), ("min_lr", -1.0, 0.0),
+        ("weight_decay", -0.1, 0.0), ("grad_clip", -1.0, 0.0),
+        ("dropout", 1.0, 0.999), ("dropout", -0.1, 0.0),
+        ("beta1", 1.0, 0.0), ("beta2", 1.0, 0.0), ("beta1", -0.5, 0.0),
         ("cooldown", 1.01, 1.0), ("cooldown", -0.01, 0.0),
     ],
 )  # fmt: skip
@@ -49,11 +55,17 @@ def test_a_rate_with_which_nothing_is_learnt_is_refused_with_one_that_works(
 @pytest.mark.parametrize(
     "options",
     [
-        {"n_layer": 1_000_000}, {"n_embd": 2**40, "n_head": 1}, {"n_head": 2**40, "n_embd": 2**41}, {"batch_size": 10**12},
-        {"block_size": 10**12}, {"max_iters": 10**5000}, {"sample_chars": 10**5000}, {"lr_decay_iters": 10**5000},
+        {"n_layer": 1_000_000},
+        {"n_embd": 2**40, "n_head": 1},
+        {"n_head": 2**40, "n_embd": 2**41},
+        {"batch_size": 10**12},
+        {"block_size": 10**12},
+        {"max_iters": 10**5000},
+        {"sample_chars": 10**5000},
+        {"lr_decay_iters": 10**5000},
     ],
     ids=lambda options: " ".join(options),
-)  # fmt: skip
+)
 def test_a_size_that_no_machine_has_is_refused_at_once(
     options: dict[str, int], refused: Callable
 ) -> None:
@@ -109,11 +121,22 @@ def test_heads_that_do_not_fit_are_refused_with_numbers_that_do(
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("num_samples", 0), ("max_new_tokens", -1), ("temperature", -0.1), ("top_k", -1), ("seed", -1), ("seed", 2**64),
-        ("top_p", 0.0), ("top_p", -0.1), ("top_p", 1.1), ("min_p", -0.1), ("min_p", 1.1), ("repetition_penalty", 0.0),
-        ("repetition_penalty", -1.0), ("stop", ("x", "")),
+        ("num_samples", 0),
+        ("max_new_tokens", -1),
+        ("temperature", -0.1),
+        ("top_k", -1),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("top_p", 0.0),
+        ("top_p", -0.1),
+        ("top_p", 1.1),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", -1.0),
+        ("stop", ("x", "")),
     ],
-)  # fmt: skip
+)
 def test_an_impossible_sampling_option_is_refused_by_name(
     name: str, wrong: Any, refused: Callable
 ) -> None:
