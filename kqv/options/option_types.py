@@ -1,11 +1,12 @@
 """Types of options: what an option takes, whether a value fits, and how an error says so."""
 
 import contextlib
+import functools
 import io
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import InitVar
+from dataclasses import InitVar, field, make_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -82,7 +83,10 @@ def convert(settings_class: type, name: str, text: str, where: str) -> Any:
         # tyro explains a mistake in a box of several lines; ours is one line.
         with contextlib.redirect_stderr(io.StringIO()):
             parsed: Any = tyro.cli(
-                settings_class, args=[f"--{name}={text}"], config=TYRO_CONFIG, use_underscores=True
+                _only(settings_class, name),
+                args=[f"--{name}={text}"],
+                config=TYRO_CONFIG,
+                use_underscores=True,
             )
     except SystemExit:
         advice = ""
@@ -95,6 +99,14 @@ def convert(settings_class: type, name: str, text: str, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: {name} takes a finite number")
     return value
+
+
+@functools.cache
+def _only(settings_class: type, name: str) -> type:
+    """A dataclass with one option of the settings, which tyro reads ten times as fast as all."""
+    option = settings_class.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    hint = option.type.type if isinstance(option.type, InitVar) else option.type
+    return make_dataclass("Only", [(name, hint, field(default=option.default))])
 
 
 def describe(hint: Any) -> str:
