@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from kqv.pickles import MOST_STEPS, read_pickle
+from kqv.pickles import MAX_STEPS, read_pickle
 
 # What torch 1.6 to 2.13 write. Notes whose name begins with a dot are not read.
 _RECORD = re.compile(r"[^/]+/(data\.pkl|data/[0-9]+|version|byteorder|\.[a-z_/]+)")
@@ -108,7 +108,7 @@ def read_archive(file: BinaryIO, checked: bool) -> Any:
     known: dict[str, Any] = {f"torch {name}Storage": dtype for name, dtype in _DTYPES.items()}
     known["collections OrderedDict"] = _empty_dict
     known["torch._utils _rebuild_tensor_v2"] = _tensor
-    most = MOST_STEPS + STEPS_PER_TENSOR * len(records)
+    most = MAX_STEPS + STEPS_PER_TENSOR * len(records)
     return read_pickle(read("data.pkl").numpy().tobytes(), known, storage, most)
 
 

@@ -21,7 +21,14 @@ import torch
 from torch import Tensor
 
 from kqv.errors import MachineError, UserError
-from kqv.files import check_header, flush_folder, open_regular, read_small, remove, take_place
+from kqv.files import (
+    check_safetensors_header,
+    flush_folder,
+    open_regular,
+    read_small,
+    remove,
+    take_place,
+)
 from kqv.machine.wrapping import local
 from kqv.run_files import FORMAT
 
@@ -212,7 +219,7 @@ def _shapes(path: Path) -> dict[str, torch.Size]:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     for file in path.glob("*.safetensors"):
-        check_header(file)
+        check_safetensors_header(file)
     found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
     shapes = {}
     for name, tensor in found.items():

@@ -38,7 +38,8 @@ from kqv.exchange.importing import from_huggingface, from_safetensors
 from kqv.exchange.nanogpt import from_nanogpt
 from kqv.files import open_regular, replacing
 from kqv.run_files import CONFIG, FORMAT, METRICS, TO_RESUME, TO_USE, VERSION
-from kqv.text.tokenizer import Tokenizer, tokenizer_from_dict
+from kqv.text.registry import tokenizer_from_dict
+from kqv.text.tokenizer import Tokenizer
 from model import GPT, GPTConfig
 
 if torch.__version__ < "2.10":

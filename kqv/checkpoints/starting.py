@@ -28,7 +28,7 @@ from kqv.options.checks import check_training
 from kqv.options.option_types import check_types
 from kqv.options.settings import TrainSettings
 from kqv.run_files import TO_RESUME
-from kqv.text.datasets import known_sources
+from kqv.text.source_names import known_sources
 from kqv.text.tokenizer import Tokenizer
 from kqv.training.data import RunData, open_data
 from kqv.training.evaluation import Evaluator

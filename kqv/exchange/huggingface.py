@@ -21,8 +21,9 @@ from kqv.exchange.nanogpt import ARGUMENTS
 from kqv.exchange.tokenizer_json import to_tokenizer_json, unused_id
 from kqv.files import replacing, replacing_folder
 from kqv.generation.prompts import default_prompt
-from kqv.text.datasets import known_sources, title_of
-from kqv.text.tokenizer import CharTokenizer, Tokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.source_names import known_sources, title_of
+from kqv.text.tokenizer import Tokenizer
 from model import GPT, RMSNORM_EPSILON, GPTConfig, RMSNorm
 
 LARGEST_ONNX = 2**31  # bytes; a larger model would need files beside it

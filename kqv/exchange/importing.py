@@ -16,9 +16,17 @@ from torch import Tensor
 from kqv.errors import UserError
 from kqv.exchange.families import to_ours
 from kqv.exchange.tokenizer_json import from_tokenizer_json
-from kqv.files import check_header, read_small
-from kqv.text.registry import SIZES, named_encoding
-from kqv.text.tokenizer import LARGEST_JSON, Tokenizer, load_tokenizer, tokenizer_from_dict
+from kqv.files import check_safetensors_header, read_small
+from kqv.text.registry import (
+    MAX_JSON_BYTES,
+    NANOGPT_FILE,
+    find_vocabulary,
+    load_tokenizer,
+    tokenizer_from_dict,
+)
+from kqv.text.tiktoken_files import load_tiktoken
+from kqv.text.tokenizer import Tokenizer
+from kqv.text.tokenizer_names import TIKTOKEN_SIZES
 from model import GPT2, RMSNORM_EPSILON, GPTConfig
 
 NAMED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -207,7 +215,7 @@ def _load(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        check_header(path)
+        check_safetensors_header(path)
         return load_file(path)
     except FileNotFoundError:
         raise UserError(
@@ -226,15 +234,16 @@ def _read_json(path: Path, limit: int = LARGEST_CONFIG) -> dict[str, Any]:
 
 def _tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     """The vocabulary of a model in a folder of Hugging Face: its tokenizer.json, or a meta.pkl of nanoGPT's."""
-    if not (folder / "tokenizer.json").exists():
-        if (folder / "meta.pkl").exists():
-            return load_tokenizer(folder)
-        if vocab_size == SIZES["gpt2"]:
-            return named_encoding("gpt2")
+    vocabulary = find_vocabulary(folder)
+    if not vocabulary:
+        if vocab_size == TIKTOKEN_SIZES["gpt2"]:
+            return load_tiktoken("gpt2")
         raise UserError(
             f"it does not say what its {vocab_size} tokens are: put its tokenizer.json (or a meta.pkl) there"
         )
-    data = _read_json(folder / "tokenizer.json", LARGEST_JSON)
+    if vocabulary.name == NANOGPT_FILE:
+        return load_tokenizer(folder)
+    data = _read_json(vocabulary, MAX_JSON_BYTES)
     return (
         tokenizer_from_dict(data) if "kind" in data else from_tokenizer_json(data)
     )  # ours has a kind

@@ -16,17 +16,20 @@ from typing import Any
 
 from torch import Tensor
 
+from kqv import project
 from kqv.errors import UserError
 from kqv.exchange.families import Place, places, to_ours
 from kqv.options.defaults import NANOGPT_FIXED
-from kqv.text.registry import SIZES, named_encoding
-from kqv.text.tokenizer import Tokenizer, load_tokenizer, padded
+from kqv.text.registry import NANOGPT_FILE, find_vocabulary, load_tokenizer
+from kqv.text.tiktoken_files import load_tiktoken
+from kqv.text.tokenizer import Tokenizer, pad_vocab_size
+from kqv.text.tokenizer_names import TIKTOKEN_SIZES
 from model import GPT2, GPTConfig
 
 ARGUMENTS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
 GPT2_TOKENS = (
-    SIZES["gpt2"],
-    padded(SIZES["gpt2"]),
+    TIKTOKEN_SIZES["gpt2"],
+    pad_vocab_size(TIKTOKEN_SIZES["gpt2"]),
 )  # nanoGPT takes them where there is no meta.pkl
 COMPILED = "_orig_mod."
 THEIR_MACHINE = (
@@ -147,20 +150,20 @@ def _tokenizer(dataset: object, path: Path, vocab_size: int) -> Tokenizer:
 
     Raises UserError naming the file that is missing.
     """
-    from kqv.text import datasets as corpus
-
     name = dataset if isinstance(dataset, str) else ""
     folders = [path.parent]
     if name:
-        folders += [_data_folder(path, name), corpus.DATA / name]
+        folders += [_data_folder(path, name), project.DATA / name]
     for folder in folders:
-        ours = folder != path.parent and (folder / "tokenizer.json").exists()
-        if ours or (folder / "meta.pkl").exists():
+        # Beside a checkpoint, a tokenizer.json alone may be Hugging Face's.
+        if folder == path.parent and not (folder / NANOGPT_FILE).exists():
+            continue
+        if find_vocabulary(folder):
             tokenizer = load_tokenizer(folder)
             if tokenizer.vocab_size == vocab_size:
                 return tokenizer
     if vocab_size in GPT2_TOKENS:
-        return named_encoding("gpt2")
+        return load_tiktoken("gpt2")
     raise UserError(
         f"it does not say which characters its {vocab_size} tokens are: put the meta.pkl of its dataset {name} into {path.parent}"
     )

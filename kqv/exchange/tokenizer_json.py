@@ -9,7 +9,9 @@ from heapq import heappop, heappush
 from typing import Any
 
 from kqv.errors import UserError
-from kqv.text.tokenizer import END, ByteTokenizer, CharTokenizer, Tokenizer
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.tokenizer import DOCUMENT_END, Tokenizer
 
 EVERY_CHARACTER = {
     "type": "Split",
@@ -136,7 +138,11 @@ def unused_id(tokenizer: Tokenizer) -> int | None:
     (255, None)
     """
     if isinstance(tokenizer, CharTokenizer):
-        return tokenizer.characters.index(END) if END in tokenizer.characters else None
+        return (
+            tokenizer.characters.index(DOCUMENT_END)
+            if DOCUMENT_END in tokenizer.characters
+            else None
+        )
     from kqv.text.bpe import END_OF_TEXT
 
     tokens, _, special = _byte_pairs(tokenizer)

@@ -28,7 +28,7 @@ from kqv.checkpoints.single import (
 )
 from kqv.errors import MachineError
 from kqv.project import ROOT as PROJECT
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from model import GPT2, MLP, GPTConfig
 
 

@@ -15,7 +15,7 @@ from kqv.checkpoints.single import model_state, save_checkpoint
 from kqv.comparison.report import Picture, Sample, Table, Text, as_html
 from kqv.inside.page import GUESSES
 from kqv.inside.trace import read
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from model import GPT, Attention, GPTConfig
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")

@@ -24,7 +24,9 @@ from kqv.exchange.tokenizer_json import from_tokenizer_json, merges, to_tokenize
 from kqv.generation.decoder import _compared
 from kqv.generation.sampling import generate_text
 from kqv.options.settings import SampleSettings
-from kqv.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.tokenizer import Tokenizer
 from model import GPT, GPT2, MLP, Attention, GPTConfig
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from helpers.models import random_ids
 from kqv.checkpoints.single import load_model
 from kqv.exchange.importing import NAMED, from_huggingface, located
 from kqv.exchange.tokenizer_json import to_tokenizer_json
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 
 transformers = pytest.importorskip("transformers")
 SIZE = len(CHARACTERS)

@@ -12,11 +12,11 @@ from helpers.exchange import adamw, gradients
 from helpers.hostile import Hostile
 from helpers.models import random_ids, randomised
 
+from kqv import project
 from kqv.checkpoints.single import load_checkpoint, load_latest, load_model, restore_model
 from kqv.exchange.families import places, to_theirs
 from kqv.generation.sampling import generate_text
 from kqv.options.settings import SampleSettings, TrainSettings
-from kqv.text import datasets as corpus
 from kqv.training.optimizers import make_optimizers, restore_optimizers
 from model import GPT2, GPTConfig
 
@@ -141,7 +141,7 @@ def test_characters_that_are_nowhere_are_asked_for(
     meta = folder.parent / "data" / "few_characters" / "meta.pkl"
     _, weights = their_gpt2()
     torch.save(nanogpt_state(weights), folder / "ckpt.pt")
-    monkeypatch.setattr(corpus, "DATA", folder.parent / "ours")
+    monkeypatch.setattr(project, "DATA", folder.parent / "ours")
     for place in (folder, folder.parent / "ours" / "few_characters"):
         place.mkdir(parents=True, exist_ok=True)
         meta = meta.rename(place / "meta.pkl")
@@ -204,7 +204,7 @@ HURTS: dict[str, Any] = {
 def test_rubbish_in_any_part_is_one_line(
     part: str, value: Any, folder: Path, refused: Callable, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(corpus, "DATA", folder)
+    monkeypatch.setattr(project, "DATA", folder)
     _, weights = their_gpt2()
     optimizer = adamw(weights)
     gradients(weights, 0)

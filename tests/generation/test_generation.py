@@ -21,7 +21,9 @@ from kqv.options.option_types import alternatives, option_types
 from kqv.options.settings import SampleSettings
 from kqv.progress import say_once
 from kqv.text.bpe import OWN_PATTERN, BpeTokenizer
-from kqv.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.tokenizer import Tokenizer
 from model import GPT, GPT2, MLP, SCORES, Attention, Block, GPTConfig, RMSNorm, SwiGLU
 
 VOCABULARY = CharTokenizer.of("abcdefghij\n")

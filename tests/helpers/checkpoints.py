@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from kqv.checkpoints.single import SEAL
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 
 TOKENIZER = CharTokenizer.of("hello world\n")
 SHAPE = {

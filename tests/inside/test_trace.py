@@ -25,7 +25,7 @@ from kqv.inside.trace import (
     read,
 )
 from kqv.progress import say_once
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from model import GPT, GPT2, Attention, GPTConfig
 
 SHAPE: dict[str, Any] = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kqv.checkpoints.single import load_checkpoint, save_checkpoint
 from kqv.options.settings import TrainSettings
 from kqv.text.batches import training_batch
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from kqv.training.optimizers import (
     Muon,
     make_optimizers,
