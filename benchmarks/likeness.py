@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.commands import LAPTOP, options, python
 from benchmarks.measure import Row, alternate, process, shown_command
 from benchmarks.settings import BenchSettings
-from kqv.checkpoints.single import load_model
+from kqv.checkpoints.loading import load_model
 from kqv.errors import UserError
 from kqv.machine.device import choose_machine
 from kqv.options.settings import TrainSettings

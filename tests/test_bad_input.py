@@ -26,7 +26,8 @@ import export
 import sample
 import train
 from kqv import project
-from kqv.checkpoints.single import SEAL, load_checkpoint, save_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
+from kqv.checkpoints.single import SEAL, save_checkpoint
 from kqv.errors import exit_status
 from kqv.options.option_types import alternatives
 from kqv.options.settings import ExplainSettings, ExportSettings, SampleSettings, TrainSettings

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from kqv.checkpoints.single import load_model
+from kqv.checkpoints.loading import load_model
 from kqv.comparison.runs import FACTS, Configuration, Run
 from kqv.errors import UserError
 from kqv.files import replacing

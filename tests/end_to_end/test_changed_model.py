@@ -9,7 +9,7 @@ from helpers.shell import TINY, Shell, copy_project
 # A plain loop over GPT.forward, in the changed copy of the project: the likeliest next character, again and again.
 PLAIN = """
 import sys, torch
-from kqv.checkpoints.single import load_model
+from kqv.checkpoints.loading import load_model
 model, tokenizer, *_ = load_model(sys.argv[1])
 model.eval().fuse_attention(sys.argv[2] == "fused")
 ids = tokenizer.encode(sys.argv[3])

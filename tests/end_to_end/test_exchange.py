@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.exchange import Llama, adamw, gradients
+from helpers.exchange import Llama, adamw, set_gradients
 from helpers.shell import TINY, easy_text, metrics
 
-from kqv.checkpoints.single import load_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
 from kqv.options.defaults import NANOGPT_FIXED
 
 GREEDY = ("--start=The old", "--temperature=0", "--max_new_tokens=60", "--dtype=float32")
@@ -163,7 +163,7 @@ def nanogpt_run(nanogpt, data):
     }
     optimizer = adamw(weights)
     for step in range(3):
-        gradients(weights, step)
+        set_gradients(weights, step)
         optimizer.step()
     model = {name: weight.detach() for name, weight in weights.items()}
     model["lm_head.weight"] = model["transformer.wte.weight"]

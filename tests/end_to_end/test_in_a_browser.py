@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kqv.checkpoints.single import model_state, save_checkpoint
+from kqv.checkpoints.restoring import model_state
+from kqv.checkpoints.single import save_checkpoint
 from kqv.comparison.report import Picture, Sample, Table, Text, as_html
 from kqv.inside.page import GUESSES
 from kqv.inside.trace import read

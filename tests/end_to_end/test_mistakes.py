@@ -14,7 +14,7 @@ from helpers.hostile import Hostile
 from helpers.shell import TINY, TINY_SETTINGS, metrics
 
 from kqv import __version__
-from kqv.checkpoints.single import load_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
 
 
 def assert_one_line(done, *words, status=2):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.shell import TINY, copy_project, easy_text, metrics
 
-from kqv.checkpoints.single import load_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
 from kqv.text.registry import load_tokenizer, tokenizer_from_dict
 
 POEM = easy_text() + "Das Kätzchen schläft. 🐱\n" * 40

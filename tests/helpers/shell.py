@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kqv.checkpoints.single import load_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
 from kqv.project import ROOT as PROJECT
 from kqv.text.registry import load_tokenizer
 
