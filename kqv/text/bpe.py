@@ -18,7 +18,7 @@ from kqv.errors import UserError
 from kqv.text.byte_level import ByteLevel
 from kqv.text.tokenizer import DOCUMENT_END
 
-# tiktoken's regular expressions, by the name of the first encoding that used them. The possessive
+# tiktoken's regular expressions, by the name of the first vocabulary that used them. The possessive
 # ++ (as in \s++$) changes no match; it saves the engine from backtracking.
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CONTRACTION = r"(?i:'(?:[dmst]|ll|re|ve))"
@@ -82,7 +82,7 @@ class BpeTokenizer(ByteLevel):
         # The end of a document is encoded as <|endoftext|>; without such a token, as the byte
         # U+0003, made special so that nothing is merged with it.
         ends = {DOCUMENT_END: special.get(END_OF_TEXT, ranks[DOCUMENT_END.encode()])}
-        self._encoding = _import_tiktoken().Encoding(
+        self._tiktoken = _import_tiktoken().Encoding(
             name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=ends | special
         )
 
@@ -94,14 +94,14 @@ class BpeTokenizer(ByteLevel):
                 f"{found.start()}: use --tokenizer=bytes"
             )
         allowed = {DOCUMENT_END} if documents else set()
-        return self._encoding.encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
+        return self._tiktoken.encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
 
     def encode_prompt(self, text: str) -> list[int]:
         """Like `encode`, but the name of a special token is that token."""
         if not any(name in text for name in self.special):
             return self.encode(text)
         self.encode(text)  # raises for what is no character
-        return self._encoding.encode(text, allowed_special=set(self.special), disallowed_special=())
+        return self._tiktoken.encode(text, allowed_special=set(self.special), disallowed_special=())
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token, the name of a special token, or b"" for an unused id."""

@@ -36,7 +36,7 @@ def load_tiktoken(name: str) -> BpeTokenizer:
     if missing := missing_files(name):
         print(f"tiktoken downloads {', '.join(missing)}", file=sys.stderr)
     try:
-        encoding = tiktoken.get_encoding(name)
+        theirs = tiktoken.get_encoding(name)
     except (OSError, ValueError) as error:  # no network, or a file with another hash
         files = [f"{address} as {path}" for address, path in missing_files(name).items()]
         raise UserError(
@@ -44,7 +44,7 @@ def load_tiktoken(name: str) -> BpeTokenizer:
             f"download {' and '.join(files)}, then set TIKTOKEN_CACHE_DIR={cache_folder()}"
         ) from None
     # Private attributes, but the ones with which tiktoken's README extends an encoding.
-    ranks, special = encoding._mergeable_ranks, encoding._special_tokens
+    ranks, special = theirs._mergeable_ranks, theirs._special_tokens
     tokens = [b""] * (max(ranks.values()) + 1)
     for token, rank in ranks.items():
         tokens[rank] = token

@@ -1,4 +1,4 @@
-"""The content of a checkpoint is checked: its version, its parts and what a resume needs of them."""
+"""The content of a checkpoint is checked: its version, its parts, what a resume needs of them."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""nanoGPT and back: checkpoints compute the same on both sides, and training resumes as in nanoGPT."""
+"""nanoGPT and back: the same logits on both sides, and training resumes as in nanoGPT."""
 
 import pickle
 import shutil
