@@ -20,8 +20,9 @@ from kqv.browser import show
 from kqv.errors import run_script
 from kqv.files import replacing
 from kqv.generation.prompts import text_of
+from kqv.options.checks import check_explaining
 from kqv.options.command_line import read_settings
-from kqv.options.settings import ExplainSettings, check_explaining
+from kqv.options.settings import ExplainSettings
 from kqv.signals import end_by_exception
 from kqv.training.remarks import checkpoint_remarks
 

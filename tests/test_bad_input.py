@@ -29,7 +29,7 @@ from kqv import project
 from kqv.checkpoints.loading import load_checkpoint
 from kqv.checkpoints.single import SEAL, save_checkpoint
 from kqv.errors import exit_status
-from kqv.options.command_line import _alternatives
+from kqv.options.option_types import alternatives
 from kqv.options.settings import ExplainSettings, ExportSettings, SampleSettings, TrainSettings
 
 TINY = [
@@ -167,7 +167,7 @@ def options_of(settings_class: type) -> st.SearchStrategy[list[str]]:
     """One to three options with values that fit, nearly fit or do not."""
 
     def values(name: str) -> st.SearchStrategy[str]:
-        kinds = _alternatives(get_type_hints(settings_class)[name])
+        kinds = alternatives(get_type_hints(settings_class)[name])
         words = [kind for kind in kinds if isinstance(kind, str)]
         return st.sampled_from(
             [str(value) for value in [*words, *(WORDS if str in kinds else NUMBERS + WORDS[:4])]]

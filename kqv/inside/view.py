@@ -12,7 +12,8 @@ from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import generate
 from kqv.inside.figures import FIGURE_CONTEXT, HeadFigures, head_figures
 from kqv.inside.trace import Trace, record
-from kqv.options.settings import LARGEST_SEED, SampleSettings
+from kqv.options.checks import LARGEST_SEED
+from kqv.options.settings import SampleSettings
 from kqv.text.tokenizer import Tokenizer
 from model import GPT
 
