@@ -1,14 +1,15 @@
-# Everything runs in .venv, made here on first use: the system's Python stays as it is.
+# Everything runs in .venv, created on first use; the system's Python is not touched.
 #
 #   make train    set up, train on tiny Shakespeare, print a sample
 #   make test     set up, lint, check types, run the tests
+#   make pictures make the pictures of README.md and docs/, in half an hour (docs/pictures.py)
 #   make clean    remove .venv (data and outputs stay)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test clean
+.PHONY: train test pictures clean
 
 train: $(VENV)/ready
 	$(BIN)/python train.py
@@ -21,10 +22,13 @@ test: $(VENV)/ready-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+pictures: $(VENV)/ready-dev
+	$(BIN)/python -m docs.pictures
+
 clean:
 	rm -rf $(VENV)
 
-# Each marker is younger than the list of packages it stands for, so a changed list installs again.
+# A marker file older than its requirements file means: install again.
 $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kqv needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from kqv.errors import UserError, run_script
 from kqv.generation.prompts import text_of
+from kqv.options.checks import check_sampling
 from kqv.options.command_line import read_settings
-from kqv.options.settings import SampleSettings, check_sampling
+from kqv.options.settings import SampleSettings
 from kqv.training.remarks import checkpoint_remarks
 
 if TYPE_CHECKING:
@@ -43,13 +44,13 @@ def main(arguments: list[str]) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
-    from kqv.checkpoints.single import load_model
-    from kqv.exchange.importing import located
+    from kqv.checkpoints.loading import load_model
+    from kqv.exchange.huggingface import locate
     from kqv.generation.prompts import default_prompt
     from kqv.machine.device import choose_machine
 
     named = settings.init_from != "resume"
-    where = located(settings.init_from) if named else settings.out_dir
+    where = locate(settings.init_from) if named else settings.out_dir
     model, tokenizer, checkpoint, path = load_model(where)
     for remark in checkpoint_remarks(checkpoint, path, where):
         print(remark, file=sys.stderr)

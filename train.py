@@ -56,51 +56,24 @@ def train(request: Request, launch: Launch, stack: ExitStack) -> int:
     """From the request to a trained model. Returns the exit status. A lock on out_dir is held until
     `stack` closes."""
     # torch takes a second to import, so this waits until the options are known to be good.
-    import torch
-
     from kqv.checkpoints.saver import Saver
-    from kqv.checkpoints.starting import find_start
-    from kqv.generation.decoder import attend_as_written
-    from kqv.machine.device import check_memory, choose_machine
+    from kqv.checkpoints.starting import find_start, start_run
     from kqv.machine.ranks import Ranks
-    from kqv.training.data import open_data
-    from kqv.training.evaluation import Evaluator
     from kqv.training.plan import plan_run
-    from kqv.training.run import Run
-    from kqv.training.trainer import Trainer
-    from model import GPT, GPTConfig
 
     end_by_exception()
     ranks = Ranks(launch)
     ranks.join(request.settings.backend)
-    if request.takes_gpu_recipe() and choose_machine(request.settings).device.type == "cuda":
-        request = request.with_gpu_recipe()
     start, request = find_start(request, ranks, stack)
     settings = request.settings
     if settings.dry_run:
         plan_run(request, start.model.config if start.model else None, start.path, launch)
         return 0
-
-    # A model that the machine cannot hold is refused before a text is prepared for it.
-    machine = choose_machine(settings, ranks.local_rank if ranks.world_size > 1 else None)
-    check_memory(settings, start.tokenizer.padded_size if start.tokenizer else 1, machine, ranks)
-    data = open_data(request, start.tokenizer, start.sources(request), ranks)
-    start.check_data(data, settings)
-    settings.dataset, settings.tokenizer = data.dataset.name, data.tokenizer.name
-    vocab_size = data.tokenizer.padded_size
-    check_memory(settings, vocab_size, machine, ranks)
-
-    torch.manual_seed(settings.seed)
-    model = start.model or GPT(GPTConfig.of(settings, vocab_size))
-    trainer = Trainer(model, settings, machine, ranks)
-    attend_as_written(model)
-    evaluator = Evaluator(model, data, settings, machine, ranks)
-    run = Run(settings, ranks, data, trainer, evaluator)
-    best_val_loss = start.restore(run)
+    run, best_val_loss = start_run(start, request, ranks)
     if settings.eval_only:
-        loss = evaluator.whole_loss()
+        loss = run.evaluator.whole_loss()
         if ranks.is_main:
-            print("validation loss", describe_loss(loss, data.characters_per_token))
+            print("validation loss", describe_loss(loss, run.data.characters_per_token))
         return 0
 
     resume = launch.command("train.py", "--init_from=resume", f"--out_dir={settings.out_dir}")

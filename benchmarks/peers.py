@@ -1,10 +1,10 @@
-"""Peers that are libraries, for bench.py: each is measured in a process of its own.
+"""Peers that are libraries: bench.py measures each in a process of its own.
 
     python -m benchmarks.peers transformers-train '{"n_layer": 4, ...}'     prints tokens/s
     python -m benchmarks.peers transformers-sample '{"n_layer": 6, ...}'    prints characters/s
     python -m benchmarks.peers llama.cpp '{"n_layer": 6, ...}'              prints characters/s
 
-Weights are random, which makes no difference to the speed. Nothing of kqv is in here.
+Weights are random, which makes no difference to the speed. Nothing of kqv is imported here.
 """
 
 import importlib.util
@@ -18,7 +18,8 @@ from statistics import median
 from typing import Any
 
 CHARACTERS = 500  # in a sample
-VOCABULARY = 65
+VOCABULARY = 65  # as many characters as tiny Shakespeare has
+WARMUP_STEPS = 3
 
 
 def missing(*packages: str) -> bool:
@@ -52,11 +53,11 @@ def transformers_train(shape: dict[str, Any]) -> float:
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - began)
-    return shape["batch_size"] * shape["block_size"] / median(times[3:])
+    return shape["batch_size"] * shape["block_size"] / median(times[WARMUP_STEPS:])
 
 
 def transformers_sample(shape: dict[str, Any]) -> float:
-    """Characters/s of `generate`, which keeps keys and values."""
+    """Characters/s of `generate`, with its KV cache."""
     import torch
 
     model = transformers_gpt2(shape, CHARACTERS + 1).eval()
@@ -71,7 +72,7 @@ def transformers_sample(shape: dict[str, Any]) -> float:
 
 
 def llama_cpp_sample(shape: dict[str, Any]) -> float:
-    """Characters/s of llama.cpp, float32, as many threads as processors, as its server reports them."""
+    """Characters/s of llama.cpp in float32 on all cores, as its server reports them."""
     import xllamacpp
 
     with tempfile.TemporaryDirectory() as folder:
@@ -87,12 +88,12 @@ def llama_cpp_sample(shape: dict[str, Any]) -> float:
 
 
 def write_qwen3(shape: dict[str, Any], path: Path) -> Path:
-    """A model of Qwen3's family as a GGUF file, which is what llama.cpp reads."""
+    """Write a model of Qwen3's family as a GGUF file, which is what llama.cpp reads."""
     import gguf
     import numpy as np
 
     width, d_k = shape["n_embd"], shape["n_embd"] // shape["n_head"]
-    hidden = 32 * -(-width * 8 // 96)
+    hidden = 32 * -(-width * 8 // 96)  # 8/3 of the width, rounded up to a multiple of 32
     writer = gguf.GGUFWriter(path, "qwen3")
     writer.add_block_count(shape["n_layer"])
     writer.add_context_length(2 * CHARACTERS)
@@ -110,25 +111,39 @@ def write_qwen3(shape: dict[str, Any], path: Path) -> Path:
     writer.add_token_types([gguf.TokenType.NORMAL] * VOCABULARY)
     writer.add_token_merges(["! !"])
     random = np.random.default_rng(0)
-    shapes: dict[str, tuple[int, ...]] = {
-        "token_embd": (VOCABULARY, width), "output": (VOCABULARY, width), "output_norm": (width,)
-    }  # fmt: skip
-    for layer in range(shape["n_layer"]):
-        block: dict[str, tuple[int, ...]] = {
-            "attn_norm": (width,), "attn_q_norm": (d_k,), "attn_k_norm": (d_k,), "ffn_norm": (width,),
-            "attn_q": (width, width), "attn_k": (width, width), "attn_v": (width, width), "attn_output": (width, width),
-            "ffn_gate": (hidden, width), "ffn_up": (hidden, width), "ffn_down": (width, hidden),
-        }  # fmt: skip
-        shapes |= {f"blk.{layer}.{name}": size for name, size in block.items()}
-    for name, size in shapes.items():
-        writer.add_tensor(
-            f"{name}.weight", (0.05 * random.standard_normal(size)).astype(np.float32)
-        )
+    for name, size in weight_shapes(shape["n_layer"], width, d_k, hidden).items():
+        weight = (0.05 * random.standard_normal(size)).astype(np.float32)
+        writer.add_tensor(f"{name}.weight", weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def weight_shapes(layers: int, width: int, d_k: int, hidden: int) -> dict[str, tuple[int, ...]]:
+    """The weights of a Qwen3 by their names in GGUF."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (VOCABULARY, width),
+        "output": (VOCABULARY, width),
+        "output_norm": (width,),
+    }
+    block: dict[str, tuple[int, ...]] = {
+        "attn_norm": (width,),
+        "attn_q_norm": (d_k,),
+        "attn_k_norm": (d_k,),
+        "attn_q": (width, width),
+        "attn_k": (width, width),
+        "attn_v": (width, width),
+        "attn_output": (width, width),
+        "ffn_norm": (width,),
+        "ffn_gate": (hidden, width),
+        "ffn_up": (hidden, width),
+        "ffn_down": (width, hidden),
+    }
+    for layer in range(layers):
+        shapes |= {f"blk.{layer}.{name}": size for name, size in block.items()}
+    return shapes
 
 
 PEERS = {

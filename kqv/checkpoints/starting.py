@@ -7,30 +7,37 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kqv.checkpoints.sharded import holds_shapes, restore_shards
-from kqv.checkpoints.single import (
+import torch
+
+from kqv.checkpoints.loading import (
     find_checkpoint,
     is_of_launch,
     load_any,
+    load_for_rank,
     load_latest,
-    load_share,
-    restore_model,
 )
+from kqv.checkpoints.restoring import restore_model
+from kqv.checkpoints.sharded import holds_shapes, restore_shards
 from kqv.errors import UserError
-from kqv.exchange.importing import located
+from kqv.exchange.huggingface import locate
 from kqv.exchange.nanogpt import data_remark
+from kqv.generation.decoder import attend_as_written
+from kqv.machine.device import check_memory, choose_machine
 from kqv.machine.ranks import Ranks
-from kqv.options.command_line import check_types
-from kqv.options.settings import TrainSettings, check_training
+from kqv.options.checks import check_training
+from kqv.options.option_types import check_types
+from kqv.options.settings import TrainSettings
 from kqv.run_files import TO_RESUME
-from kqv.text.datasets import known_sources
+from kqv.text.source_names import known_sources
 from kqv.text.tokenizer import Tokenizer
-from kqv.training.data import RunData
+from kqv.training.data import RunData, open_data
+from kqv.training.evaluation import Evaluator
 from kqv.training.optimizers import restore_optimizers
 from kqv.training.request import Request
 from kqv.training.run import Run
 from kqv.training.run_folder import occupy
-from model import GPT
+from kqv.training.trainer import Trainer
+from model import GPT, GPTConfig
 
 
 @dataclass
@@ -100,6 +107,8 @@ def find_start(request: Request, ranks: Ranks, stack: ExitStack) -> tuple[Start,
 
     Raises UserError if there is no such checkpoint, or an option contradicts it.
     """
+    if request.takes_gpu_recipe() and choose_machine(request.settings).device.type == "cuda":
+        request = request.with_gpu_recipe()
     launch, out_dir = ranks.launch, request.settings.out_dir
     # After a torchrun restart, resume the same run.
     begun = ranks.is_main and launch.restarts and is_of_launch(launch.id, out_dir)
@@ -123,17 +132,42 @@ def find_start(request: Request, ranks: Ranks, stack: ExitStack) -> tuple[Start,
     return start, request
 
 
+def start_run(start: Start, request: Request, ranks: Ranks) -> tuple[Run, float]:
+    """The run: the text as token ids, the model with its optimizers on this machine, restored if it
+    resumes; and its lowest validation loss.
+
+    Raises UserError if the machine cannot hold the model, or the text does not fit it.
+    """
+    settings = request.settings
+    machine = choose_machine(settings, ranks.local_rank if ranks.world_size > 1 else None)
+    # A model that the machine cannot hold is refused before a text is prepared for it.
+    least = start.tokenizer.padded_size if start.tokenizer else 1
+    check_memory(settings, least, machine, ranks)
+    data = open_data(request, start.tokenizer, start.sources(request), ranks)
+    start.check_data(data, settings)
+    settings.dataset, settings.tokenizer = data.dataset.name, data.tokenizer.name
+    vocab_size = data.tokenizer.padded_size
+    check_memory(settings, vocab_size, machine, ranks)
+
+    torch.manual_seed(settings.seed)
+    model = start.model or GPT(GPTConfig.of(settings, vocab_size))
+    trainer = Trainer(model, settings, machine, ranks)
+    attend_as_written(model)
+    run = Run(settings, ranks, data, trainer, Evaluator(model, data, settings, machine, ranks))
+    return run, start.restore(run)
+
+
 def _read(request: Request, stack: ExitStack) -> tuple[dict[str, Any], Path]:
     """The checkpoint that --init_from names, and where it is."""
     settings = request.settings
     if settings.init_from != "resume":
-        return load_any(located(settings.init_from))
+        return load_any(locate(settings.init_from))
     folder = Path(settings.out_dir)
     if not folder.is_dir():
         find_checkpoint(settings.out_dir, TO_RESUME)  # its error, before the lock makes a folder
     if not settings.eval_only and not settings.dry_run:
         stack.enter_context(occupy(folder))
-    read = functools.partial(load_share, fsdp=request.given.get("fsdp"))
+    read = functools.partial(load_for_rank, fsdp=request.given.get("fsdp"))
     return load_latest(settings.out_dir, read)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from kqv.errors import UserError
 from kqv.machine.device import Machine
@@ -50,8 +51,6 @@ def replicate(forward: Callable[..., Any], machine: Machine, ranks: Ranks) -> Ca
     """Wrap a model in DistributedDataParallel; one rank alone needs no wrapper."""
     if ranks.world_size == 1:
         return forward
-    from torch.nn.parallel import DistributedDataParallel
-
     device_ids = [machine.device] if machine.device.type == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.13 is to rename broadcast_buffers

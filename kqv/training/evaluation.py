@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import generate_text
-from kqv.inside.trace import layer_figures
+from kqv.inside.figures import layer_figures
 from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
 from kqv.machine.wrapping import gather

@@ -27,7 +27,8 @@ from helpers.shell import (
     untimed,
 )
 
-from kqv.checkpoints.single import load_checkpoint, restore_model
+from kqv.checkpoints.loading import load_checkpoint
+from kqv.checkpoints.restoring import restore_model
 
 LENGTH = 320
 # With dropout and gradient accumulation, whose random numbers a resume has to reproduce.
