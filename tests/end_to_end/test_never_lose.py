@@ -65,6 +65,7 @@ def kill_at_random(process, folder, random):
     return process.returncode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_that_is_killed_again_and_again_ends_as_the_undisturbed_one(
     shell, text, tmp_path, request, dtype
@@ -108,6 +109,7 @@ def damaged(data, damage):
     return data[:3000] + bytes([data[3000] ^ 1]) + data[3001:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone"])
 def test_a_run_whose_latest_checkpoint_is_damaged_resumes_from_the_one_before(
     shell, stopped, tmp_path, damage
@@ -128,6 +130,7 @@ def test_a_run_whose_latest_checkpoint_is_damaged_resumes_from_the_one_before(
     assert [line["step"] for line in metrics(folder)] == list(range(41))
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_a_run_at_once_and_harms_nothing(shell, stopped, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(stopped / "stopped", folder)
@@ -182,6 +185,7 @@ def test_a_run_saves_by_the_clock_as_well(shell, text, tmp_path):
     assert max(seen) < 100000
 
 
+@pytest.mark.slow
 def test_a_second_run_into_the_same_folder_is_refused_while_the_first_lives(shell, text, tmp_path):
     words = (text, TINY, "--max_iters=100000", f"--out_dir={tmp_path}")
     with shell.start("train.py", *words, stderr=subprocess.DEVNULL) as process:
@@ -217,6 +221,7 @@ def test_a_run_is_not_resumed_with_another_text(shell, stopped, tmp_path):
 # --- a full disk
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_a_run_trains_on_if_asked_to_and_saves_when_there_is_room(
     shell, text, tmp_path
 ):
@@ -252,6 +257,7 @@ def small_drive(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_a_run_and_costs_nothing_that_was_saved(shell, text, small_drive):
     folder = small_drive / "run"
     words = (text, TINY, "--max_iters=100000", "--eval_interval=50", f"--out_dir={folder}")
@@ -279,6 +285,7 @@ def test_a_disk_that_fills_up_ends_a_run_and_costs_nothing_that_was_saved(shell,
     assert [line["step"] for line in metrics(folder)] == list(range(0, saved[LATEST] + 51, 10))
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_is_reported_before_anything_is_done(shell, text, small_drive):
     subprocess.run(["mount", "-o", "remount,ro", small_drive], check=True)
     done = shell.run("train.py", text, TINY, f"--out_dir={small_drive / 'run'}")
@@ -330,6 +337,7 @@ def test_a_loss_that_is_not_finite_skips_one_update_and_is_reported(spiked, text
     assert all(weight.isfinite().all() for weight in weights.values())
 
 
+@pytest.mark.slow
 def test_nine_skipped_steps_in_a_row_are_survived_and_ten_end_the_run_with_a_good_checkpoint(
     spiked, shell, text, tmp_path
 ):
@@ -347,6 +355,7 @@ def test_nine_skipped_steps_in_a_row_are_survived_and_ten_end_the_run_with_a_goo
     shell.succeed("train.py", "--init_from=resume", f"--out_dir={tmp_path}")
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_among_skipped_steps_is_resumed_as_the_undisturbed_one(
     spiked, text, tmp_path
 ):
@@ -362,6 +371,7 @@ def test_a_run_that_ends_among_skipped_steps_is_resumed_as_the_undisturbed_one(
     assert same_weights(tmp_path / "pieces" / LATEST, tmp_path / "straight" / LATEST)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_with_one_line_and_a_checkpoint_from_before(shell, text, tmp_path):
     rates = ("--learning_rate=1", "--muon_learning_rate=1", "--weight_decay=1e6")
     rates += ("--decay_lr=False", "--warmup_iters=0")
@@ -375,6 +385,7 @@ def test_a_run_that_diverges_ends_with_one_line_and_a_checkpoint_from_before(she
 # --- memory
 
 
+@pytest.mark.slow
 def test_memory_and_open_files_stay_flat(shell, text, tmp_path):
     intervals = ("--eval_interval=50", "--log_interval=10")
     words = (text, TINY, "--max_iters=1000000", *intervals, f"--out_dir={tmp_path}")

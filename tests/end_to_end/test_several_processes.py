@@ -18,6 +18,8 @@ from helpers.shell import TINY, metrics, same_weights, torchrun, untimed
 from kqv.checkpoints.loading import load_checkpoint
 from kqv.run_files import BEST, EARLIER, LATEST
 
+pytestmark = pytest.mark.slow
+
 # float32 and a low rate, so that the order of summation makes little difference; a width that three
 # ranks do not divide; biases and a tied head.
 OPTIONS = (

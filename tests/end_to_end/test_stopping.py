@@ -93,6 +93,7 @@ def pieces(shell, text, tmp_path_factory):
     return Pieces(folder, interrupted, interrupted_at, killed, terminated, terminated_at, finished)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_step_that_it_names_and_ends_with_130(pieces):
     assert pieces.interrupted.status == 130
     assert pieces.interrupted_at == stopped_after(pieces.interrupted) >= 40
@@ -100,28 +101,33 @@ def test_ctrl_c_saves_the_step_that_it_names_and_ends_with_130(pieces):
     assert str(pieces.folder / "last.pt") in pieces.interrupted.stdout
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_that_it_names_and_ends_with_143(pieces):
     assert pieces.terminated.status == 143
     assert pieces.terminated_at == stopped_after(pieces.terminated) >= 230
     assert "Traceback" not in pieces.terminated.stderr
 
 
+@pytest.mark.slow
 def test_the_command_that_a_stopped_run_prints_resumes_it_to_its_end(pieces):
     assert pieces.finished.status == 0, pieces.finished.stderr
     assert load_checkpoint(pieces.folder / "last.pt")["iter_num"] == LENGTH
 
 
+@pytest.mark.slow
 def test_a_run_in_pieces_ends_with_the_same_weights_bit_for_bit(straight, pieces):
     assert pieces.killed.status == -signal.SIGKILL
     assert same_weights(pieces.folder / "last.pt", straight / "last.pt")
     assert same_weights(pieces.folder / "ckpt.pt", straight / "ckpt.pt")
 
 
+@pytest.mark.slow
 def test_a_run_in_pieces_has_each_step_once_with_the_same_metrics(straight, pieces):
     assert [line["step"] for line in metrics(pieces.folder)] == list(range(LENGTH + 1))
     assert untimed(metrics(pieces.folder)) == untimed(metrics(straight))
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(shell, straight, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
@@ -148,22 +154,26 @@ def longer(shell, straight, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_larger_max_iters_resumes_a_finished_run_wherever_its_folder_is_now(longer):
     assert load_checkpoint(longer / "last.pt")["iter_num"] == LENGTH + 20
     assert [line["step"] for line in metrics(longer)] == list(range(LENGTH + 21))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_that_gets_worse_keeps_its_best_checkpoint(straight, longer):
     losses = [line["val_loss"] for line in metrics(longer) if "val_loss" in line]
     assert losses[-1] > 2 * losses[-2]
     assert same_weights(longer / "ckpt.pt", straight / "ckpt.pt")
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_answered_before_the_step_is_done(pieces):
     lines = pieces.interrupted.stderr.splitlines()
     assert "stopping after this step; Ctrl-C again ends now" in lines
 
 
+@pytest.mark.slow
 def test_a_run_whose_terminal_closes_saves_and_ends_with_129(shell, text, tmp_path):
     master, terminal = os.openpty()
 
@@ -197,6 +207,7 @@ def test_a_run_whose_terminal_closes_saves_and_ends_with_129(shell, text, tmp_pa
     assert metrics(tmp_path)[-1]["step"] == saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "status"),
     [("train.py", -2), ("sample.py", 130), ("explain.py", -2), ("export.py", -2)],
@@ -220,6 +231,7 @@ def waits(process):
     return system_call.startswith("0 0x0 ")  # read(0, ...)
 
 
+@pytest.mark.slow
 def test_sigterm_while_a_text_is_read_from_standard_input_leaves_no_copy_of_it(shell, tmp_path):
     cache = shell.folder / "data" / "cache"
     with shell.start("train.py", "-", f"--out_dir={tmp_path}", stdin=subprocess.PIPE) as process:
@@ -232,6 +244,7 @@ def test_sigterm_while_a_text_is_read_from_standard_input_leaves_no_copy_of_it(s
     assert not copies[0].parent.exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_moved_away_during_a_run_ends_the_run_with_a_checkpoint(
     shell, text, tmp_path
 ):
@@ -269,6 +282,7 @@ def test_a_run_stopped_before_its_first_step_can_be_resumed(shell, text, tmp_pat
     assert load_checkpoint(folder / "last.pt")["iter_num"] == LENGTH
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_first_evaluation_is_sampled_from_last_pt(shell, text, tmp_path):
     words = (text, *OPTIONS, "--eval_interval=1000", f"--out_dir={tmp_path}")
     done = shell.signal_at("step 40/", signal.SIGINT, *words, pause=1)
@@ -293,6 +307,7 @@ def test_ctrl_c_ends_a_sample_without_a_traceback(shell, trained):
     assert b"Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_at_the_loss_of_the_checkpoint_and_lowers_it(shell, trained, tmp_path):
     other = tmp_path / "other.txt"
     sentences = (sentence.replace(" sits on the ", " sits in the old ") for sentence in SENTENCES)

@@ -118,6 +118,7 @@ def test_a_run_says_how_often_it_reads_its_text(trained):
     assert f"300 steps read 38,400 characters: {passes}" in trained.done.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_a_text_that_is_large_for_the_model_gets_a_recipe_that_fits(shell, tmp_path):
     (tmp_path / "large.txt").write_text(easy_text(3000))
     done = shell.run("train.py", tmp_path / "large.txt", TINY, f"--out_dir={tmp_path / 'run'}")
@@ -141,6 +142,7 @@ def memorised(shell, tmp_path_factory):
     return folder / "run", done
 
 
+@pytest.mark.slow
 def test_overfitting_is_reported_when_it_happens_and_at_the_end(memorised):
     _, done = memorised
     pattern = r"validation loss has risen since step 0 \(\d\.\d\d → \d\.\d\d\) "
@@ -152,6 +154,7 @@ def test_overfitting_is_reported_when_it_happens_and_at_the_end(memorised):
     assert re.search(rf"^overfitting +{pattern}", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_missing_ckpt_pt_is_explained_at_the_end_and_when_last_pt_is_sampled(shell, memorised):
     folder, done = memorised
     assert names_in(folder) == [name for name in FILES if name != "ckpt.pt"]
@@ -163,6 +166,7 @@ def test_a_missing_ckpt_pt_is_explained_at_the_end_and_when_last_pt_is_sampled(s
     assert sampled.stderr == f"{folder}: {remark}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the cores do")
 def test_beside_busy_programs_threads_sleep_and_the_run_says_so(shell):
     """The command is a resume of nothing: it says the line first, and then ends soon."""
@@ -208,6 +212,7 @@ def repeated(shell, trained, tmp_path_factory):
     return folder, done, (before, stamps(shell.folder / "data"))
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_moved_to_previous_and_a_line_says_so(trained, repeated):
     folder, done, _ = repeated
     earlier = folder / "previous" / "1"
@@ -217,12 +222,14 @@ def test_an_earlier_run_is_moved_to_previous_and_a_line_says_so(trained, repeate
     assert f"a run of 300 steps: it is in {earlier} now" in done.stderr
 
 
+@pytest.mark.slow
 def test_only_what_a_run_wrote_is_moved(repeated):
     folder, _, _ = repeated
     assert (folder / "holiday.png").read_bytes() == b"the user's own"
     assert names_in(folder / "previous" / "1") == FILES
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights_and_metrics(repeated):
     folder, _, _ = repeated
     for name in ("ckpt.pt", "last.pt"):
@@ -230,6 +237,7 @@ def test_the_same_command_gives_the_same_weights_and_metrics(repeated):
     assert untimed(metrics(folder)) == untimed(metrics(folder / "previous" / "1"))
 
 
+@pytest.mark.slow
 def test_an_unchanged_text_is_not_tokenized_again(repeated):
     _, _, (before, after) = repeated
     assert before == after
@@ -238,6 +246,7 @@ def test_an_unchanged_text_is_not_tokenized_again(repeated):
 # --- the figures of the layers
 
 
+@pytest.mark.slow
 def test_inner_figures_change_no_step_and_come_with_each_evaluation(shell, trained, tmp_path):
     shell.succeed("train.py", *trained.words, "--inner_figures=True", f"--out_dir={tmp_path}")
     assert same_weights(tmp_path / "last.pt", trained.folder / "last.pt")
@@ -289,6 +298,7 @@ def test_a_text_can_be_a_named_pipe(shell, trained, tmp_path):
     writer.join()
 
 
+@pytest.mark.slow
 def test_a_changed_text_is_read_again_even_if_its_size_and_time_are_the_same(
     shell, trained, tmp_path
 ):
@@ -329,16 +339,19 @@ def shuffled(shell, text, tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_words_come_in_any_order_and_a_later_option_wins(shuffled):
     checkpoint = load_checkpoint(shuffled / "last.pt")
     assert checkpoint["model_args"]["n_embd"] == 16  # the config file came after --n_embd=32
     assert checkpoint["iter_num"] == 300
 
 
+@pytest.mark.slow
 def test_a_byte_order_mark_and_windows_line_ends_change_nothing(trained, shuffled):
     assert same_weights(trained.folder / "last.pt", shuffled / "last.pt")
 
 
+@pytest.mark.slow
 def test_chinese_and_emoji_are_trained_on_and_sampled_in_a_folder_with_a_space(shell, tmp_path):
     poem = "小猫在睡觉。🐱\n小狗在叫。🐶🦴\n" * 40
     done = shell.succeed(
@@ -376,6 +389,7 @@ prepare_dataset([here / "input.txt"], here)
 """
 
 
+@pytest.mark.slow
 def test_the_options_of_nanogpt_work_together_on_a_dataset_folder(shell, tmp_path):
     folder = shell.folder / "data" / "animals"
     folder.mkdir()
@@ -392,6 +406,7 @@ def test_the_options_of_nanogpt_work_together_on_a_dataset_folder(shell, tmp_pat
     assert {name: shape[name] for name in given} == given
 
 
+@pytest.mark.slow
 def test_adamw_in_bfloat16_learns_without_a_warning(shell, text, tmp_path):
     options = ("--optimizer=adamw", "--dtype=bfloat16", "--max_iters=60")
     done = shell.succeed("train.py", text, TINY, *options, f"--out_dir={tmp_path}")

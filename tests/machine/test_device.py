@@ -54,6 +54,7 @@ def chosen(**environment):
     return subprocess.check_output(command, cwd=PROJECT, env=environment, text=True).strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("ONEDNN_MAX_CPU_ISA", x) for x in ("AVX2", "avx512_core")] + [("DNNL_MAX_CPU_ISA", "AVX2")],
@@ -62,6 +63,7 @@ def test_bfloat16_is_not_taken_where_onednn_may_not_use_its_instructions(variabl
     assert chosen(**{variable: value}) == "torch.float32"
 
 
+@pytest.mark.slow
 def test_a_limit_of_onednn_that_allows_bfloat16_changes_nothing():
     here = str(choose_machine(MachineSettings(device="cpu")).dtype)
     assert chosen() == chosen(ONEDNN_MAX_CPU_ISA="AVX512_CORE_BF16") == here

@@ -102,6 +102,7 @@ def test_the_collectives_of_one_process_return_its_own_values() -> None:
     assert str(ranks) == ""
 
 
+@pytest.mark.slow
 def test_a_machine_waits_for_another_that_prepares_longer_than_torchs_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -122,6 +123,7 @@ def prepare_for_long(rank: int, port: int) -> None:
     assert ranks.all_reduce(1) == [2]
 
 
+@pytest.mark.slow
 def test_matrices_that_ranks_share_are_orthogonalized_as_by_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(
         orthogonalize_together, (str(tmp_path / "store"),), nprocs=WORLD_SIZE

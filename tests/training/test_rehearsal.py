@@ -62,6 +62,7 @@ for case in eval(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(),
     reason="only Linux tells the peak of a process's memory",

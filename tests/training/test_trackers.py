@@ -61,6 +61,7 @@ def test_tensorboard_shows_the_numbers_the_samples_the_settings_and_the_curve(
     assert events.Images("curve")[-1].encoded_image_string.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_weights_and_biases_logs_offline_into_out_dir_without_asking_for_a_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
