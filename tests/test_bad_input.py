@@ -294,8 +294,9 @@ def test_any_prompt_is_continued_or_refused(trained: Path, start: str) -> None:
 RUBBISH = [
     None, True, -1, 0, 3, 10**12, 2**70, 10**600, -(10**600), 0.5, float("nan"), float("inf"),
     float("-inf"), "", "x", "rope", [], [1], {}, {"x": 1}, (), (1, 2),
-    torch.ones(3), torch.ones(()), torch.full((8, 8), float("nan")), torch.ones(1).expand(10**9), torch.zeros(0),
-    torch.ones(8, 8, dtype=torch.int64), torch.ones(8, 8, dtype=torch.complex64), "../../etc", "\ud800",
+    torch.ones(3), torch.ones(()), torch.full((8, 8), float("nan")),
+    torch.ones(1).expand(10**9), torch.zeros(0), torch.ones(8, 8, dtype=torch.int64),
+    torch.ones(8, 8, dtype=torch.complex64), "../../etc", "\ud800",
 ]  # fmt: skip
 
 
