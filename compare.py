@@ -53,26 +53,24 @@ def main(arguments: list[str]) -> int:
     configurations = read_configurations(paths, overrides)
 
     # torch takes a second to import, so this waits until the options are known to be good.
-    from kqv.comparison.processes import train_all
-    from kqv.comparison.report import write_report
-    from kqv.comparison.texts import prepare_texts
+    from kqv.comparison import processes, report, texts
 
     end_by_exception()
-    dataset = prepare_texts(configurations, settings, given, words)
+    dataset = texts.prepare_texts(configurations, settings, given, words)
     out_dir = Path(settings.out_dir)
     with occupy(out_dir):
         for each in configurations:
             seeds = range(settings.seed, settings.seed + settings.seeds)
             each.runs = [run_of(each.settings, seed, out_dir) for seed in seeds]
         with stop_signals(STOPPING, second_after=None) as stop:
-            failures = train_all(configurations, stop)
+            failures = processes.train_all(configurations, stop)
         if stop:
             print("stopped; what is done is kept; to go on:")
             print(f"  {resume_command(paths, words, given, dataset.name)}")
             return 128 + stop[0]
         written = " ".join(f"--{name}={value}" for name, value in overrides.items())
-        page, report = write_report(configurations, out_dir, written)
-    print(page, report, loss_table(configurations), sep="\n")
+        page, markdown = report.write_report(configurations, out_dir, written)
+    print(page, markdown, loss_table(configurations), sep="\n")
     show(page, settings.open)
     if failures:
         more = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""

@@ -1,5 +1,6 @@
 """Commands that several benchmarks run, and what they read from a run."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -35,9 +36,15 @@ def options(settings: dict | None = None, **more: object) -> list[str]:
     return [f"--{name}={value}" for name, value in {**(settings or {}), **more}.items()]
 
 
-def run_library(peer: str, shape: dict[str, Any]) -> Finished:
+def missing(*packages: str) -> bool:
+    """Whether one of these packages is not installed."""
+    return any(importlib.util.find_spec(package) is None for package in packages)
+
+
+def run_library(peer: str, task: str, shape: dict[str, Any]) -> Finished:
     """Run a peer that is a library; the last line of its output is what was measured."""
-    return process([sys.executable, "-m", "benchmarks.peers", peer, json.dumps(shape)])
+    module = f"benchmarks.peer_{peer.replace('.', '_')}"
+    return process([sys.executable, "-m", module, task, json.dumps(shape)])
 
 
 def seconds(command: list[str], cwd: str = "") -> float:

@@ -18,6 +18,7 @@ import torch
 from benchmarks.commands import (
     GPT2_CONFIG,
     NANOGPT_CONFIG,
+    missing,
     options,
     python,
     run_library,
@@ -25,7 +26,6 @@ from benchmarks.commands import (
     write_text,
 )
 from benchmarks.measure import Row, alternate, process, shown_command
-from benchmarks.peers import missing
 from benchmarks.settings import BenchSettings
 from kqv.generation.decoder import Decoder
 from model import GPT, GPTConfig
@@ -43,7 +43,7 @@ VARIANTS = [
     ("qwen3", 1, "float32"), ("qwen3", 1, "auto"), ("qwen3", 1, "int8"),
 ]  # fmt: skip
 TITLES = {"gpt2": "GPT-2", "qwen3": "Qwen3"}
-PEERS = {"gpt2": ["nanoGPT", "transformers-sample"], "qwen3": ["llama.cpp"]}
+PEERS = {"gpt2": ["nanoGPT", "transformers"], "qwen3": ["llama.cpp"]}
 
 
 def run(settings: BenchSettings, scratch: Path) -> list[Row]:
@@ -106,7 +106,7 @@ def compare_rates(settings: BenchSettings, scratch: Path) -> list[Row]:
     nanogpt = partial(nanogpt_rate, scratch / "nano-gpt2", settings.nanogpt)
     sides["nanoGPT"] = nanogpt if settings.nanogpt else None
     for peer, packages in {
-        "transformers-sample": ["transformers"],
+        "transformers": ["transformers"],
         "llama.cpp": ["xllamacpp", "gguf"],
     }.items():
         sides[peer] = None if missing(*packages) else partial(library_rate, peer)
@@ -138,7 +138,7 @@ def nanogpt_rate(folder: Path, checkout: str) -> float:
 
 def library_rate(peer: str) -> float:
     """Characters/s of a peer that is a library."""
-    return float(run_library(peer, LARGE).output.splitlines()[-1])
+    return float(run_library(peer, "sample", LARGE).output.splitlines()[-1])
 
 
 def time_single_characters(rounds: int) -> list[Row]:

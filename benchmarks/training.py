@@ -13,12 +13,12 @@ from benchmarks.commands import (
     SPEED_ONLY,
     WARMUP_STEPS,
     median_speed,
+    missing,
     options,
     python,
     run_library,
 )
 from benchmarks.measure import Row, alternate, process, shown_command
-from benchmarks.peers import missing
 from benchmarks.settings import BenchSettings
 
 SHAPES_AND_STEPS: list[tuple[dict[str, Any], int]] = [
@@ -78,5 +78,5 @@ def nanogpt_speed(command: list[str], checkout: str, tokens: int) -> tuple[float
 
 def transformers_speed(shape: dict[str, Any]) -> tuple[float, float]:
     """Tokens/s and peak memory of transformers."""
-    finished = run_library("transformers-train", shape)
+    finished = run_library("transformers", "train", shape)
     return float(finished.output.splitlines()[-1]), finished.megabytes

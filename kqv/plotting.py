@@ -9,7 +9,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 
 def import_matplotlib() -> ModuleType:
-    """Import matplotlib, whatever MPLBACKEND says, and return it.
+    """Import matplotlib with all that `figure` imports, whatever MPLBACKEND says, and return it.
 
     A notebook sets MPLBACKEND for the processes it starts. Its backend need not be installed where
     they run, and then matplotlib refuses to be imported. Pictures that become files need no

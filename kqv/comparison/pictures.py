@@ -9,7 +9,7 @@ from typing import Any
 
 from kqv.comparison.runs import Configuration
 from kqv.comparison.tables import MEASURES
-from kqv.plotting import COLOURS, empty_figure
+from kqv.plotting import COLOURS, empty_figure, import_matplotlib
 
 LINES = ("-", "--", ":", "-.")
 LOGARITHMIC = ("raw_variance", "scaled_variance", "grad_norm_layers")  # of the measures
@@ -120,19 +120,17 @@ def inner_picture(configurations: Sequence[Configuration]) -> bytes:
 
 def _make_logarithmic(axes: Any) -> None:
     """Make the vertical axis logarithmic, its labels plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
+    ticker = import_matplotlib().ticker
     axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _add_legend(figure: Any, configurations: Sequence[Configuration]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], **style) for style in styles(len(configurations))]
+    line = import_matplotlib().lines.Line2D
+    handles = [line([], [], **style) for style in styles(len(configurations))]
     names = [label(each.name) for each in configurations]
     figure.legend(
         handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False

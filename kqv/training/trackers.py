@@ -63,10 +63,8 @@ class TensorBoard:
     def finish(self, curve: Path) -> None:
         """Write the curve and close the file."""
         if curve.exists():
-            import_matplotlib()
-            from matplotlib.image import imread
-
-            self.writer.add_image("curve", imread(curve)[..., :3], self.step, dataformats="HWC")
+            picture = import_matplotlib().image.imread(curve)[..., :3]
+            self.writer.add_image("curve", picture, self.step, dataformats="HWC")
         self.writer.close()
 
 

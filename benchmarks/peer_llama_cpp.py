@@ -1,80 +1,27 @@
-"""Peers that are libraries: bench.py measures each in a process of its own.
+"""llama.cpp as a peer, in a process of its own.
 
-    python -m benchmarks.peers transformers-train '{"n_layer": 4, ...}'     prints tokens/s
-    python -m benchmarks.peers transformers-sample '{"n_layer": 6, ...}'    prints characters/s
-    python -m benchmarks.peers llama.cpp '{"n_layer": 6, ...}'              prints characters/s
+    python -m benchmarks.peer_llama_cpp sample '{"n_layer": 6, ...}'    prints characters/s
 
 Weights are random, which makes no difference to the speed. Nothing of kqv is imported here.
 """
 
-import importlib.util
 import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+import gguf
+import numpy as np
+import xllamacpp
 
 CHARACTERS = 500  # in a sample
 VOCABULARY = 65  # as many characters as tiny Shakespeare has
-WARMUP_STEPS = 3
 
 
-def missing(*packages: str) -> bool:
-    """Whether one of these packages cannot be imported."""
-    return any(importlib.util.find_spec(package) is None for package in packages)
-
-
-def transformers_gpt2(shape: dict[str, Any], positions: int) -> Any:
-    """A GPT-2 of transformers, without dropout."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config: dict[str, Any] = dict(
-        n_layer=shape["n_layer"], n_head=shape["n_head"], n_embd=shape["n_embd"]
-    )
-    config |= dict(vocab_size=VOCABULARY, n_positions=positions, bos_token_id=0, eos_token_id=None)
-    return GPT2LMHeadModel(GPT2Config(**config, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
-
-
-def transformers_train(shape: dict[str, Any]) -> float:
-    """Tokens/s of the median training step with torch's fused AdamW."""
-    import torch
-
-    model = transformers_gpt2(shape, shape["block_size"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    times = []
-    for _ in range(shape["steps"]):
-        began = time.perf_counter()
-        ids = torch.randint(VOCABULARY, (shape["batch_size"], shape["block_size"]))
-        model(ids, labels=ids).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(time.perf_counter() - began)
-    return shape["batch_size"] * shape["block_size"] / median(times[WARMUP_STEPS:])
-
-
-def transformers_sample(shape: dict[str, Any]) -> float:
-    """Characters/s of `generate`, with its KV cache."""
-    import torch
-
-    model = transformers_gpt2(shape, CHARACTERS + 1).eval()
-    began = time.perf_counter()
-    model.generate(
-        torch.zeros(1, 1, dtype=torch.long),
-        do_sample=True,
-        max_new_tokens=CHARACTERS,
-        pad_token_id=0,
-    )
-    return CHARACTERS / (time.perf_counter() - began)
-
-
-def llama_cpp_sample(shape: dict[str, Any]) -> float:
+def sample(shape: dict[str, Any]) -> float:
     """Characters/s of llama.cpp in float32 on all cores, as its server reports them."""
-    import xllamacpp
-
     with tempfile.TemporaryDirectory() as folder:
         params: Any = xllamacpp.CommonParams()
         params.model.path = str(write_qwen3(shape, Path(folder) / "model.gguf"))
@@ -89,9 +36,6 @@ def llama_cpp_sample(shape: dict[str, Any]) -> float:
 
 def write_qwen3(shape: dict[str, Any], path: Path) -> Path:
     """Write a model of Qwen3's family as a GGUF file, which is what llama.cpp reads."""
-    import gguf
-    import numpy as np
-
     width, d_k = shape["n_embd"], shape["n_embd"] // shape["n_head"]
     hidden = 32 * -(-width * 8 // 96)  # 8/3 of the width, rounded up to a multiple of 32
     writer = gguf.GGUFWriter(path, "qwen3")
@@ -146,11 +90,5 @@ def weight_shapes(layers: int, width: int, d_k: int, hidden: int) -> dict[str, t
     return shapes
 
 
-PEERS = {
-    "transformers-train": transformers_train,
-    "transformers-sample": transformers_sample,
-    "llama.cpp": llama_cpp_sample,
-}
-
 if __name__ == "__main__":
-    print(PEERS[sys.argv[1]](json.loads(sys.argv[2])))
+    print({"sample": sample}[sys.argv[1]](json.loads(sys.argv[2])))
