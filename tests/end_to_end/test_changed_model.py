@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from helpers.shell import TINY, Shell, copy_project
 
+pytestmark = pytest.mark.slow
+
 # A plain loop over GPT.forward, in the changed copy of the project: the likeliest next character, again and again.
 PLAIN = """
 import sys, torch
 from kqv.checkpoints.loading import load_model
-
-pytestmark = pytest.mark.slow
 model, tokenizer, *_ = load_model(sys.argv[1])
 model.eval().fuse_attention(sys.argv[2] == "fused")
 ids = tokenizer.encode(sys.argv[3])

@@ -11,6 +11,8 @@ from helpers.shell import TINY, copy_project, easy_text, metrics
 from kqv.checkpoints.loading import load_checkpoint
 from kqv.text.registry import load_tokenizer, tokenizer_from_dict
 
+pytestmark = pytest.mark.slow
+
 POEM = easy_text() + "Das Kätzchen schläft. 🐱\n" * 40
 
 
@@ -203,8 +205,6 @@ CONFIG = """
 import time
 from math import *
 import os.path as where
-
-pytestmark = pytest.mark.slow
 
 out_dir = {folder!r}
 eval_interval = 5
