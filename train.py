@@ -38,7 +38,7 @@ from kqv.training.run_folder import enter_folder
 from kqv.training.schedule import rate_factor, set_rates
 
 if TYPE_CHECKING:
-    from kqv.checkpoints.saver import Saver, recovery_hint
+    from kqv.checkpoints.saver import Saver
     from kqv.training.run import Run
 
 MOST_SKIPPED = 10  # steps in a row that may be skipped; then the run has diverged
