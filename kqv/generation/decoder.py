@@ -19,18 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kqv.progress import say_once
-from model import (
-    GPT,
-    RMSNORM_EPSILON,
-    Block,
-    GPTConfig,
-    RMSNorm,
-    SwiGLU,
-    attend,
-    attend_fused,
-    rotate,
-    rotation_table,
-)
+from kqv.generation.fast_copy import fast_copy, _onednn_knows
+from kqv.generation.kv_cache import KVCache
+from model import GPT, GPTConfig
 
 # A matrix of fewer numbers stays in a CPU's caches: reading it in half the bytes gains less than starting oneDNN costs
 # (docs/log.md), so that it is used as it is, in float32.
@@ -68,19 +59,13 @@ class Decoder:
         self.reach = min(
             config.window or config.block_size, config.block_size
         )  # how far back a query looks
-        self.layers = (
-            [Layer(cast(Block, block), self.reach, dtype) for block in model.blocks]
-            if self.cacheable
-            else []
-        )
+        self.caches: list[KVCache] = []
         if self.cacheable:
-            self.norm, self.head = row_norm(model.norm), fused_linear([model.head], dtype)
+            self.step = fast_copy(model, dtype)
         self.kept = (
             config.block_size if slide else max(1, config.block_size // 2)
         )  # tokens that a new block begins with
         self.seen = 0  # tokens in the cache, those that the ring has lost included
-        self.rotation, self.rotation_start = model.rotation, 0
-
     def next_logits(self, ids: Tensor) -> Tensor:
         """Logits (batch, vocab_size), float32, after the whole text ids (batch, time), of which the last block_size are
         enough. Successive calls must extend the same text by one token."""
@@ -94,156 +79,15 @@ class Decoder:
         """The whole model on a text of at most block_size tokens; the cache is filled with it."""
         self.seen = ids.shape[1]
         with torch.autocast(ids.device.type, self.reading, enabled=self.reading != torch.float32):
-            logits = self.model(ids, self.layers) if self.cacheable else self.model(ids)
+            self.caches = [KVCache(self.reach) for _ in self.model.blocks]
+            logits = self.model(ids, self.caches) if self.cacheable else self.model(ids)
             return logits[:, -1].float()
 
     def _step(self, ids: Tensor) -> Tensor:
         """One more token of each text, ids (batch,)."""
-        model, config, position = self.model, self.model.config, self.seen
-        x = model.embedding.weight[ids]
-        if config.position == "learned":
-            x = x + model.positions.weight[position]
-        elif config.position == "sinusoidal":
-            x = x + model.sinusoids[position]
-        rotation = self._rotation_at(position) if config.position == "rope" else None
-        for layer in self.layers:
-            x = layer.step(x, rotation, position)
+        logits = self.step(ids[:, None], self.caches, start=self.seen)
         self.seen += 1
-        return self.head(self.norm(x)).float()
-
-    def _rotation_at(self, position: int) -> Tensor:
-        if position >= self.rotation_start + self.block_size:
-            self.rotation_start = position
-            self.rotation = rotation_table(self.model.config, position).to(self.rotation.device)
-        return self.rotation[:, position - self.rotation_start]
-
-
-class Layer:
-    """One block of the model, with its keys and values: (batch, heads, reach, d_k), that of position p in slot p % reach."""
-
-    def __init__(self, block: Block, reach: int, dtype: torch.dtype) -> None:
-        self.attention, self.reach = block.attention, reach
-        self.project = fused_linear(
-            [self.attention.query, self.attention.key, self.attention.value], dtype
-        )
-        self.output = fused_linear([self.attention.output], dtype)
-        mlp: Any = block.mlp
-        self.gated, self.activation = isinstance(mlp, SwiGLU), mlp.activation
-        self.widen = fused_linear([mlp.gate, mlp.up] if self.gated else [mlp.up], dtype)
-        self.down = fused_linear([mlp.down], dtype)
-        self.attention_norm, self.mlp_norm = (
-            row_norm(block.attention_norm),
-            row_norm(block.mlp_norm),
-        )
-        self.query_key_norm: Callable[[Tensor], Tensor] | None = None
-        if self.attention.config.qk_norm:
-            norms: Any = (self.attention.query_norm, self.attention.key_norm)
-            self.query_key_norm = rms_norm(
-                torch.stack([norm.weight for norm in norms]).unsqueeze(1)
-            )  # (2, 1, d_k)
-
-    def see(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Begin with the keys and values (batch, heads, time, d_k) of a text that the model reads."""
-        batch, heads, time, d_k = key.shape
-        slots = torch.arange(time)[-self.reach :] % self.reach
-        self.keys = torch.zeros(batch, heads, self.reach, d_k, device=key.device)
-        self.values = torch.zeros_like(self.keys)
-        self.keys[:, :, slots] = key[:, :, -self.reach :].float()
-        self.values[:, :, slots] = value[:, :, -self.reach :].float()
-
-    def step(self, x: Tensor, rotation: Tensor | None, position: int) -> Tensor:
-        """x (batch, n_embd) at `position` to the same shape; rotation (2, d_k)."""
-        config, batch = self.attention.config, x.shape[0]
-        projected = (
-            self.project(self.attention_norm(x)).float().view(batch, 3, config.n_head, config.d_k)
-        )
-        query_key = projected[:, :2]
-        if self.query_key_norm is not None:
-            query_key = self.query_key_norm(query_key)
-        if rotation is not None:
-            query_key = rotate(query_key, rotation)
-        query, key = query_key.unbind(1)
-        slot, seen = position % self.reach, min(position + 1, self.reach)
-        self.keys[:, :, slot] = key
-        self.values[:, :, slot] = projected[:, 2]
-        keys, values, query = self.keys[:, :, :seen], self.values[:, :, :seen], query.unsqueeze(2)
-        if config.attention_score == "dot":
-            found = attend_fused(query, keys, values, None, self.attention.scale)
-        else:
-            found, _ = attend(
-                query, keys, values, None, self.attention.scale, config.attention_score
-            )
-        x = x + self.output(found.reshape(batch, -1))
-        hidden = self.widen(self.mlp_norm(x))
-        if self.gated:
-            gate, up = hidden.chunk(2, dim=-1)
-            hidden = self.activation(gate) * up
-        else:
-            hidden = self.activation(hidden)
-        return x + self.down(hidden)
-
-
-def fused_linear(linears: Sequence[nn.Linear], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Several linear layers of one input as one function: x (batch, inputs) to their outputs side by side, in `dtype`
-    or, of a small matrix, in float32."""
-    weight = torch.cat([linear.weight for linear in linears])
-    bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
-    on_cpu = weight.device.type == "cpu"
-    if on_cpu and weight.numel() < SMALL:
-        weight = (
-            weight.t().contiguous().t()
-        )  # the layout in which one row times a matrix is fastest
-        return lambda x: F.linear(x.float(), weight, bias)
-    if dtype == torch.int8:
-        return int8_linear(weight, bias)
-    weight, bias = weight.to(dtype), bias if bias is None else bias.to(dtype)
-    if on_cpu and _onednn_knows(dtype):
-        # oneDNN lays a matrix out for the processor each time it is used, unless that was done before.
-        onednn: Any = torch.ops.mkldnn
-        laid_out = onednn._reorder_linear_weight(weight)
-        return lambda x: onednn._linear_pointwise(x.to(dtype), laid_out, bias, "none", [], "")
-    return lambda x: F.linear(x.to(dtype), weight, bias)
-
-
-def _onednn_knows(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-
-
-def int8_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """x @ weightᵀ + bias with weights of 8 bits: each row is whole numbers from -127 to 127 times its own scale."""
-    scale = (
-        (weight.abs().amax(dim=1) / 127).clamp_min(1e-30).bfloat16()
-    )  # the kernel's precision for x and scales
-    numbers = (weight / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
-    if bias is None:
-        return lambda x: torch._weight_int8pack_mm(x.bfloat16(), numbers, scale)
-    return lambda x: torch._weight_int8pack_mm(x.bfloat16(), numbers, scale) + bias
-
-
-def row_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The norm of a block in few operations, for x (batch, width) float32."""
-    if isinstance(norm, RMSNorm):
-        return rms_norm(norm.weight)
-    if not isinstance(norm, nn.LayerNorm):
-        return norm
-    shape, weight, bias, epsilon = norm.normalized_shape, norm.weight, norm.bias, norm.eps
-    return lambda x: torch.layer_norm(x, shape, weight, bias, epsilon)
-
-
-def rms_norm(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    """RMSNorm over the last dimension, in four operations: torch's own takes six."""
-    root = math.sqrt(weight.shape[-1])
-    scaled, floor = (
-        weight * root,
-        torch.tensor(root * math.sqrt(RMSNORM_EPSILON), device=weight.device),
-    )
-    return lambda x: (
-        x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor) * scaled
-    )
+        return logits.float()
 
 
 # --- whether the fast bodies compute what model.py's formulas do ----------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kqv.generation.decoder import Checked, Decoder, Layer, _compared, checked
+from kqv.generation.decoder import Checked, Decoder, _compared, checked
 from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import Continuation, choose, generate, generate_text
 from kqv.options.settings import SampleSettings
@@ -135,7 +135,7 @@ def test_the_cache_saves_work(position: str, expected: list[int]) -> None:
 def test_short_weights_are_near_float32_and_do_not_depend_on_the_company(
     options: dict, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kqv.generation.decoder.SMALL", 0)  # as in a large model
+    monkeypatch.setattr("kqv.generation.fast_copy.SMALL_MATRIX", 0)  # as in a large model
     model, ids = model_with(**options), some_ids(30, batch=1)
     three, one, exact = Decoder(model, dtype), Decoder(model, dtype), Decoder(model)
     for length in range(4, 31):
@@ -228,7 +228,7 @@ CHANGES: dict[str, tuple[type, str, Callable, dict[str, Any]]] = {
         {"attention_score": "linear", "block_size": 2},
     ),
     "one logit": (GPT, "forward", with_a_bonus, {}),
-    "a decoder that cannot be built": (Layer, "__init__", raises, {}),
+    "a decoder that cannot be built": (Decoder, "__init__", raises, {}),
 }
 
 
