@@ -23,7 +23,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,11 @@ from kqv.options.settings import (
     check_endings,
     check_training,
 )
+from kqv.progress import Bar
 from kqv.project import ROOT, shell_command
 from kqv.run_files import TO_RESUME
 from kqv.signals import end_by_exception, stop_signals
-from kqv.training.log import Bar, read_metrics
+from kqv.training.metrics import read_metrics
 from kqv.training.run_folder import occupy
 
 LOG = "log.txt"  # what train.py said, in the folder of a run
@@ -100,7 +101,8 @@ def main(arguments: list[str]) -> int:
         each.text = prepared[key].title
 
     out_dir = Path(settings.out_dir)
-    lock = occupy(out_dir)
+    lock = ExitStack()
+    lock.enter_context(occupy(out_dir))
     for each in configurations:
         each.runs = [
             run_of(each.settings, settings.seed + number, out_dir)
@@ -122,7 +124,7 @@ def main(arguments: list[str]) -> int:
     page, report = write_report(configurations, out_dir, laid_over)
     print(page, report, loss_table(configurations), sep="\n")
     show(page, settings.open)
-    lock.release()
+    lock.close()
     if failures:
         raise MachineError(
             failures[0] + (f" (and {len(failures) - 1} more failed)" if failures[1:] else "")

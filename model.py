@@ -17,7 +17,7 @@ Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, get_args, get_type_hints
 
 import torch
@@ -89,6 +89,12 @@ class GPTConfig:
             raise ValueError(
                 f"rope_base goes from 1 to {LARGEST:,}, window and mlp_width up to that"
             )
+
+    @classmethod
+    def of(cls, options: object, vocab_size: int) -> "GPTConfig":
+        """The configuration with the options of the same names, such as those of train.py."""
+        names = [field.name for field in fields(cls) if field.name != "vocab_size"]
+        return cls(vocab_size=vocab_size, **{name: getattr(options, name) for name in names})
 
     @property
     def d_k(self) -> int:

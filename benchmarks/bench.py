@@ -51,7 +51,7 @@ from kqv.options.command_line import read_arguments
 from kqv.options.settings import check_at_least
 from kqv.project import ROOT
 from kqv.signals import end_by_exception
-from kqv.training.log import read_metrics
+from kqv.training.metrics import read_metrics
 
 GPT2_CONFIG = str(ROOT / "config" / "train_shakespeare_char.py")  # nanoGPT's model and optimizer
 

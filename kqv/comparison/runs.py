@@ -12,7 +12,7 @@ from typing import Any
 
 from kqv.files import LARGEST_NOTE, read_small
 from kqv.options.settings import TrainSettings
-from kqv.training.log import LAYER_MEASURES, read_metrics
+from kqv.training.metrics import LAYER_MEASURES, read_metrics
 
 FACTS = "facts.json"  # in the folder of a run that is finished: parameters, sample, machine, torch
 ALONE = "configurations"  # the group of those whose names have one word

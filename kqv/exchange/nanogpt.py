@@ -112,6 +112,16 @@ def _moments(
             }
 
 
+def data_remark(checkpoint: dict[str, Any], path: Path, dataset: str) -> str:
+    """Which prepared data a run that starts from nanoGPT's checkpoint at `path` reads."""
+    if checkpoint["data"]:
+        return f"{path} was trained on {dataset}: its train.bin and val.bin are used"
+    return (
+        f"no train.bin and val.bin in nanoGPT's data/{dataset} beside {path}: kqv's data/{dataset} "
+        f"is used"
+    )
+
+
 def _data_folder(path: Path, name: str) -> Path:
     """data/NAME in the checkout of nanoGPT where the checkpoint is out/ckpt.pt."""
     return path.absolute().parent.parent / "data" / name

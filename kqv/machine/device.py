@@ -1,4 +1,4 @@
-"""The machine: which device, which precision, compiled or not."""
+"""The machine: device, precision, compilation, memory."""
 
 import ctypes
 import os
@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from kqv.errors import UserError
+from kqv.machine.ranks import Ranks
 from kqv.options.settings import MachineSettings, TrainSettings
 from model import CHUNK, GPT
 
-# Up to this many positions, on a CPU in bfloat16, the plain matrix products of the written-out attention are
-# faster than the fused kernel, whose backward pass on a CPU is slow (docs/log.md has the figures).
+# Up to this block_size, on a CPU in bfloat16, attention as it is written (plain matrix products) is
+# faster than the fused kernel, whose backward pass on a CPU is slow (figures in docs/log.md).
 WRITTEN_ATTENTION_UP_TO = 512
 
-# Values of ONEDNN_MAX_CPU_ISA with AVX-512 and without its instructions for bfloat16.
+# Values of ONEDNN_MAX_CPU_ISA with AVX-512 but without its bfloat16 instructions.
 WITHOUT_BFLOAT16 = ("AVX512_CORE", "AVX512_CORE_VNNI")
 
 
@@ -35,89 +36,67 @@ class Machine:
     """whether bfloat16 products are faster here than float32 ones"""
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """A context in which matrix products are made in `dtype`; weights stay as they are."""
-        return (
-            nullcontext()
-            if self.dtype == torch.float32
-            else torch.autocast(self.device.type, self.dtype)
-        )
+        """A context in which matrix products compute in `dtype`; weights stay in float32."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     @property
     def muon_dtype(self) -> torch.dtype:
-        """The precision of Muon's products. Where float32 is asked for they are as exact as all else, so that runs agree to
-        1e-6 however many processes share the work."""
-        return (
-            torch.bfloat16 if self.fast_bfloat16 and self.dtype != torch.float32 else torch.float32
-        )
+        """The precision of Muon's products. With --dtype=float32 they are as exact as all others:
+        runs agree to 1e-6 whatever the world size."""
+        short = self.fast_bfloat16 and self.dtype != torch.float32
+        return torch.bfloat16 if short else torch.float32
 
     def prepare(self, model: GPT) -> Callable[..., Any]:
-        """Move a model here and choose its attention for training. Returns what to call: the model, compiled or not."""
+        """Move a model here and choose its attention for training. Returns what to call: the model,
+        compiled or not."""
         if self.compile:
             check_compiler(self.device)
-        model.to(self.device)
+        here = torch.empty(0, device=self.device).device
+        if next(model.parameters()).device != here:  # tensors without numbers cannot be moved
+            model.to(here)
         if self.device.type == "cpu":
             _keep_freed_memory()
         self.choose_attention(model)
         return torch.compile(model) if self.compile else model
 
     def choose_attention(self, model: GPT) -> None:
-        """Have the model attend by the body that is the faster one here."""
-        on_cpu = self.device.type == "cpu"
-        written = (
-            on_cpu
-            and self.dtype == torch.bfloat16
-            and model.config.block_size <= WRITTEN_ATTENTION_UP_TO
-        )
-        model.fuse_attention(not written or model.config.attention_score != "dot")
+        """Choose the body of attention that is faster here: the fused kernel, or the formula."""
+        config = model.config
+        short = self.dtype == torch.bfloat16 and config.block_size <= WRITTEN_ATTENTION_UP_TO
+        written = self.device.type == "cpu" and short and config.attention_score == "dot"
+        model.fuse_attention(not written)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a CPU that compute; 0 on other devices."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 0
 
     def __str__(self) -> str:
-        name = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else self.device.type
-        )
-        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
-        return f"{name}{threads}, {str(self.dtype).removeprefix('torch.')}{', compiled' if self.compile else ''}"
+        parts = [self.device.type]
+        if self.device.type == "cuda":
+            parts = [torch.cuda.get_device_name(self.device)]
+        if self.threads:
+            parts.append(f"{self.threads} threads")
+        parts.append(str(self.dtype).removeprefix("torch."))
+        if self.compile:
+            parts.append("compiled")
+        return ", ".join(parts)
 
 
-def choose_machine(settings: MachineSettings, number: int | None = None) -> Machine:
-    """The machine that the settings ask for, with `auto` resolved; of several GPUs the one with this `number`, for each process
-    of several takes its own. Raises UserError for a device that is not there, or cannot be shared.
+def choose_machine(settings: MachineSettings, local_rank: int | None = None) -> Machine:
+    """The machine that the settings ask for, with `auto` resolved. Of several ranks each takes the
+    GPU with its local rank.
 
-    A GPU is taken if there is one. Precision: bfloat16 where its products are fast, float16 on GPUs that know nothing
+    Raises UserError for a device that is not there or cannot be shared by ranks. `auto` takes a GPU
+    if there is one; bfloat16 where its products are fast, and float16 on GPUs that have nothing
     else that is short.
     """
-    name, shared = settings.device, number is not None or getattr(settings, "fsdp", False)
-    if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available() and not shared
-            else "cpu"
-        )
-    if shared and name == "mps":
-        raise UserError("device=mps is for one process that is not sharded: take --device=cpu")
-    if number is not None and name.startswith("cuda:"):
-        raise UserError(
-            f"device={name} is one GPU, and each process takes its own: take --device=cuda, or start one process"
-        )
-    if name == "cuda" and number is not None:
-        name = f"cuda:{number}"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-        torch.autocast(device.type, torch.bfloat16)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        hint = (
-            f"start fewer processes than {number + 1}"
-            if number
-            else "take --device=cpu, or leave it out"
-        )
-        raise UserError(f"device={name} cannot be used on this machine: {hint}") from None
+    device = _choose_device(settings, local_rank)
     if settings.dtype == "int8" and device.type != "cpu":
         raise UserError(
-            f"dtype=int8 is for a CPU: take --dtype=bfloat16 on {name}, or --device=cpu"
+            f"dtype=int8 is for a CPU: take --dtype=bfloat16 on {device}, or --device=cpu"
         )
     fast_bfloat16 = _has_fast_bfloat16(device)
     dtype = torch.float32
@@ -130,34 +109,61 @@ def choose_machine(settings: MachineSettings, number: int | None = None) -> Mach
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as nanoGPT allows
         if device.index is not None:
-            torch.cuda.set_device(device)  # what is sharded, or sent, lies on the current one
+            torch.cuda.set_device(device)  # collectives use the current device
     compiled = can_compile(device) if settings.compile == "auto" else settings.compile
     return Machine(device, dtype, compiled, fast_bfloat16)
 
 
-def check_memory(
-    settings: TrainSettings, vocab_size: int, machine: Machine, windows: int, shares: int = 1
-) -> None:
-    """Raises UserError if a training step of so many `windows` at once, with weights in so many `shares`, needs more memory than
-    the machine has (with eval_only, if the weights do): the system would end this process, or another, without a word. What is
-    counted is less than what is needed, so that nothing is refused that would fit."""
+def _choose_device(settings: MachineSettings, local_rank: int | None) -> torch.device:
+    """The device, with `auto` resolved. Raises UserError as `choose_machine` does."""
+    name = settings.device
+    shared = local_rank is not None or getattr(settings, "fsdp", False)
+    if name == "auto":
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available() and not shared:
+            name = "mps"
+    if shared and name == "mps":
+        raise UserError("device=mps is for one process that is not sharded: take --device=cpu")
+    if local_rank is not None and name.startswith("cuda:"):
+        raise UserError(
+            f"device={name} is one GPU, and each process takes its own: take --device=cuda, or "
+            f"start one process"
+        )
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        torch.autocast(device.type, torch.bfloat16)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        hint = "take --device=cpu, or leave it out"
+        if local_rank:
+            hint = f"start fewer processes than {local_rank + 1}"
+        raise UserError(f"device={name} cannot be used on this machine: {hint}") from None
+    return device
+
+
+def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine, ranks: Ranks) -> None:
+    """Raises UserError if a training step needs more memory than the machine has (with eval_only,
+    if the weights do): the system would kill this process, or another, without a word. The estimate
+    is below what is needed, so that nothing is refused that would fit, and takes no time."""
+    step_windows = settings.batch_size * settings.gradient_accumulation_steps
+    _, windows = ranks.micro_batches(step_windows, settings.batch_size)
     tokens = windows * settings.block_size
+    shards = ranks.world_size if settings.fsdp else 1
     inner = 4 * settings.n_embd + 2 * (settings.mlp_width or 4 * settings.n_embd)
     parameters = settings.n_layer * settings.n_embd * inner + vocab_size * settings.n_embd
-    kept = 1 if settings.activation_checkpointing else 8
-    activations = kept * settings.n_layer * settings.n_embd * tokens
-    # weights, gradient and two moments; what the backward pass needs; the logits and their gradient, of a chunk where the
-    # vocabulary is large; where the windows of a step begin
-    starts = settings.batch_size * settings.gradient_accumulation_steps
-    needed = (
-        4 * 4 * parameters // shares
-        + 4 * activations
-        + 2 * 4 * min(tokens * vocab_size, CHUNK)
-        + 8 * starts
-    )
-    what = "a step of this model takes"
-    if settings.eval_only:
-        what, needed = "this model takes", 4 * parameters // shares
+    what, needed = "this model takes", 4 * parameters // shards
+    if not settings.eval_only:
+        what = "a step of this model takes"
+        stored = 1 if settings.activation_checkpointing else 8  # activations a layer and token
+        activations = 4 * stored * settings.n_layer * settings.n_embd * tokens
+        logits = 2 * 4 * min(tokens * vocab_size, CHUNK)  # and their gradient, in chunks if many
+        starts = 8 * step_windows  # where the windows begin
+        # weights, gradient and two moments
+        needed = 4 * 4 * parameters // shards + activations + logits + starts
     there = memory_there(machine)
     if there is not None and needed > there:
         raise UserError(
@@ -176,8 +182,9 @@ def memory_there(machine: Machine) -> int | None:
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library keep the memory of freed tensors for the next step. As it is, glibc may hand large blocks back to
-    the system each time, and each page is then faulted in and zeroed again, which is slow now and then (docs/log.md)."""
+    """Have the C library keep the memory of freed tensors for the next step. By default glibc may
+    return large blocks to the system each time, and each page is then faulted in and zeroed again,
+    which is slow now and then (docs/log.md)."""
     if sys.platform == "linux" and hasattr(
         ctypes.CDLL(None), "mallopt"
     ):  # glibc; others keep it by themselves
@@ -187,7 +194,8 @@ def _keep_freed_memory() -> None:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has on a GPU what it needs: Triton, the C compiler that this calls, and a GPU that it knows."""
+    """Whether torch.compile has what it needs on a GPU: Triton, a C compiler for it, and a GPU that
+    it supports."""
     compiler = (
         shutil.which(os.environ.get("CC", "")) or shutil.which("gcc") or shutil.which("clang")
     )
@@ -196,18 +204,20 @@ def can_compile(device: torch.device) -> bool:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises UserError if torch.compile lacks on this device the compiler that it calls: found now, it ends no run later."""
+    """Raises UserError now, and not during a run, if torch.compile lacks the compiler that it needs
+    on this device."""
     if device.type == "cuda" and not can_compile(device):
         raise UserError(
-            "compile=True needs on a GPU Triton and a C compiler: install gcc, or leave out --compile"
+            "compile=True needs Triton and a C compiler on a GPU: install gcc, or leave out "
+            "--compile"
         )
     if device.type == "cpu" and sys.platform != "win32":
-        name = os.environ.get("CXX") or (
-            "clang++" if sys.platform == "darwin" else "g++"
-        )  # as torch chooses it
+        # as torch chooses it
+        name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if not shutil.which(name):
             raise UserError(
-                f"compile=True needs a C++ compiler, and there is no {name}: install it, or leave out --compile"
+                f"compile=True needs a C++ compiler, and there is no {name}: install it, or leave "
+                f"out --compile"
             )
 
 
@@ -215,19 +225,20 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        known: Mapping[str, Any] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # torch 2.10 cannot say
+        # torch 2.10 has no such function
+        known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         there = any(known.get(feature, False) for feature in ("avx512_bf16", "amx_bf16", "bf16"))
-        return there and _onednn_may()
+        return there and onednn_has_bfloat16()
     return False
 
 
-def _onednn_may() -> bool:
-    """Whether oneDNN, which makes the products, may use the bfloat16 instructions of this
-    processor: ONEDNN_MAX_CPU_ISA can forbid it. Without AVX-512 it says so itself; with AVX-512
-    that has none for bfloat16 it emulates them and does not."""
+def onednn_has_bfloat16() -> bool:
+    """Whether oneDNN may use the processor's bfloat16 instructions; true where there is no oneDNN.
+
+    ONEDNN_MAX_CPU_ISA can forbid them. oneDNN itself says so only without AVX-512; with AVX-512 but
+    without those instructions it emulates them.
+    """
     if not torch.backends.mkldnn.is_available():
-        return True  # others make the products
+        return True
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and limit.upper() not in WITHOUT_BFLOAT16

@@ -1,10 +1,10 @@
-"""What other programs take of this process's cores, and what PyTorch's threads do about it.
+"""The load of this process's cores, and how torch's threads wait because of it.
 
-On Linux torch computes with libgomp, whose threads spin while they wait for each other. Where
-nothing else runs that is 1.7 times as fast as sleeping; beside two programs that compute on two
-cores it is 8 times as slow, for a thread that spins keeps the core from the one that it waits for
-(docs/log.md). GOMP_SPINCOUNT=0 makes them sleep. libgomp reads it when torch is imported, so the
-decision falls before that. Results are the same bit for bit.
+On Linux torch computes with libgomp, whose threads spin while they wait for each other. When
+nothing else runs, that is 1.7 times as fast as sleeping; beside two programs that compute on two
+cores it is 8 times as slow, because a spinning thread keeps the core from the one that it waits for
+(docs/log.md). GOMP_SPINCOUNT=0 makes them sleep. libgomp reads it when torch is imported, so this
+is decided before. Results are the same bit for bit.
 """
 
 import os
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, Windows' GPU in WSL
-LOOK = 0.25  # seconds of the second look, while this process sleeps
-BUSY = 0.5  # missing cores from which on a second look is worth its time
-CROWDED = 1.5  # missing cores from which on threads had better sleep: two programs too many
+LOOK = 0.25  # seconds of the second measurement, while this process sleeps
+BUSY = 0.5  # missing cores from which a second measurement is worth its time
+CROWDED = 1.5  # missing cores from which threads had better sleep: two programs too many
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Seconds that have passed, that our cores were busy, and that this process computed."""
+    """Seconds that have passed, that our cores were busy, and that this process used them."""
 
     clock: float
     busy: float
@@ -36,7 +36,7 @@ class Usage:
 
 
 def usage() -> Usage | None:
-    """The usage until now; None where the system does not tell it (it is Linux that does)."""
+    """The usage until now; None if the system does not tell it. Linux does."""
     try:
         lines = Path("/proc/stat").read_text().splitlines()
         busy = busy_ticks(lines, os.sched_getaffinity(0)) / os.sysconf("SC_CLK_TCK")
@@ -46,8 +46,8 @@ def usage() -> Usage | None:
 
 
 def busy_ticks(lines: list[str], cores: set[int]) -> int:
-    """Clock ticks that these cores did not idle, from the lines of /proc/stat; time stolen by other
-    virtual machines counts.
+    """Clock ticks during which these cores were not idle, from the lines of /proc/stat; time stolen
+    by other virtual machines counts as busy.
 
     >>> busy_ticks(["cpu  9 1 4 79 5 1 1 2 3 0", "cpu0 8 1 4 70 5 1 1 2 3 0"], {0})
     17
@@ -57,10 +57,9 @@ def busy_ticks(lines: list[str], cores: set[int]) -> int:
     for line in lines:
         name, *fields = line.split()
         if name in names:
-            user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(
-                int, fields[:8]
-            )
-            ticks += user + nice + system + interrupts + soft_interrupts + stolen
+            # user, nice, system, [idle, waiting for input or output], two kinds of interrupts, stolen
+            counts = [int(field) for field in fields[:8]]
+            ticks += sum(counts[:3]) + sum(counts[5:])
     return ticks
 
 
@@ -73,8 +72,8 @@ def core_count() -> int:
 
 
 def thread_count() -> int:
-    """With how many threads torch will compute: as many as the environment says, else as there are
-    physical cores."""
+    """How many threads torch will use: what the environment says, else the number of physical
+    cores."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         number = os.environ.get(name, "").partition(",")[0]
         if number.isdecimal() and int(number):
@@ -87,14 +86,13 @@ def thread_count() -> int:
 
 
 def may_spin(threads: int) -> bool:
-    """Whether torch's threads spin while they wait, and the user has not said what they shall
-    do."""
+    """Whether torch's threads spin while they wait, unless the user has chosen what they do."""
     told = "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ
     return sys.platform == "linux" and threads > 1 and not told
 
 
 def missing_cores(threads: int, others: float, cores: int) -> float:
-    """How many cores there are too few for our threads and for what other programs use.
+    """How many more cores our threads and the other programs would need.
 
     >>> missing_cores(threads=2, others=2.0, cores=2), missing_cores(threads=4, others=2.0, cores=8)
     (2.0, 0.0)
@@ -103,12 +101,12 @@ def missing_cores(threads: int, others: float, cores: int) -> float:
 
 
 def sleep_where_crowded(device: str, before: Usage | None = AT_START) -> str:
-    """Have torch's threads sleep while they wait, if they will compute on the CPU beside programs
-    that leave them too few cores. To be called before torch is imported. Returns the line to say,
-    or "".
+    """Make torch's threads sleep while they wait, if they will compute on the CPU beside programs
+    that leave them too few cores. Call it before torch is imported. Returns the line to print, or
+    "".
 
-    `before` is the first look. It is short, and this process computes meanwhile; only if it finds
-    the cores busy there is a second one.
+    `before` is where the first measurement began. It is short, and this process computes meanwhile:
+    only if it finds the cores busy, there is a second one.
     """
     gpu = device not in ("auto", "cpu") or (
         device == "auto" and any(map(os.path.exists, GPU_DEVICES))

@@ -41,7 +41,8 @@ class Ranks:
         gpus = torch.cuda.device_count() if dist.is_nccl_available() else 0
         if backend == "nccl" and not gpus:
             raise UserError(
-                "backend=nccl connects GPUs, and there are none: take --backend=gloo, or leave it out"
+                "backend=nccl connects GPUs, and there are none: take --backend=gloo, or leave "
+                "it out"
             )
         if self.local_rank < gpus:
             torch.cuda.set_device(self.local_rank)  # before anything is put on the first GPU

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from kqv.errors import UserError
 from kqv.machine.device import Machine
@@ -50,8 +51,6 @@ def replicate(forward: Callable[..., Any], machine: Machine, ranks: Ranks) -> Ca
     """Wrap a model in DistributedDataParallel; one rank alone needs no wrapper."""
     if ranks.world_size == 1:
         return forward
-    from torch.nn.parallel import DistributedDataParallel
-
     device_ids = [machine.device] if machine.device.type == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.13 is to rename broadcast_buffers
@@ -86,6 +85,6 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def as_number(tensor: Tensor) -> float:
-    """The value of a tensor of one number, which may be sharded."""
-    return float(getattr(tensor, "full_tensor", lambda: tensor)())
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded as an ordinary tensor, whole on every rank."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

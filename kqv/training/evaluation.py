@@ -1,7 +1,8 @@
-"""The validation loss, and what it means.
+"""The validation loss, and what else an evaluation looks at.
 
-Mean cross-entropy in nats per token. Over the whole split: cut into consecutive windows of block_size,
-every token predicted once. As an estimate: over a few fixed, evenly spaced windows. Both are deterministic.
+The loss is the mean cross-entropy in nats per token. Over the whole split: consecutive windows of
+block_size, every token predicted once. As an estimate: a few fixed, evenly spaced windows. Both are
+deterministic.
 """
 
 import math
@@ -12,45 +13,97 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kqv.generation.prompts import default_prompt
+from kqv.generation.sampling import generate_text
+from kqv.inside.trace import layer_figures
 from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
-from kqv.options.settings import TrainSettings
+from kqv.machine.wrapping import gather
+from kqv.options.settings import SampleSettings, TrainSettings
 from kqv.text.batches import all_windows, spaced_windows
 from kqv.text.token_files import Ids
-from kqv.text.tokenizer import Tokenizer
+from kqv.training.data import RunData
 from model import GPT
 
-COUNTED = 1 << 22  # tokens at most, whose frequencies are counted
-RUN = 1 << 12  # of them that stand together
+COUNTED_TOKENS = 1 << 22  # the most tokens whose frequencies are counted
+COUNTED_RUN = 1 << 12  # of them in a row
+TRACED_WINDOWS = 4  # windows of the validation split over which the figures of the layers are means
+
+
+class Evaluator:
+    """Evaluates the model of a run on its validation split; all ranks call its methods together."""
+
+    def __init__(
+        self,
+        model: GPT,
+        data: RunData,
+        settings: TrainSettings,
+        machine: Machine,
+        ranks: Ranks,
+    ) -> None:
+        self.model, self.data = model, data
+        self.settings, self.machine, self.ranks = settings, machine, ranks
+
+    def estimated_loss(self) -> float:
+        """See `estimated_loss` below."""
+        return estimated_loss(self.model, self.data.val, self.settings, self.machine, self.ranks)
+
+    def whole_loss(self) -> float:
+        """See `whole_loss` below."""
+        return whole_loss(self.model, self.data.val, self.settings, self.machine, self.ranks)
+
+    def trivial_losses(self) -> tuple[float, float]:
+        """See `trivial_losses` below."""
+        data = self.data
+        return trivial_losses(data.train, data.val, data.tokenizer.vocab_size)
+
+    def look(self, sample: bool) -> tuple[dict[str, list[float]], str]:
+        """On rank 0, figures of each layer if --inner_figures asks for them, and a sample if
+        `sample`; elsewhere, and where not asked for, nothing."""
+        settings = self.settings
+        if not settings.inner_figures and not sample:
+            return {}, ""
+        whole = gather(self.model, self.ranks) if settings.fsdp else self.model
+        if not self.ranks.is_main:
+            return {}, ""
+        figures, text = {}, ""
+        if settings.inner_figures:
+            block_size = settings.block_size
+            windows, _ = next(spaced_windows(self.data.val, TRACED_WINDOWS, block_size, 1))
+            figures = layer_figures(whole, windows)
+        if sample:
+            sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
+            prompt = default_prompt(self.data.tokenizer)
+            text = generate_text(whole.eval(), self.data.tokenizer, prompt, sampling)
+        return figures, text
 
 
 def estimated_loss(
     model: GPT, tokens: Ids, settings: TrainSettings, machine: Machine, ranks: Ranks | None = None
 ) -> float:
-    """Mean loss over eval_iters batches spread evenly over the split, which the processes of a run share."""
-    windows = spaced_windows(
-        tokens, settings.batch_size, model.config.block_size, settings.eval_iters
-    )
-    return _mean_loss(model, windows, machine, ranks)
+    """Mean loss over eval_iters batches spread evenly over the split, nats per token."""
+    block_size = model.config.block_size
+    windows = spaced_windows(tokens, settings.batch_size, block_size, settings.eval_iters)
+    return _mean_loss(model, windows, machine, ranks or Ranks())
 
 
 def whole_loss(
     model: GPT, tokens: Ids, settings: TrainSettings, machine: Machine, ranks: Ranks | None = None
 ) -> float:
-    """Mean loss over every token of the split but the first, which nothing comes before."""
+    """Mean loss over every token of the split but the first, nats per token."""
     windows = all_windows(tokens, settings.batch_size, model.config.block_size)
-    return _mean_loss(model, windows, machine, ranks)
+    return _mean_loss(model, windows, machine, ranks or Ranks())
 
 
 @torch.no_grad()
 def _mean_loss(
-    model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Machine, ranks: Ranks | None
+    model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Machine, ranks: Ranks
 ) -> float:
-    ranks = ranks or Ranks()
+    """Mean loss over batches (x, y) of windows, which the ranks share; nats per token."""
     model.eval()
     total, count, remaining = 0.0, 0.0, iter(windows)
-    # Each process takes one batch of a round. In the last round some have none: they compute one that does not count, for
-    # sharded weights are gathered by all together.
+    # Each rank takes one batch of a round. In the last round some have none left: they compute one
+    # that does not count, because sharded weights are gathered by all ranks together.
     while batches := list(islice(remaining, ranks.world_size)):
         x, y = batches[min(ranks.rank, len(batches) - 1)]
         with machine.autocast():
@@ -62,40 +115,10 @@ def _mean_loss(
     return total / count
 
 
-def characters_per_token(tokens: Ids, tokenizer: Tokenizer) -> float:
-    """How many characters a token stands for, mean over all of the split but the first token, which is not predicted.
-
-    Losses per token of two vocabularies cannot be compared; divided by this they are losses per character, which can.
-    """
-    if tokenizer.kind == "char":
-        return 1.0
-    begun, step = tokenizer.characters_begun(), 1 << 20
-    return sum(
-        int(begun[tokens[first : first + step]].sum()) for first in range(1, len(tokens), step)
-    ) / (len(tokens) - 1)
-
-
-def describe_loss(loss: float, characters: float = 1.0) -> str:
-    """A loss in the usual units; `characters` is how many a token has.
-
-    >>> describe_loss(1.5)
-    '1.5000 nats per character (2.164 bits)'
-    >>> describe_loss(3, 2)
-    '3.0000 nats per token, 1.5000 per character (2.164 bits)'
-    """
-    each = loss / max(characters, 1e-9)
-    units = (
-        f"{loss:.4f} nats per character"
-        if characters == 1
-        else f"{loss:.4f} nats per token, {each:.4f} per character"
-    )
-    return f"{units} ({each / math.log(2):.3f} bits)"
-
-
 def trivial_losses(train_tokens: Ids, val_tokens: Ids, vocab_size: int) -> tuple[float, float]:
-    """What a validation loss is to be compared with, nats per token: the loss of guessing
-    uniformly, and of knowing how frequent each token is in the training split (one added to each
-    count). Of long texts a sample is counted."""
+    """Two losses to compare a validation loss with, nats per token: that of guessing uniformly, and
+    that of the token frequencies of the training split (with one added to each count). Of long
+    texts a sample is counted."""
     counted = np.bincount(_sample(train_tokens), minlength=vocab_size)
     expected = np.bincount(_sample(val_tokens), minlength=vocab_size)
     probabilities = (counted + 1) / (counted.sum() + vocab_size)
@@ -103,23 +126,8 @@ def trivial_losses(train_tokens: Ids, val_tokens: Ids, vocab_size: int) -> tuple
 
 
 def _sample(tokens: Ids) -> np.ndarray:
-    """All of a text of at most COUNTED tokens; of a longer one so many, in evenly spaced runs."""
-    if len(tokens) <= COUNTED:
+    """All of a text of at most COUNTED_TOKENS; of a longer one as many, in evenly spaced runs."""
+    if len(tokens) <= COUNTED_TOKENS:
         return tokens[0 : len(tokens)]
-    starts = np.linspace(0, len(tokens) - RUN, COUNTED // RUN).astype(np.int64)
-    return tokens[(starts[:, None] + np.arange(RUN)).ravel()]
-
-
-def describe_trivial_losses(uniform: float, frequencies: float, characters: float = 1.0) -> str:
-    """The same in words; `characters` is how many a token has.
-
-    >>> describe_trivial_losses(4.1744, 3.3127)
-    '4.1744 by guessing, 3.3127 by letter frequencies'
-    >>> describe_trivial_losses(6.931, 5.9, 2)
-    '6.9310 by guessing (3.4655 per character), 5.9000 by token frequencies (2.9500)'
-    """
-    if characters == 1:
-        return f"{uniform:.4f} by guessing, {frequencies:.4f} by letter frequencies"
-    each = [loss / max(characters, 1e-9) for loss in (uniform, frequencies)]
-    guessing = f"{uniform:.4f} by guessing ({each[0]:.4f} per character)"
-    return f"{guessing}, {frequencies:.4f} by token frequencies ({each[1]:.4f})"
+    starts = np.linspace(0, len(tokens) - COUNTED_RUN, COUNTED_TOKENS // COUNTED_RUN)
+    return tokens[(starts.astype(np.int64)[:, None] + np.arange(COUNTED_RUN)).ravel()]

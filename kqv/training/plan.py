@@ -1,31 +1,14 @@
 """What a run will take, said before anything of it is done: python train.py ... --dry_run=True
 
-No formula is asked, which could forget an option: a training step itself is rehearsed, with tensors that have a shape and no
-numbers (torch's FakeTensorMode), while it is counted
-
-    how many bytes of tensors live at once     LiveBytes
-    how much the matrix products compute       torch's FlopCounterMode
-
-The time is tokens by tokens per second, given with --rate= or measured on a few real micro-batches.
-All blocks are alike: where there are many, a few are rehearsed or measured and the others reckoned,
-so that a plan takes less than a minute.
+Memory and FLOPs come from a rehearsed step (kqv/training/rehearsal.py), the time from --rate= or
+from a measurement (kqv/training/speed.py). Nothing is written, and the texts are not read.
 """
 
-import math
-import time
-import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
-from statistics import median
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-from torch.utils.weak import WeakIdKeyDictionary
+from torch import nn
 
 from kqv.errors import UserError
 from kqv.files import in_words
@@ -37,411 +20,147 @@ from kqv.project import DATA
 from kqv.text.registry import size_of
 from kqv.text.tokenizer import load_tokenizer, padded
 from kqv.training.communication import Sizes, sent_bytes
-from kqv.training.optimizers import Optimizer, make_optimizers
+from kqv.training.rehearsal import Memory, count_flops, count_memory, formula_flops
 from kqv.training.remarks import duration
+from kqv.training.request import Request
+from kqv.training.speed import measure_speed
 from model import GPT, GPTConfig
 
-CHARACTERS = 100  # that a text has which was not read; they weigh little
-IN_GPT2S = ("openwebtext", "shakespeare")  # datasets whose prepare.py takes GPT-2's vocabulary
-# On Linux glibc's heap keeps holes between what comes and goes: measured for ten models of 10 to 124 million parameters, that
-# took 1.5 to 2 times its bytes (docs/log.md).
-HOLES = 1.8
-REHEARSED = 12  # blocks; of a deeper model the memory of the others is reckoned
-SECONDS = 20.0  # that a measurement of the speed aims at
-# Micro-batches that fit into this time: one to warm up, one to time, three to measure,
-# and about one for the updates.
-MICRO_BATCHES = 6
+ASSUMED_CHARACTERS = 100  # in the vocabulary of a text that was not read; they weigh little
+GPT2_DATASETS = ("openwebtext", "shakespeare")  # whose prepare.py takes GPT-2's vocabulary
+# On Linux glibc's heap keeps holes between the tensors that come and go: for ten models of 10 to
+# 124 million parameters they took 1.5 to 2 times the tensors' bytes (docs/log.md).
+HEAP_FACTOR = 1.8
+Line = tuple[str, str]  # of the plan: what, and how much
 
 
-@dataclass
-class Memory:
-    """Bytes of tensors in one process when most of them live."""
+def plan_run(request: Request, config: GPTConfig | None, path: Path, launch: Launch) -> None:
+    """Print the plan of a run on rank 0. `config` is that of the model in the checkpoint at `path`,
+    None for a new model.
 
-    peak: int
-    weights: int
-    optimizer: int
-    gradients: int
-    """those that live at the peak"""
-    all_gradients: int
-
-    @property
-    def activations(self) -> int:
-        """All else at the peak: what the backward pass needs, and temporaries."""
-        return self.peak - self.weights - self.optimizer - self.gradients
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while it is on and still live, each storage once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.weights: Sequence[nn.Parameter] = ()  # whose gradients are looked for at the peak
-        self.gradients = 0
-        self.known: Any = WeakIdKeyDictionary()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do what is asked for, and count what comes of it."""
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if (
-                isinstance(tensor, Tensor)
-                and (storage := tensor.untyped_storage()) not in self.known
-            ):
-                self.known[storage] = None
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._forget, storage.nbytes())
-        if self.now > self.peak:
-            self.peak, self.gradients = (
-                self.now,
-                _bytes(w.grad for w in self.weights if w.grad is not None),
-            )
-        return result
-
-    def _forget(self, size: int) -> None:
-        self.now -= size
-
-
-def count_memory(
-    settings: TrainSettings,
-    config: GPTConfig,
-    machine: Machine,
-    windows: int,
-    parts: int,
-    gradients_stay: bool = False,
-) -> Memory:
-    """The memory of training steps of so many parts of so many windows, in all precisions, with all options. Gradients of
-    DistributedDataParallel stand in buckets, which stay from step to step."""
-
-    def rehearsed(blocks: int) -> Memory:
-        shallow = replace(config, n_layer=blocks)
-        return _rehearse(settings, shallow, machine, windows, parts, gradients_stay)
-
-    if config.n_layer <= REHEARSED:
-        return rehearsed(config.n_layer)
-    half = REHEARSED // 2
-    few, more = astuple(rehearsed(half)), astuple(rehearsed(REHEARSED))
-    pairs = zip(few, more, strict=True)
-    return Memory(*(_at_depth(config.n_layer, (half, a), (REHEARSED, b)) for a, b in pairs))
-
-
-def _at_depth(blocks: int, few: tuple[int, int], more: tuple[int, int]) -> int:
-    """What grows by as much with each block, at so many blocks, from two pairs of blocks and value.
-
-    >>> _at_depth(48, (1, 100), (2, 110))
-    570
+    Raises UserError as `print_plan` does.
     """
-    (first, less), (second, much) = few, more
-    return less + (blocks - first) * (much - less) // (second - first)
-
-
-def _rehearse(
-    settings: TrainSettings,
-    config: GPTConfig,
-    machine: Machine,
-    windows: int,
-    parts: int,
-    gradients_stay: bool,
-) -> Memory:
-    with FakeTensorMode(), LiveBytes() as live:
-        model, optimizers = _prepare(settings, config, machine)
-        live.weights = list(model.parameters())
-        for _ in range(2):  # the first step makes the moments that are there in all others
-            for _ in range(min(2, parts)):  # the first one makes the gradients
-                _micro_batch(model, windows, machine)
-            gradients = _bytes(w.grad for w in live.weights if w.grad is not None)
-            nn.utils.clip_grad_norm_(live.weights, settings.grad_clip or torch.inf)
-            for optimizer in optimizers:
-                optimizer.step()
-                if not gradients_stay:
-                    optimizer.zero_grad()
-        moments = [
-            moment
-            for optimizer in optimizers
-            for state in optimizer.state.values()
-            for moment in state.values()
-        ]
-        tables = (buffer for buffer in model.buffers() if buffer is not None)
-        return Memory(
-            live.peak,
-            _bytes(live.weights) + _bytes(tables),
-            _bytes(moments),
-            live.gradients,
-            gradients,
-        )
-
-
-def count_flops(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[int, int]:
-    """Floating-point operations of the matrix products for one window, forward and backward, what is computed again
-    included; and of an update. Attention is counted as if all pairs were looked at, as in PaLM."""
-    one, two = (_count_flops(settings, replace(config, n_layer=n), machine) for n in (1, 2))
-    pairs = zip(one, two, strict=True)
-    window, update = (_at_depth(config.n_layer, (1, a), (2, b)) for a, b in pairs)
-    return window, update
-
-
-def _count_flops(settings: TrainSettings, config: GPTConfig, machine: Machine) -> tuple[int, int]:
-    aten = torch.ops.aten
-    kernels = {  # what the counter does not know by itself
-        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
-            q, k, v
-        ),
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
-            sdpa_backward_flop_count(g, q, k, v)
-        ),
-        aten.addmm_: lambda _, left, right, *__, **___: 2 * left[0] * left[1] * right[1],
-    }
-    with FakeTensorMode(), FlopCounterMode(display=False, custom_mapping=kernels) as counter:
-        model, optimizers = _prepare(settings, config, machine)
-        _micro_batch(model, 1, machine)
-        window = counter.get_total_flops()
-        for optimizer in optimizers:
-            optimizer.step()
-        return window, counter.get_total_flops() - window
-
-
-def formula(config: GPTConfig, in_matrices: int) -> int:
-    """FLOPs per token of training by the usual formula: 6 for each weight in a matrix, and 12·l·d·T for attention (Chowdhery
-    et al. 2022, PaLM, appendix B)."""
-    return 6 * in_matrices + 12 * config.n_layer * config.n_embd * config.block_size
-
-
-class Trial:
-    """A model that is trained a little to see how long that takes."""
-
-    def __init__(self, settings: TrainSettings, config: GPTConfig, machine: Machine) -> None:
-        self.machine, self.clip = machine, settings.grad_clip or math.inf
-        self.model, self.optimizers = _prepare(settings, config, machine)
-        self.forward = machine.prepare(self.model)
-
-    def micro_batch(self, windows: int) -> float:
-        """Seconds of a micro-batch of so many windows, forward and backward."""
-        return self._seconds(lambda: _micro_batch(self.forward, windows, self.machine))
-
-    def warm_up(self, windows: int) -> float:
-        """The first micro-batch of so many windows. Returns how long compiling took, which is not
-        counted."""
-        seconds = self.micro_batch(windows)
-        return seconds if self.machine.compile else 0.0
-
-    def update(self) -> float:
-        """Seconds of an update."""
-        return self._seconds(lambda: _update(self.model, self.optimizers, self.clip))
-
-    def _seconds(self, work: Callable[[], None]) -> float:
-        began = time.perf_counter()
-        work()
-        if self.machine.device.type != "cpu":
-            torch.accelerator.synchronize()
-        return time.perf_counter() - began
-
-
-def measure_rate(
-    settings: TrainSettings, config: GPTConfig, machine: Machine, most: int, parts: int
-) -> tuple[float, int, int]:
-    """Tokens per second of training here in one process, in steps of so many parts of `most`
-    windows; with how many windows at once that was measured, these or as many as a second or two
-    are enough for; and with how many blocks.
-
-    Takes about SECONDS. Of a model that is too slow for that fewer blocks are measured, and the
-    time of a micro-batch is reckoned from that by the FLOPs of all, the time of an update by the
-    parameters. One window of one block takes what it takes.
-    """
-    one_block = replace(config, n_layer=1)
-    work, work_of_one = (count_flops(settings, each, machine)[0] for each in (config, one_block))
-    trial = Trial(settings, one_block, machine)
-    one = trial.micro_batch(1)  # the first of all is slow
-    left = SECONDS
-    if machine.compile or one < SECONDS / MICRO_BATCHES:
-        one = trial.micro_batch(1)
-        left -= one
-    end = time.perf_counter() + left
-    windows, times = 1, [one]
-    blocks = affordable_blocks(config.n_layer, one, work_of_one, work, left)
-    measured = replace(config, n_layer=blocks)
-    work_measured = count_flops(settings, measured, machine)[0]
-    if one * MICRO_BATCHES < left:
-        if blocks > 1:
-            del trial  # its memory first
-            trial = Trial(settings, measured, machine)
-            end += trial.warm_up(1)
-            one = trial.micro_batch(1)
-        windows = max(1, min(most, int(SECONDS / 8 / one)))
-        if windows > 1:
-            end += trial.warm_up(windows)
-        times = [trial.micro_batch(windows)]
-        while len(times) < 3 or (sum(times) < SECONDS / 2 and len(times) < 20):
-            if time.perf_counter() + times[-1] > end:
-                break
-            times.append(trial.micro_batch(windows))
-    updates = [trial.update()]
-    while len(updates) < 3 and time.perf_counter() + updates[-1] < end:
-        updates.append(trial.update())  # the first one makes the moments
-    sizes = [_parameters(each) for each in (config, measured)]
-    window = median(times) / windows * work / work_measured
-    update = min(updates) * sizes[0] / sizes[1]
-    step_windows = most * parts
-    return step_windows * config.block_size / (step_windows * window + update), windows, blocks
-
-
-def affordable_blocks(blocks: int, one: float, work_of_one: int, work: int, seconds: float) -> int:
-    """Of how many blocks, at most `blocks`, the speed can be measured in so many seconds, if a
-    window of one takes `one` seconds. `work_of_one` and `work` are the FLOPs of one and of all.
-
-    >>> [affordable_blocks(12, one, 30, 30 + 11 * 5, seconds=18.0) for one in (0.1, 2.0, 5.0)]
-    [12, 4, 1]
-    """
-    if blocks == 1:
-        return 1
-    each = (work - work_of_one) / (blocks - 1) / work_of_one * one  # seconds of one more
-    return max(1, min(blocks, 1 + int((seconds / MICRO_BATCHES - one) / max(each, 1e-12))))
-
-
-def _parameters(config: GPTConfig) -> int:
-    """How many parameters a model has. All blocks are alike."""
-    with torch.device("meta"):
-        one, two = (GPT(replace(config, n_layer=blocks)).parameter_count() for blocks in (1, 2))
-    return _at_depth(config.n_layer, (1, one), (2, two))
-
-
-def _prepare(
-    settings: TrainSettings, config: GPTConfig, machine: Machine
-) -> tuple[GPT, list[Optimizer]]:
-    with (
-        torch.device("cpu") if machine.device.type == "mps" else machine.device
-    ):  # mps has no float64, which positions take
-        model = GPT(config).train()
-    model.activation_checkpointing = settings.activation_checkpointing
-    machine.choose_attention(model)
-    return model, make_optimizers(model, settings, machine.muon_dtype)
-
-
-def _micro_batch(forward: Any, windows: int, machine: Machine) -> None:
-    model = getattr(forward, "_orig_mod", forward)  # the one that is compiled
-    size = (2, windows, model.config.block_size)
-    ids = torch.randint(model.config.vocab_size, size, device=model.embedding.weight.device)
-    with machine.autocast():
-        loss = forward(ids[0], targets=ids[1])
-    loss.backward()
-
-
-def _update(model: GPT, optimizers: Sequence[Optimizer], clip: float) -> None:
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    for optimizer in optimizers:
-        optimizer.step()
-
-
-def _bytes(tensors: Any) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+    settings, source = request.settings, f"those of {path}"
+    if config is None:
+        tokenizer = request.given.get("tokenizer", "")
+        size, source = vocabulary_size(settings.dataset, tokenizer, request.texts)
+        config = GPTConfig.of(settings, size)
+    if launch.is_main:
+        print_plan(settings, config, source, launch)
 
 
 def vocabulary_size(dataset: str, tokenizer: str, texts: Sequence[str]) -> tuple[int, str]:
-    """How many ids the model of a run has, and where that is known from: the prepared dataset, else the name of the
-    `tokenizer` ("" where none is named). The texts are not read."""
+    """How many ids the model of a run has, and how that is known: from the prepared dataset, else
+    from the name of the `tokenizer` ("" where none is given). The texts are not read."""
     folder = DATA / dataset
     if not texts and any((folder / name).exists() for name in ("tokenizer.json", "meta.pkl")):
         there = load_tokenizer(folder)
         if tokenizer in ("", there.name):
             return there.padded_size, f"{there.vocab_size:,} of {dataset}"
-    in_gpt2s = not texts and (dataset in IN_GPT2S or (folder / "val.bin").exists())
+    in_gpt2s = not texts and (dataset in GPT2_DATASETS or (folder / "val.bin").exists())
     name = tokenizer or ("gpt2" if in_gpt2s else "char")
     size = size_of(name)
     if size is None:
-        return CHARACTERS, "assumed: the text was not read"
+        return ASSUMED_CHARACTERS, "assumed: the text was not read"
     return (size if name == "bytes" else padded(size)), f"{size:,} of {name}"
 
 
 def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, launch: Launch) -> None:
-    """Say what a run of these processes will take. `vocabulary` says where config.vocab_size comes from.
+    """Print what a run of these ranks will take. `vocabulary` says where config.vocab_size is from.
 
-    Raises UserError where the speed cannot be measured, because the model is too large for this machine.
+    Raises UserError where the speed cannot be measured, because the model is too large.
     """
-    ranks, count = Ranks(launch), launch.world_size
-    machine = choose_machine(settings, ranks.local_rank if count > 1 else None)
-    with torch.device("meta"):
-        model = GPT(config)
-    in_matrices = sum(
-        module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)
-    )
-    step_windows = settings.batch_size * settings.gradient_accumulation_steps
-    parts, windows = ranks.micro_batches(step_windows, settings.batch_size)
-    memory = count_memory(
-        settings, config, machine, windows, parts, gradients_stay=count > 1 and not settings.fsdp
-    )
-    window_flops, update_flops = count_flops(settings, config, machine)
-    tokens = step_windows * config.block_size * settings.max_iters
-    flops = window_flops * step_windows * settings.max_iters + update_flops * settings.max_iters
-
-    def say(what: str, text: str) -> None:
+    for what, text in plan_lines(settings, config, vocabulary, Ranks(launch)):
         print(f"{what:18}{text}", flush=True)
 
-    say(
-        "parameters",
-        f"{model.parameter_count():,}, of them {in_matrices:,} in matrix products; {ranks}{machine}",
-    )
-    say("vocabulary", f"{config.vocab_size:,} ids ({vocabulary})")
-    say(
-        "tokens",
-        f"{step_windows * config.block_size:,} a step, {tokens:,} in {settings.max_iters:,} steps",
-    )
-    usual = formula(config, in_matrices)
-    say(
-        "FLOPs",
-        f"{window_flops / config.block_size:.4g} a token (6N + 12·l·d·T: {usual:.4g}), {flops:.4g} in all",
-    )
 
-    share = count if settings.fsdp else 1
-    lines = {
-        "weights": memory.weights // share,
-        f"gradients ({in_words(memory.all_gradients // share)} in all)": memory.gradients // share,
-        f"optimizer, {settings.optimizer}": memory.optimizer // share,
+def plan_lines(
+    settings: TrainSettings, config: GPTConfig, vocabulary: str, ranks: Ranks
+) -> Iterator[Line]:
+    """The lines of a plan, as soon as each is known."""
+    machine = choose_machine(settings, ranks.local_rank if ranks.world_size > 1 else None)
+    with torch.device("meta"):
+        model = GPT(config)
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    in_matrices = sum(linear.weight.numel() for linear in linears)
+    step_windows = settings.batch_size * settings.gradient_accumulation_steps
+    micro_batches, windows = ranks.micro_batches(step_windows, settings.batch_size)
+    step_tokens = step_windows * config.block_size
+    tokens = step_tokens * settings.max_iters
+
+    ddp = ranks.world_size > 1 and not settings.fsdp
+    memory = count_memory(settings, config, machine, windows, micro_batches, gradients_stay=ddp)
+    window_flops, update_flops = count_flops(settings, config, machine)
+    flops = (window_flops * step_windows + update_flops) * settings.max_iters
+    token_flops, usual = window_flops / config.block_size, formula_flops(config, in_matrices)
+
+    parameters = f"{model.parameter_count():,}, of them {in_matrices:,} in matrix products"
+    yield "parameters", f"{parameters}; {ranks}{machine}"
+    yield "vocabulary", f"{config.vocab_size:,} ids ({vocabulary})"
+    yield "tokens", f"{step_tokens:,} a step, {tokens:,} in {settings.max_iters:,} steps"
+    each = f"{token_flops:.4g} a token (6N + 12·l·d·T: {usual:.4g})"
+    yield "FLOPs", f"{each}, {flops:.4g} in all"
+    yield from _memory_lines(settings, model, memory, machine, ranks)
+    if ranks.world_size > 1:
+        sizes = Sizes.of(model, settings.optimizer == "muon")
+        precision = machine.dtype.itemsize, machine.muon_dtype.itemsize
+        gloo = machine.device.type == "cpu"
+        shape = (ranks.world_size, settings.fsdp, micro_batches)
+        sent = sent_bytes(sizes, *shape, *precision, gloo)
+        yield "sent", f"{in_words(int(sent))} a step by each process"
+    rate, how = settings.rate, "given"
+    if not rate:
+        rate, how = _measured(settings, config, machine, ranks, memory)
+    speed = f"{rate:,.0f} tokens/s ({how})"
+    yield "time", f"{duration(tokens / rate)} at {speed}; evaluations and checkpoints come on top"
+
+
+def _memory_lines(
+    settings: TrainSettings, model: GPT, memory: Memory, machine: Machine, ranks: Ranks
+) -> Iterator[Line]:
+    """What one process needs at the peak, and for what."""
+    shards = ranks.world_size if settings.fsdp else 1
+    gradients = f"gradients ({in_words(memory.all_gradients // shards)} in all)"
+    parts = {
+        "weights": memory.weights // shards,
+        gradients: memory.gradients // shards,
+        f"optimizer, {settings.optimizer}": memory.optimizer // shards,
         "activations and temporaries": memory.activations,
     }
     if settings.fsdp:
-        blocks = [
-            4 * sum(weights.numel() for weights in block.parameters()) for block in model.blocks
-        ]
-        lines["gathered weights"] = (
-            memory.weights - sum(blocks) + 2 * blocks[0]
-        )  # outside the blocks, one block, the next one
-    total = sum(lines.values())
-    say(
-        "memory",
-        f"{in_words(total)} at the peak" + (f" in each of {count} processes" if count > 1 else ""),
-    )
-    for what, size in lines.items():
-        say("", f"{in_words(size):>9}  {what}")
-    if (
-        machine.device.type == "cpu" and not settings.fsdp
-    ):  # with it weights come and go too, and holes follow no rule
-        stays = (memory.weights + memory.optimizer) // share
-        whole = in_words(int(stays + HOLES * (total - stays)))
-        say(
-            "",
-            f"{whole:>9}  about, with the holes in glibc's heap; Python and torch take 0.3 GB more",
-        )
-    if count > 1:
-        muon_bytes = machine.muon_dtype.itemsize
-        sizes, gloo = Sizes.of(model, settings.optimizer == "muon"), machine.device.type == "cpu"
-        sent = sent_bytes(
-            sizes, count, settings.fsdp, parts, machine.dtype.itemsize, muon_bytes, gloo
-        )
-        say("sent", f"{in_words(int(sent))} a step by each process")
+        block_bytes = [4 * sum(w.numel() for w in block.parameters()) for block in model.blocks]
+        # those outside the blocks, of one block, and of the next one, which is gathered meanwhile
+        parts["gathered weights"] = memory.weights - sum(block_bytes) + 2 * block_bytes[0]
+    total = sum(parts.values())
+    several = f" in each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
+    yield "memory", f"{in_words(total)} at the peak{several}"
+    for what, size in parts.items():
+        yield "", f"{in_words(size):>9}  {what}"
+    # With FSDP weights come and go, too, and the holes follow no rule.
+    if machine.device.type == "cpu" and not settings.fsdp:
+        stays = (memory.weights + memory.optimizer) // shards
+        whole = in_words(int(stays + HEAP_FACTOR * (total - stays)))
+        holes = "about, with the holes in glibc's heap; Python and torch take 0.3 GB more"
+        yield "", f"{whole:>9}  {holes}"
 
-    rate, how = settings.rate, "given"
-    if not rate:
-        there = memory_there(machine)
-        if (
-            there is not None
-            and memory.weights + memory.all_gradients + memory.optimizer > 0.8 * there
-        ):
-            raise UserError(
-                "the model is too large to measure its speed here: give --rate=TOKENS_PER_SECOND, of all processes"
-            )
-        rate, measured, depth = measure_rate(settings, config, machine, windows, parts)
-        how = f"measured here with {measured} of {windows} windows"
-        how += f" and {depth} of {config.n_layer} blocks" if depth < config.n_layer else ""
-        how += f", times {count}" if count > 1 else ""
-        rate *= count
-    speed = f"{rate:,.0f} tokens/s ({how})"
-    say("time", f"{duration(tokens / rate)} at {speed}; evaluations and checkpoints come on top")
+
+def _measured(
+    settings: TrainSettings, config: GPTConfig, machine: Machine, ranks: Ranks, memory: Memory
+) -> tuple[float, str]:
+    """Tokens per second of all ranks, measured here, and how that was done."""
+    there = memory_there(machine)
+    needed = memory.weights + memory.all_gradients + memory.optimizer
+    if there is not None and needed > 0.8 * there:
+        raise UserError(
+            "the model is too large to measure its speed here: give --rate=TOKENS_PER_SECOND, of "
+            "all processes"
+        )
+    step_windows = settings.batch_size * settings.gradient_accumulation_steps
+    micro_batches, windows = ranks.micro_batches(step_windows, settings.batch_size)
+    speed = measure_speed(settings, config, machine, windows, micro_batches)
+    how = f"measured here with {speed.windows} of {windows} windows"
+    if speed.blocks < config.n_layer:
+        how += f" and {speed.blocks} of {config.n_layer} blocks"
+    if ranks.world_size > 1:
+        how += f", times {ranks.world_size}"
+    return speed.tokens_per_second * ranks.world_size, how

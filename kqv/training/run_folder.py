@@ -1,7 +1,8 @@
 """The folder of a run: one run in it at a time, room for its checkpoints, earlier runs kept.
 
 out/                     the run that was started last
-out/previous/1, 2, ...   the runs before it, with all that was made of them, until the user deletes them
+out/previous/1, 2, ...   the runs before it, with all that was made of them; only the user
+                         deletes one
 """
 
 import json
@@ -9,15 +10,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from filelock import (  # the system's own locks, which end with their process; torch requires it too
-    FileLock,
-    Timeout,
-)
+from filelock import FileLock, Timeout  # the system's own locks, which end with their process
 
 from kqv import __version__
 from kqv.errors import UserError
@@ -32,20 +31,47 @@ from kqv.files import (
     take_place,
 )
 from kqv.options.settings import TrainSettings
-from kqv.run_files import CONFIG, DAMAGED, LATEST, METRICS, OF_A_RUN, TO_USE
-from kqv.training.log import read_metrics
+from kqv.run_files import CONFIG, DAMAGED, LATEST, METRICS, NANOGPT, OF_A_RUN, TO_USE
+from kqv.training.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from kqv.training.run import Run
 
 LOCK = ".lock"
 PREVIOUS = "previous"
 MOVING = ".moving"  # in PREVIOUS: an earlier run while its files are moved
 
 
-def occupy(out_dir: Path) -> FileLock:
-    """Make the folder if it is not there, and keep every other run out of it while the returned lock lives.
+@contextmanager
+def enter_folder(run: "Run", resumed_from: Path | None, nanogpt: bool) -> Iterator[None]:
+    """Hold out_dir for a run: lock it (a resumed run has its lock already), move an earlier run
+    aside, write config.json. `resumed_from` is the checkpoint of a resumed run, `nanogpt` whether
+    nanoGPT wrote it; of such a checkpoint a copy is kept.
 
-    A process that was killed while it moved an earlier run has begun nothing: that run is put back.
+    Raises UserError if another run holds the folder, or it cannot be used.
+    """
+    folder = Path(run.settings.out_dir)
+    with nullcontext() if resumed_from else occupy(folder):
+        parameters = run.trainer.model.parameter_count()
+        make_room(folder, parameters, resumed_from)
+        write_config(folder, run.settings, run.data.dataset.title, parameters)
+        if resumed_from and nanogpt:
+            shutil.copy2(resumed_from, folder / NANOGPT)
+            print(
+                f"{resumed_from} is nanoGPT's and will be replaced by ours: {folder / NANOGPT} is "
+                f"a copy",
+                file=sys.stderr,
+            )
+        yield
 
-    Raises UserError if a run is in it, or if it cannot be written to.
+
+@contextmanager
+def occupy(out_dir: Path) -> Iterator[None]:
+    """Make the folder if it does not exist, and keep every other run out of it while the block
+    runs.
+
+    If a process was killed while it moved an earlier run aside, that run is put back first. Raises
+    UserError if another run holds the folder, or it cannot be written to.
     """
     lock = FileLock(out_dir / LOCK, timeout=0)
     try:
@@ -55,17 +81,22 @@ def occupy(out_dir: Path) -> FileLock:
             _put_back(out_dir)
     except Timeout:
         raise UserError(
-            f"another run is writing to out_dir={out_dir}: wait for its end, or name another --out_dir="
+            f"another run is writing to out_dir={out_dir}: wait for its end, or name another "
+            f"--out_dir="
         ) from None
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def make_room(out_dir: Path, parameters: int, resumed_from: Path | None) -> None:
-    """Move an earlier run to `previous/` unless this run goes on with it, and see that the checkpoints will fit.
+    """Move an earlier run to `previous/` unless this run resumes it, and check that the
+    checkpoints will fit on the disk.
 
-    A last.pt that a resume passed over is moved aside: the next one must not take the place of the good one before it.
-
-    Raises UserError if the folder cannot be written to or the disk is too full.
+    A damaged last.pt that a resume passed over is moved aside, so that the next one does not
+    replace the good checkpoint before it. Raises UserError if the folder cannot be written to or
+    the disk is too full.
     """
     with _usable(out_dir):
         for name in OF_A_RUN:
@@ -78,19 +109,20 @@ def make_room(out_dir: Path, parameters: int, resumed_from: Path | None) -> None
             )
         if not resumed_from:
             _set_aside(out_dir)
-    needed = (
-        4 * 3 * 4 * parameters
-    )  # three checkpoints and the next one, of the weights and two moments in float32
+    # three checkpoints and the one being written, each of weights and two moments in float32
+    needed = 4 * 3 * 4 * parameters
     free = shutil.disk_usage(out_dir).free
     if free < needed:
         raise UserError(
-            f"no space for the checkpoints in {out_dir}: they take {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; "
-            f"free some, or name another --out_dir={_earlier_runs(out_dir)}"
+            f"no space for the checkpoints in {out_dir}: they take {needed / 1e6:.0f} MB and "
+            f"{free / 1e6:.0f} MB are free; free some, or name another "
+            f"--out_dir={_earlier_runs(out_dir)}"
         )
 
 
 def write_config(out_dir: Path, settings: TrainSettings, text: str, parameters: int) -> None:
-    """Write config.json, which says to people and programs what the run in `out_dir` is. (A resume reads its checkpoint.)"""
+    """Write config.json, which tells people and programs what the run is. (A resume does not read
+    it: the checkpoint has all settings.)"""
     run = {
         "kqv": __version__,
         "torch": version("torch"),
@@ -105,7 +137,8 @@ def write_config(out_dir: Path, settings: TrainSettings, text: str, parameters: 
 def _set_aside(out_dir: Path) -> None:
     """Move an earlier run, if there is one, to the next number in `previous/`, and say so.
 
-    Raises UserError for a folder of another program's, such as a Hugging Face model, whose config.json ours would replace.
+    Raises UserError for a folder of another program, such as a Hugging Face model, whose
+    config.json ours would replace.
     """
     if not any((out_dir / name).exists() for name in (METRICS, *TO_USE)):
         if (out_dir / CONFIG).exists() and not _is_ours(out_dir / CONFIG):
@@ -121,8 +154,10 @@ def _set_aside(out_dir: Path) -> None:
         file.rename(moving / file.name)
     kept = _give_number(moving)
     flush_folder(out_dir)
+    size = in_words(size_on_disk(kept))
     print(
-        f"{out_dir} held a run of {steps:,} steps: it is in {kept} now ({in_words(size_on_disk(kept))}{_earlier_runs(out_dir)})",
+        f"{out_dir} held a run of {steps:,} steps: it is in {kept} now "
+        f"({size}{_earlier_runs(out_dir)})",
         file=sys.stderr,
     )
 
@@ -136,7 +171,7 @@ def _is_ours(config: Path) -> bool:
 
 
 def _give_number(moving: Path) -> Path:
-    """Rename a folder to which all files of a run have been moved: what has a number is whole."""
+    """Number a folder to which all files of a run have been moved: a numbered one is complete."""
     numbers = [int(path.name) for path in moving.parent.iterdir() if path.name.isdecimal()]
     kept = moving.with_name(str(max(numbers, default=0) + 1))
     moving.rename(kept)
@@ -145,7 +180,7 @@ def _give_number(moving: Path) -> Path:
 
 
 def _put_back(out_dir: Path) -> None:
-    """Undo the move of an earlier run that was interrupted. What has been made anew meanwhile (explain.html) stays."""
+    """Undo an interrupted move of an earlier run. A file made since then (explain.html) stays."""
     moving = out_dir / PREVIOUS / MOVING
     if not moving.is_dir():
         return
@@ -159,15 +194,17 @@ def _put_back(out_dir: Path) -> None:
 
 
 def _earlier_runs(out_dir: Path) -> str:
-    """What all runs in `previous/` take and how to delete them, to add to a line; nothing if there is none."""
+    """The size of all runs in `previous/` and how to delete them, to append to a line; or ""."""
     previous = out_dir / PREVIOUS
     if not previous.is_dir():
         return ""
-    return f"; {previous} takes {in_words(size_on_disk(previous))} in all: rm -r {shlex.quote(str(previous))} deletes it"
+    size, quoted = in_words(size_on_disk(previous)), shlex.quote(str(previous))
+    return f"; {previous} takes {size} in all: rm -r {quoted} deletes it"
 
 
 @contextmanager
 def _usable(out_dir: Path) -> Iterator[None]:
+    """Turn an OSError into a UserError that names the folder."""
     try:
         yield
     except Timeout:  # is an OSError

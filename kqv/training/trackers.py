@@ -1,6 +1,7 @@
-"""Reports for the tools that people watch many runs with: TensorBoard, Weights & Biases. Both only if asked for.
+"""Experiment trackers, only if asked for: TensorBoard, Weights & Biases.
 
-Each takes the settings and the name of the run, the numbers of metrics.jsonl, the samples, and at the end the curve.
+Each gets the settings and the name of the run, the numbers of metrics.jsonl, the samples, and at
+the end the curve.
 """
 
 import html
@@ -12,32 +13,32 @@ from kqv.options.settings import TrainSettings
 from kqv.run_files import TENSORBOARD
 
 
-class Report(Protocol):
-    """What a run tells."""
+class Tracker(Protocol):
+    """Receives what a run logs."""
 
     def numbers(self, step: int, metrics: dict[str, float]) -> None:
-        """Those of one step."""
+        """The metrics of one step."""
 
     def sample(self, step: int, text: str) -> None:
         """A text that the model wrote."""
 
     def finish(self, curve: Path) -> None:
-        """The last word; `curve` is the picture, if there is one."""
+        """End the run; `curve` is the path of the picture, if there is one."""
 
 
-def reports_of(settings: TrainSettings, first_step: int) -> list[Report]:
-    """The reports that the settings ask for."""
-    reports: list[Report] = [TensorBoard(settings, first_step)] if settings.tensorboard else []
-    return reports + ([WeightsAndBiases(settings)] if settings.wandb_log else [])
+def trackers_of(settings: TrainSettings, first_step: int) -> list[Tracker]:
+    """The trackers that the settings ask for."""
+    trackers: list[Tracker] = [TensorBoard(settings, first_step)] if settings.tensorboard else []
+    return trackers + ([WeightsAndBiases(settings)] if settings.wandb_log else [])
 
 
 class TensorBoard:
-    """Event files in out_dir/tensorboard: tensorboard --logdir=OUT_DIR shows them."""
+    """Event files in out_dir/tensorboard; `tensorboard --logdir=OUT_DIR` shows them."""
 
     def __init__(self, settings: TrainSettings, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # what a run that was killed wrote of later steps is hidden when it goes on
+        # what a killed run wrote about later steps is hidden when it resumes
         self.writer = SummaryWriter(
             Path(settings.out_dir) / TENSORBOARD, purge_step=first_step or None
         )
@@ -48,18 +49,18 @@ class TensorBoard:
         self.step = first_step
 
     def numbers(self, step: int, metrics: dict[str, float]) -> None:
-        """A scalar for each, under its name in metrics.jsonl."""
+        """Write a scalar for each metric, under its name in metrics.jsonl."""
         self.step = step
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
     def sample(self, step: int, text: str) -> None:
-        """The text as it is: four spaces make it code in Markdown."""
+        """Write the text; four spaces make it code in Markdown."""
         self.writer.add_text("sample", "".join(f"    {line}\n" for line in text.split("\n")), step)
 
     def finish(self, curve: Path) -> None:
-        """The picture, then the end of the file."""
+        """Write the curve and close the file."""
         if curve.exists():
             from kqv.plotting import import_matplotlib
 
@@ -71,7 +72,8 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases, its files in out_dir/wandb. Without an account it is kept there (`wandb sync` sends it)."""
+    """A run of Weights & Biases, its files in out_dir/wandb. Without an account it stays there;
+    `wandb sync` uploads it."""
 
     def __init__(self, settings: TrainSettings) -> None:
         os.environ.setdefault(
@@ -80,7 +82,7 @@ class WeightsAndBiases:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        online = "WANDB_MODE" in os.environ or wandb.login(prompt=False)  # never asks
+        online = "WANDB_MODE" in os.environ or wandb.login(prompt=False)  # asks nothing
         options: dict[str, Any] = {
             "project": settings.wandb_project,
             "name": settings.wandb_run_name,
@@ -92,20 +94,21 @@ class WeightsAndBiases:
         }
         try:
             self.run = wandb.init(**options, mode=None if online else "offline")
-        except wandb.Error:  # no network, or an account that is none
+        except wandb.Error:  # no network, or no such account
             self.run = wandb.init(**options, mode="offline")
         self.picture, self.page, self.teardown = wandb.Image, wandb.Html, wandb.teardown
 
     def numbers(self, step: int, metrics: dict[str, float]) -> None:
-        """Under their names in metrics.jsonl."""
+        """Log the metrics under their names in metrics.jsonl."""
         self.run.log(metrics, step=step)
 
     def sample(self, step: int, text: str) -> None:
-        """The text as it is."""
+        """Log the text."""
         self.run.log({"sample": self.page(f"<pre>{html.escape(text)}</pre>")}, step=step)
 
     def finish(self, curve: Path) -> None:
-        """The picture, then the end of the run, when its files are whole: finish() alone does not wait for that."""
+        """Log the curve and end the run. finish() alone would not wait until its files are
+        written."""
         if curve.exists():
             self.run.log({"curve": self.picture(str(curve))})
         self.run.finish()

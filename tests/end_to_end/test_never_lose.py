@@ -355,7 +355,7 @@ def test_a_spike_costs_one_step_and_is_told(spiked, text, tmp_path):
     done = spiked([12], text, TINY, "--max_iters=30", "--log_interval=1", f"--out_dir={tmp_path}")
     assert done.status == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if "not finite" in line] == [
-        "step 13: the loss is not finite, so nothing was learnt"
+        "step 13: the loss is not finite, so the update is skipped"
     ]
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines if "train_loss" not in line] == [0, 13]

@@ -301,11 +301,10 @@ def test_a_mistake_is_one_line_before_anything_is_trained(shell, tmp_path, words
 
 
 def test_a_second_comparison_in_the_same_folder_is_refused(shell, text, tmp_path):
-    lock = occupy(tmp_path / "out")
-    done = shell.run(
-        "compare.py", write_config(tmp_path, "a"), text, f"--out_dir={tmp_path / 'out'}"
-    )
-    lock.release()
+    with occupy(tmp_path / "out"):
+        done = shell.run(
+            "compare.py", write_config(tmp_path, "a"), text, f"--out_dir={tmp_path / 'out'}"
+        )
     assert (
         done.status == 2
         and "another run is writing to" in done.stderr

@@ -19,7 +19,7 @@ from helpers.shell import SENTENCES, TINY, easy_text, metrics, prepared_text, sa
 import kqv
 from kqv.checkpoints.single import load_checkpoint
 from kqv.options.settings import SampleSettings, TrainSettings
-from kqv.training.log import LAYER_MEASURES
+from kqv.training.metrics import LAYER_MEASURES
 
 FILES = ["ckpt.pt", "config.json", "earlier.pt", "last.pt", "loss.png", "metrics.jsonl"]
 KEYS = {

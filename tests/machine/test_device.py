@@ -11,11 +11,15 @@ import torch
 
 from kqv.machine import device as hardware
 from kqv.machine.device import check_memory, choose_machine
+from kqv.machine.launching import Launch
+from kqv.machine.ranks import Ranks
 from kqv.options.settings import MachineSettings, SampleSettings, TrainSettings
 from kqv.project import ROOT as PROJECT
 from model import GPT, GPTConfig, cross_entropy
 
 SHAPE = {"vocab_size": 7, "n_layer": 1, "n_head": 2, "n_embd": 8}
+
+CPU = MachineSettings(device="cpu")
 
 
 def test_what_is_asked_for_is_what_is_used():
@@ -32,7 +36,7 @@ def test_each_precision_of_sampling_is_taken_as_it_is_named(dtype):
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_is_taken_only_where_the_processor_is_fast_at_it(fast, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
-    monkeypatch.setattr(hardware, "_onednn_may", lambda: True)
+    monkeypatch.setattr(hardware, "onednn_has_bfloat16", lambda: True)
     machine = choose_machine(MachineSettings(device="cpu"))
     assert machine.fast_bfloat16 == fast
     assert machine.dtype == (torch.bfloat16 if fast else torch.float32)
@@ -54,7 +58,7 @@ def chosen(**environment):
     ("variable", "value"),
     [("ONEDNN_MAX_CPU_ISA", x) for x in ("AVX2", "avx512_core")] + [("DNNL_MAX_CPU_ISA", "AVX2")],
 )
-def test_bfloat16_is_not_taken_where_onednn_may_not_use_its_instructions(variable, value):
+def test_bfloat16_is_not_taken_whereonednn_has_bfloat16_not_use_its_instructions(variable, value):
     assert chosen(**{variable: value}) == "torch.float32"
 
 
@@ -85,25 +89,24 @@ def test_a_device_that_is_not_there_is_refused_by_name(name, refused):
         choose_machine(MachineSettings(device=name))
 
 
-def test_a_step_that_memory_cannot_hold_is_refused_unless_processes_share_it(refused, monkeypatch):
+def test_a_step_that_memory_cannot_hold_is_refused_unless_ranks_share_it(refused, monkeypatch):
     monkeypatch.setattr(hardware, "memory_there", lambda machine: 16 * 10**9)
-    machine = choose_machine(MachineSettings(device="cpu"))
-    large = TrainSettings(
-        n_layer=24, n_head=16, n_embd=2048, block_size=1024
-    )  # 1.3 billion weights: 21 GB with their moments
+    machine, alone, four = choose_machine(CPU), Ranks(), Ranks(Launch(world_size=4))
+    # 1.3 billion weights: 21 GB with their moments
+    size = {"n_layer": 24, "n_head": 16, "n_embd": 2048, "block_size": 1024}
+    large = TrainSettings(**size, batch_size=1)
     with refused("22 GB of memory, and there are 16", "--n_embd"):
-        check_memory(large, 50304, machine, windows=1)
-    check_memory(large, 50304, machine, windows=1, shares=4)
+        check_memory(large, 50304, machine, alone)
+    check_memory(replace(large, batch_size=4, fsdp=True), 50304, machine, four)
     long = TrainSettings(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=64)
     with refused("21 GB of memory", "--batch_size"):
-        check_memory(long, 50304, machine, windows=64)
-    check_memory(long, 50304, machine, windows=16)
-    measured = replace(
-        large, eval_only=True, n_layer=large.n_layer * 2
-    )  # without gradients and moments
-    check_memory(measured, 50304, machine, windows=1)
+        check_memory(long, 50304, machine, alone)
+    check_memory(long, 50304, machine, four)
+    # without gradients and moments
+    measured = replace(large, eval_only=True, n_layer=2 * large.n_layer)
+    check_memory(measured, 50304, machine, alone)
     with refused("this model takes more than"):
-        check_memory(replace(measured, n_layer=large.n_layer * 8), 50304, machine, windows=1)
+        check_memory(replace(measured, n_layer=8 * large.n_layer), 50304, machine, alone)
 
 
 def test_a_missing_compiler_is_said_before_the_run(monkeypatch, refused):

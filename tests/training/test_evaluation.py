@@ -13,14 +13,13 @@ from kqv.machine.device import choose_machine
 from kqv.options.settings import TrainSettings
 from kqv.text.tokenizer import ByteTokenizer, CharTokenizer
 from kqv.training import evaluation
+from kqv.training.data import characters_per_token
 from kqv.training.evaluation import (
-    characters_per_token,
-    describe_loss,
-    describe_trivial_losses,
     estimated_loss,
     trivial_losses,
     whole_loss,
 )
+from kqv.training.remarks import describe_loss, describe_trivial_losses
 from model import GPT, GPTConfig
 
 MACHINE = choose_machine(TrainSettings(device="cpu", dtype="float32", compile=False))
@@ -131,8 +130,8 @@ def test_of_a_long_text_a_sample_is_counted(monkeypatch: pytest.MonkeyPatch) -> 
     _, whole = trivial_losses(long, long, 11)
     read, count = [], np.bincount
     monkeypatch.setattr(np, "bincount", lambda ids, **o: read.append(len(ids)) or count(ids, **o))
-    monkeypatch.setattr(evaluation, "COUNTED", 1 << 13)
-    monkeypatch.setattr(evaluation, "RUN", 1 << 6)
+    monkeypatch.setattr(evaluation, "COUNTED_TOKENS", 1 << 13)
+    monkeypatch.setattr(evaluation, "COUNTED_RUN", 1 << 6)
     _, sampled = trivial_losses(long, long, 11)
     assert read == [1 << 13] * 2 and sampled == pytest.approx(whole, abs=0.02)
     entropy = -sum(p * math.log(p) for p in shares)

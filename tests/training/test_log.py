@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from kqv.options.settings import TrainSettings
-from kqv.training.log import RunLog, draw_curve, read_metrics
-from kqv.training.remarks import Pace
+from kqv.training.curve import draw_curve
+from kqv.training.log import RunLog
+from kqv.training.metrics import read_metrics
+from kqv.training.pace import Pace
 
 
 def log_of(folder: Path, first_step: int = 0, **options: object) -> RunLog:

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from kqv.checkpoints.single import load_checkpoint, save_checkpoint
@@ -21,10 +19,9 @@ from kqv.training.optimizers import (
     Muon,
     make_optimizers,
     orthogonalize,
-    rate_factor,
     restore_optimizers,
-    set_rates,
 )
+from kqv.training.schedule import rate_factor, set_rates
 from model import GPT, GPT2, GPTConfig, cross_entropy
 
 SHAPE = {"block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16}
@@ -205,84 +202,6 @@ def test_rates_are_set_in_proportion_to_their_peaks() -> None:
             type(made).__name__: group["lr"] for made in optimizers for group in made.param_groups
         }
         assert rates == {"AdamW": factor * 0.5, "Muon": factor * 0.25}
-
-
-# --- the schedule -------------------------------------------------------------------------------------------------
-
-
-def test_the_default_schedule_rises_stays_and_falls_to_nothing() -> None:
-    settings = TrainSettings(max_iters=1000, warmup_iters=100, cooldown=0.5)
-    factors = [rate_factor(settings, step) for step in range(1200)]
-    assert factors[0] == pytest.approx(1 / 101) and factors[99] == pytest.approx(100 / 101)
-    assert set(factors[100:551]) == {1.0}  # half of the 900 steps after the warm-up
-    assert factors[775] == pytest.approx(0.5) and factors[1000:] == [0.0] * 200
-    assert np.diff(factors[550:1001]) == pytest.approx(-1 / 450)
-
-
-def test_the_cosine_schedule_is_nanogpt_s() -> None:
-    learning_rate, min_lr, warmup_iters, lr_decay_iters = 6e-4, 6e-5, 20, 200
-    settings = TrainSettings(
-        lr_schedule="cosine",
-        learning_rate=learning_rate,
-        min_lr=min_lr,
-        warmup_iters=warmup_iters,
-        lr_decay_iters=lr_decay_iters,
-    )
-
-    def get_lr(it: int) -> float:  # from nanoGPT's train.py
-        if it < warmup_iters:
-            return learning_rate * (it + 1) / (warmup_iters + 1)
-        if it > lr_decay_iters:
-            return min_lr
-        decay_ratio = (it - warmup_iters) / (lr_decay_iters - warmup_iters)
-        coeff = 0.5 * (1.0 + math.cos(math.pi * decay_ratio))
-        return min_lr + coeff * (learning_rate - min_lr)
-
-    for step in range(300):
-        assert rate_factor(settings, step) * learning_rate == pytest.approx(get_lr(step), rel=1e-12)
-
-
-@pytest.mark.parametrize("lr_schedule", ["linear", "cosine"])
-def test_the_decay_ends_at_min_lr_and_stays_there(lr_schedule: str) -> None:
-    settings = TrainSettings(
-        lr_schedule=lr_schedule, learning_rate=1.0, min_lr=0.1, warmup_iters=20, lr_decay_iters=300
-    )
-    factors = [rate_factor(settings, step) for step in range(20, 500)]
-    assert factors == sorted(factors, reverse=True)
-    assert factors[0] == 1.0 and factors[280:] == pytest.approx([0.1] * 200)
-
-
-def test_without_decay_the_rates_are_constant() -> None:
-    assert {
-        rate_factor(TrainSettings(decay_lr=False, warmup_iters=50, max_iters=100), step)
-        for step in range(200)
-    } == {1.0}
-
-
-RATES = st.floats(0, 10) | st.sampled_from([0.0, 5e-324, 1e300])
-STEPS = st.integers(0, 5) | st.integers(0, 10**9)
-
-
-@given(
-    st.builds(
-        TrainSettings, max_iters=STEPS, warmup_iters=STEPS, lr_decay_iters=STEPS, learning_rate=RATES, min_lr=RATES,
-        cooldown=st.floats(0, 1), decay_lr=st.booleans(), lr_schedule=st.sampled_from(["linear", "cosine"]),
-    ),
-    STEPS,
-)  # fmt: skip
-def test_no_settings_make_a_rate_negative_infinite_or_higher_than_its_peak(
-    settings: TrainSettings, step: int
-) -> None:
-    assert 0 <= rate_factor(settings, step) <= 1
-    if (
-        settings.min_lr <= settings.learning_rate
-        and step >= settings.warmup_iters
-        and settings.decay_lr
-    ):
-        assert (
-            rate_factor(settings, step) * settings.learning_rate
-            >= settings.min_lr * (1 - 1e-12) - 1e-300
-        )
 
 
 # --- training -----------------------------------------------------------------------------------------------------

@@ -2,22 +2,17 @@
 well."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
 
-from kqv.machine.load import Usage
 from kqv.options.command_line import read_arguments
 from kqv.options.settings import TrainSettings
 from kqv.training import remarks
 from kqv.training.remarks import (
-    Overfitting,
-    Pace,
     checkpoint_remarks,
     duration,
     finished_remark,
-    overfits,
     passes_remark,
 )
 
@@ -95,148 +90,6 @@ def test_what_is_said_of_the_recipe_is_what_its_file_says() -> None:
     assert given["max_iters"] * remarks.RECIPE_STEP / remarks.RECIPE_SPEED == pytest.approx(
         6.9 * 60, rel=0.01
     )
-
-
-# --- overfitting
-
-
-def seen(*lines: tuple[int, float, float | None]) -> list[str]:
-    """What is said at each of the evaluations (step, training loss, validation loss)."""
-    watch = Overfitting(TrainSettings())
-    return [
-        watch.see(
-            {
-                "step": step,
-                **({"val_loss": val} if val else {}),
-                **({"train_loss": train} if train else {}),
-            }
-        )
-        for step, train, val in lines
-    ]
-
-
-def test_a_model_that_memorises_is_told_of_when_it_happens_and_once() -> None:
-    said = seen((0, 0, 3.74), (10, 2.9, None), (20, 0.9, 4.61), (40, 0.3, 5.9), (60, 0.1, 6.6))
-    assert said[0] == said[1] == said[3] == said[4] == ""
-    assert said[2].startswith(
-        "validation loss has risen since step 0 (3.74 → 4.61) while the training loss fell to 1.90"
-    )
-    assert "--dropout=0.2" in said[2] and "\n" not in said[2]
-
-
-def test_a_run_that_overfits_in_the_end_says_so_however_well_it_began() -> None:
-    said = seen((0, 0, 4.17), (200, 1.9, 1.8), (400, 1.3, 1.50), (600, 1.1, 1.52), (800, 0.9, 1.62))
-    assert said[:4] == [""] * 4 and "since step 400 (1.50 → 1.62)" in said[4]
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [
-            (0, 0, 4.17),
-            (200, 1.9, 1.80),
-            (400, 1.4, 1.55),
-            (600, 1.3, 1.57),
-        ],  # within what an estimate may rise
-        [(0, 0, 4.17), (200, 1.9, 1.80), (400, 3.0, 3.10), (600, 6.0, 6.50)],  # diverges
-        [(0, 0, 4.17), (200, 1.7, 1.90), (400, 1.6, 2.00)],  # both nearly the same
-        [(0, 0, 4.17), (200, 0.03, 0.02), (400, 0.01, 0.03)],  # an easy text, learnt
-        [
-            (0, 0, 2.00),
-            (200, 2.5, 2.60),
-            (400, 2.2, 2.30),
-        ],  # fine-tuning on another text begins with a jump
-    ],
-)
-def test_noise_divergence_and_easy_texts_are_not_taken_for_memorising(
-    lines: list[tuple[int, float, float]],
-) -> None:
-    assert not any(seen(*lines))
-
-
-def test_a_loss_that_is_not_finite_is_no_overfitting() -> None:
-    assert not overfits(math.nan, 1.5, 0.5, 1.4) and not overfits(4.0, 1.5, math.nan, 1.4)
-
-
-def test_what_is_said_at_the_end_is_what_holds_then() -> None:
-    watch = Overfitting(TrainSettings())
-    for step, train, val in ((0, 4.0, 3.74), (20, 0.9, 4.61)):
-        watch.see({"step": step, "train_loss": train, "val_loss": val})
-    assert "since step 0" in watch.remark
-    watch.see({"step": 40, "train_loss": 0.8, "val_loss": 3.5})  # it has found its way
-    assert watch.remark == ""
-
-
-# --- speed
-
-
-class Clock:
-    """A clock and cores that a test sets."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, threads: int = 2) -> None:
-        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-            monkeypatch.delenv(name, raising=False)
-        self.now = self.busy = self.own = 0.0
-        monkeypatch.setattr("kqv.training.remarks.time.perf_counter", lambda: self.now)
-        monkeypatch.setattr(remarks, "usage", lambda: Usage(self.now, self.busy, self.own))
-        monkeypatch.setattr(remarks, "core_count", lambda: 2)
-        monkeypatch.setattr("sys.platform", "linux")
-        self.pace = Pace(threads, "python train.py --init_from=resume --out_dir=out")
-
-    def run(self, seconds: int, speed: float, others: float = 0.0) -> list[str]:
-        """A report a second at this speed, while others use so many cores. What is said."""
-        said = []
-        for _ in range(seconds):
-            self.now, self.busy, self.own = self.now + 1, self.busy + 2, self.own + 2 - others
-            said.append(self.pace.see(speed))
-        return [line for line in said if line]
-
-
-def test_training_that_has_become_slow_beside_others_says_so_once_with_the_command_that_helps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = Clock(monkeypatch)
-    assert clock.run(60, 55_600) == [] and clock.run(10, 4_200, others=1.4) == []
-    (said,) = clock.run(60, 4_200, others=1.4)
-    assert said == (
-        "training is slow, 4,200 tokens/s after 55,600: other programs use 1.4 of 2 cores; Ctrl-C, then "
-        "GOMP_SPINCOUNT=0 python train.py --init_from=resume --out_dir=out"
-    )
-    assert clock.run(60, 55_600) == [] and clock.run(60, 1_000, others=2) == []
-
-
-def test_a_machine_that_slows_down_by_itself_is_told_from_one_that_is_shared(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = Clock(monkeypatch)
-    clock.run(60, 50_000)
-    (said,) = clock.run(60, 20_000, others=0.1)
-    assert "no other program uses the cores" in said and "GOMP" not in said
-
-
-def test_one_thread_gets_no_advice_on_how_threads_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch, threads=1)
-    clock.run(60, 50_000)
-    (said,) = clock.run(60, 20_000, others=1.5)
-    assert said.endswith("other programs use 1.5 of 2 cores")
-
-
-@pytest.mark.parametrize(
-    "speeds",
-    [
-        [(60, 50_000), (60, 27_000)],  # slower, but not by half
-        [(60, 50_000), (12, 5_000), (60, 50_000)],  # for a moment
-        [(60, 20_000), (1, 200_000), (60, 20_000)],  # one report that is much too fast
-        [(200, 4_200)],  # slow from the beginning
-    ],
-)
-def test_ordinary_ups_and_downs_of_the_speed_are_not_worth_a_word(
-    speeds: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock(monkeypatch)
-    assert [
-        said for seconds, speed in speeds for said in clock.run(seconds, speed, others=1.0)
-    ] == []
 
 
 # --- checkpoints and resumes

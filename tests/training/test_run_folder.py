@@ -18,10 +18,16 @@ HOLDER = """
 import sys
 from pathlib import Path
 from kqv.training.run_folder import occupy
-lock = occupy(Path(sys.argv[1]))
-print("in", flush=True)
-sys.stdin.read()
+with occupy(Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.read()
 """
+
+
+def enter(folder: Path) -> None:
+    """Lock a folder, and leave it."""
+    with occupy(folder):
+        pass
 
 
 @pytest.mark.parametrize("end", ["ends", "is killed"])
@@ -33,30 +39,28 @@ def test_a_folder_is_one_runs_until_it(end: str, tmp_path: Path, refused: Callab
     ) as process:
         assert process.stdout and process.stdout.readline() == b"in\n"
         with refused(f"out_dir={folder}", "another run", "--out_dir="):
-            occupy(folder)
+            enter(folder)
         if end == "is killed":
             process.kill()
         else:
             process.communicate(b"")
         process.wait()
-        lock = occupy(folder)
-    with refused("another run"):
-        occupy(folder)
-    del lock
-    occupy(folder)
+    with occupy(folder), refused("another run"):
+        enter(folder)
+    enter(folder)
 
 
 def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path: Path, refused: Callable) -> None:
     (tmp_path / "file").write_text("text")
     with refused("file", "--out_dir="):
-        occupy(tmp_path / "file")
+        enter(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, refused: Callable) -> None:
     tmp_path.chmod(0o500)
     with refused("cannot be used", "Permission denied"):
-        occupy(tmp_path)
+        enter(tmp_path)
     tmp_path.chmod(0o700)
 
 
@@ -122,8 +126,8 @@ def counted(name):
         return real(*what, **more)
     return call
 os.rename = counted("rename")
-lock = occupy(Path(sys.argv[1]))
-make_room(Path(sys.argv[1]), 1, None)
+with occupy(Path(sys.argv[1])):
+    make_room(Path(sys.argv[1]), 1, None)
 """
 
 
@@ -139,7 +143,7 @@ def test_a_move_that_is_interrupted_anywhere_loses_no_file(
         (tmp_path / name).write_text(content)
     command = [sys.executable, "-c", MOVER, str(tmp_path), str(renames), how]
     subprocess.run(command, cwd=ROOT, capture_output=True)
-    occupy(tmp_path)  # as a resume does, which finds the run where it was, or moved as a whole
+    enter(tmp_path)  # as a resume does, which finds the run where it was, or moved as a whole
     folder = tmp_path / "previous" / "2" if renames == 5 else tmp_path
     assert {name: (folder / name).read_text() for name in run} == run
     make_room(tmp_path, 1, None)
@@ -172,10 +176,9 @@ def test_what_is_made_anew_while_a_move_is_interrupted_is_not_overwritten(tmp_pa
     (moving / "explain.html").write_text("before")
     (moving / LATEST).write_text("latest")
     (tmp_path / "explain.html").write_text("after")
-    occupy(tmp_path)
-    assert (tmp_path / "explain.html").read_text() == "after" and (
-        tmp_path / LATEST
-    ).read_text() == "latest"
+    enter(tmp_path)
+    assert (tmp_path / "explain.html").read_text() == "after"
+    assert (tmp_path / LATEST).read_text() == "latest"
     assert (tmp_path / "previous" / "1" / "explain.html").read_text() == "before"
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kqv.options.settings import TrainSettings
-from kqv.training.log import RunLog, draw_curve
+from kqv.training.curve import draw_curve
+from kqv.training.log import RunLog
 
 NUMBERS = {
     0: {"val_loss": 4.0},
