@@ -229,7 +229,7 @@ class Observer(Protocol):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: each token asks (query) which others (key) to take (value) from."""
+    """Multi-head self-attention: each token asks (query) which others (key) to hear (value)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

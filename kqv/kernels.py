@@ -50,8 +50,8 @@ def drop(x: Tensor, share: float) -> Tensor:
     """Dropout (Srivastava et al. 2014): zero a random share of x, and scale up the rest.
 
     On a CPU torch draws random numbers one by one, which takes an eighth of a small model's
-    training step per layer. Here 64 random bits decide about four elements, so `share` is rounded to a
-    multiple of 1/65536.
+    training step per layer. Here 64 random bits decide about four elements, so `share` is rounded
+    to a multiple of 1/65536.
     """
     if not share:
         return x

@@ -11,23 +11,11 @@ import torch
 from helpers.models import random_ids, randomised
 
 from kqv.exchange.families import places, to_theirs
+from kqv.kernels import attend_fused, causal_linear_attention, drop, linear_cross_entropy
 from kqv.options.command_line import check_declared
 from kqv.options.settings import TrainSettings
-from model import (
-    GPT,
-    GPT2,
-    TABLES,
-    GPTConfig,
-    RMSNorm,
-    attend,
-    attend_fused,
-    attend_linear,
-    cross_entropy,
-    drop,
-    linear_cross_entropy,
-    rotate,
-    rotation_table,
-)
+from kqv.positions import rotate, rotation_table
+from model import GPT, GPT2, TABLES, GPTConfig, RMSNorm, attend, cross_entropy, feature_map
 
 
 @pytest.mark.parametrize(("mlp", "activation"), [("gelu", "gelu"), ("gelu_tanh", "gelu_new")])
@@ -132,7 +120,7 @@ def test_linear_attention_is_that_of_all_pairs_and_has_its_gradients(length: int
     query, key, value = (torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3))
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     pairs, weights = attend(query, key, value, mask, scale=1.0, score="linear")
-    linear = attend_linear(query, key, value)
+    linear = causal_linear_attention(feature_map(query), feature_map(key), value)
     torch.testing.assert_close(pairs, linear, atol=1e-5, rtol=0)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, length))
     signal = torch.randn_like(pairs)
@@ -405,7 +393,7 @@ def test_the_loss_in_chunks_is_that_of_all_logits_and_has_its_gradients(
     )
     plain = loss_and_gradients(model, dtype=dtype)
     assert not in_chunks
-    monkeypatch.setattr("model.CHUNK", chunk)
+    monkeypatch.setattr("kqv.kernels.LOGITS_AT_ONCE", chunk)
     for one, other in zip(loss_and_gradients(model, dtype=dtype), plain, strict=True):
         torch.testing.assert_close(one, other, atol=far, rtol=0)
     with torch.no_grad():
@@ -434,7 +422,7 @@ def test_a_compiled_model_computes_the_same_loss_in_chunks_and_with_blocks_compu
     monkeypatch, in_chunks
 ) -> None:
     """What torch.compile makes of the model, less the C++ at its end, for which a compiler is needed."""
-    monkeypatch.setattr("model.CHUNK", 1000)
+    monkeypatch.setattr("kqv.kernels.LOGITS_AT_ONCE", 1000)
     model = randomised(
         GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16)
     ).train()

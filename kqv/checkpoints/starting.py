@@ -21,7 +21,7 @@ from kqv.checkpoints.single import (
 from kqv.errors import UserError
 from kqv.exchange.importing import located
 from kqv.exchange.nanogpt import data_remark
-from kqv.generation.decoder import attend_as_written
+from kqv.generation.checks import attend_as_written
 from kqv.machine.device import check_memory, choose_machine
 from kqv.machine.ranks import Ranks
 from kqv.options.command_line import check_types

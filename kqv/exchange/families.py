@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from kqv.errors import UserError
-from kqv.generation.decoder import checked
+from kqv.exchange import known_logits
+from kqv.generation.checks import differences
 from model import GPT, GPTConfig
 
 Layout = Literal["huggingface", "nanogpt", "gguf"]
@@ -135,11 +136,11 @@ def family(config: GPTConfig) -> str:
 
 def check_formula(model: GPT) -> None:
     """Raises UserError if model.py computes something else than the family of a model does."""
-    found = checked(model)
-    if differs := found.step or found.attention:
+    name = family(model.config)
+    if differs := differences(model).attention or known_logits.difference(name, model.config):
         raise UserError(
-            f"model.py was changed and no longer computes what {TITLES[family(model.config)]} does ({differs}), which is what "
-            f"this format stands for: take --format=onnx or safetensors"
+            f"model.py was changed and no longer computes what {TITLES[name]} does ({differs}), "
+            f"which is what this format stands for: take --format=onnx or safetensors"
         )
 
 

@@ -7,23 +7,23 @@ from torch import Tensor
 class KVCache:
     """Keys and values of one layer, in a ring of the last `reach` positions.
 
-    keys and values are (batch, heads, reach, d_k), float32; position p is in slot p % reach. An
-    `Observer` of model.py: the first tokens that it sees are the prompt, the later ones come one by
-    one.
+    An `Observer` of model.py. The first tokens that it sees are the prompt, later ones come one by
+    one. keys and values are (batch, heads, reach, d_k), float32; position p is in slot p % reach.
     """
 
     keys: Tensor
     values: Tensor
+    slots: Tensor
 
     def __init__(self, reach: int) -> None:
         self.reach = reach
         self.seen = 0  # tokens so far, those that the ring has dropped included
 
     def see(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values of new tokens, (batch, heads, time, d_k). Returns what to attend to.
+        """Store keys and values of new tokens, (batch, heads, time, d_k).
 
-        While the prompt is read (prefill) that is its own keys and values; in a decode step, all
-        that are stored.
+        Returns the keys and values to attend over: those of the prompt during prefill, all that are
+        stored in a decode step.
         """
         if self.seen == 0:
             self._prefill(key, value)
@@ -38,10 +38,10 @@ class KVCache:
 
     def _prefill(self, key: Tensor, value: Tensor) -> None:
         batch, heads, time, d_k = key.shape
-        slots = torch.arange(time)[-self.reach :] % self.reach
         self.slots = torch.arange(self.reach, device=key.device)
         self.keys = torch.zeros(batch, heads, self.reach, d_k, device=key.device)
         self.values = torch.zeros_like(self.keys)
-        self.keys[:, :, slots] = key[:, :, -self.reach :].float()
-        self.values[:, :, slots] = value[:, :, -self.reach :].float()
+        last = torch.arange(time, device=key.device)[-self.reach :] % self.reach
+        self.keys[:, :, last] = key[:, :, -self.reach :].float()
+        self.values[:, :, last] = value[:, :, -self.reach :].float()
         self.seen = time

@@ -30,7 +30,7 @@ GUESSES = 5  # characters that might come next, for each place
 
 # The line of model.py that computes what a picture shows, by a piece of it.
 CODE: dict[str, tuple[Callable[..., Any], str]] = {
-    "vectors": (model_py.Attention.forward, "query = "),
+    "vectors": (model_py.Attention.project, "query = "),
     "raw": (model_py.attend, "scores = SCORES"),
     "scaled": (model_py.Attention.__init__, "self.scale = "),
     "masked": (model_py.attend, "masked_fill"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kqv.generation.decoder import attend_as_written
+from kqv.generation.checks import attend_as_written
 from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import generate
 from kqv.options.settings import SampleSettings
@@ -42,8 +42,11 @@ class LayerView:
     def __init__(self, attention: Attention, allowed: Tensor) -> None:
         self.attention, self.allowed = attention, allowed.cpu()
 
-    def see(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Take what the layer computed for one text, and compute the stages that follow."""
+    def see(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take what the layer computed for one text, and compute the stages that follow.
+
+        The model goes on with the keys and values returned, which are its own.
+        """
         self.query, self.key, self.value = (each[0].float().cpu() for each in (query, key, value))
         score, scale = self.attention.config.attention_score, self.attention.scale
         self.raw = SCORES[score](self.query, self.key, 1.0)
@@ -51,6 +54,7 @@ class LayerView:
         self.output, self.weights = attend(
             self.query, self.key, self.value, self.allowed, scale, score
         )
+        return key, value
 
 
 @dataclass

@@ -21,7 +21,7 @@ from kqv.errors import MachineError, UserError
 from kqv.exchange.gguf import to_gguf
 from kqv.exchange.huggingface import to_huggingface, to_nanogpt, to_onnx, to_safetensors
 from kqv.exchange.tokenizer_json import from_tokenizer_json, merges, to_tokenizer_json
-from kqv.generation.decoder import _compared
+from kqv.generation.checks import forget
 from kqv.generation.sampling import generate_text
 from kqv.options.settings import SampleSettings
 from kqv.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
@@ -495,7 +495,7 @@ def test_a_model_whose_formula_was_changed_is_not_handed_on_as_one_of_a_family(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     forward = kind.forward
-    _compared.cache_clear()
+    forget()
     monkeypatch.setattr(kind, "forward", lambda *inputs, **more: 1.01 * forward(*inputs, **more))
     try:
         with refused("model.py was changed", "GPT-2", "--format=onnx"):
@@ -503,7 +503,7 @@ def test_a_model_whose_formula_was_changed_is_not_handed_on_as_one_of_a_family(
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["ckpt.pt"]
         run(SHAPES["gpt2"], "--format=safetensors")
     finally:
-        _compared.cache_clear()
+        forget()
 
 
 def test_nanogpt_takes_its_own_shape_only(run: Callable, tmp_path: Path, refused: Callable) -> None:

@@ -13,9 +13,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kqv.generation.decoder import Checked, Decoder, _compared, checked
+from kqv.generation.continuation import Continuation
+from kqv.generation.decoder import Decoder
 from kqv.generation.prompts import default_prompt
-from kqv.generation.sampling import Continuation, choose, generate, generate_text
+from kqv.generation.samplers import choose
+from kqv.generation.sampling import generate, generate_text
 from kqv.options.settings import SampleSettings
 from kqv.progress import say_once
 from kqv.text.bpe import OWN_PATTERN, BpeTokenizer

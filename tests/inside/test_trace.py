@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from helpers.models import random_ids, randomised
 from torch import Tensor
 
-from kqv.generation.decoder import _compared
+from kqv.generation.checks import forget
 from kqv.inside.trace import (
     LayerView,
     Reading,
@@ -92,11 +92,11 @@ def changed(
         read(model, random_ids(model.config)[1].tolist())
         return capsys.readouterr().err.splitlines()
 
-    for cache in (_compared, say_once):
-        cache.cache_clear()
+    forget()
+    say_once.cache_clear()
     yield change
-    for cache in (_compared, say_once):
-        cache.cache_clear()
+    forget()
+    say_once.cache_clear()
 
 
 @pytest.mark.parametrize(
