@@ -1,4 +1,4 @@
-# Everything runs in .venv, made here on first use: the system's Python stays as it is.
+# Everything runs in .venv, created on first use; the system's Python is not touched.
 #
 #   make train    set up, train on tiny Shakespeare, print a sample
 #   make test     set up, lint, check types, run the tests
@@ -24,7 +24,7 @@ test: $(VENV)/ready-dev
 clean:
 	rm -rf $(VENV)
 
-# Each marker is younger than the list of packages it stands for, so a changed list installs again.
+# A marker file older than its requirements file means: install again.
 $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kqv needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)

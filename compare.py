@@ -284,7 +284,7 @@ def write_facts(run: Run) -> None:
     """Write down what the report needs of a trained model."""
     import torch
 
-    from kqv.checkpoints.single import load_model
+    from kqv.checkpoints.loading import load_model
     from kqv.generation.prompts import default_prompt
     from kqv.generation.sampling import generate_text
     from kqv.machine.device import choose_machine

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     check_explaining(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.
-    from kqv.checkpoints.single import load_model
+    from kqv.checkpoints.loading import load_model
 
     end_by_exception()
     model, tokenizer, checkpoint, path = load_model(settings.out_dir)

@@ -415,7 +415,8 @@ class GPT(nn.Module):
 
     def embed(self, ids: Tensor, start: int) -> Tensor:
         """ids (batch, time) to x (batch, time, n_embd), with positions that are added to x."""
-        x, time = self.embedding(ids), ids.shape[1]
+        time = ids.shape[1]
+        x = self.embedding(ids)
         if self.config.position == "learned":
             x = x + self.positions.weight[start : start + time]
         elif self.config.position == "sinusoidal":

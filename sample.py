@@ -43,13 +43,13 @@ def main(arguments: list[str]) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     import torch
 
-    from kqv.checkpoints.single import load_model
-    from kqv.exchange.importing import located
+    from kqv.checkpoints.loading import load_model
+    from kqv.exchange.huggingface import locate
     from kqv.generation.prompts import default_prompt
     from kqv.machine.device import choose_machine
 
     named = settings.init_from != "resume"
-    where = located(settings.init_from) if named else settings.out_dir
+    where = locate(settings.init_from) if named else settings.out_dir
     model, tokenizer, checkpoint, path = load_model(where)
     for remark in checkpoint_remarks(checkpoint, path, where):
         print(remark, file=sys.stderr)

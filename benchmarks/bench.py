@@ -288,7 +288,7 @@ def bench_likeness(settings: BenchSettings, scratch: Path) -> list[Row]:
 
 def validation_loss(checkpoint: Path, data: Path) -> float:
     """The loss of a checkpoint over the whole validation split in `data`, in float32 on the CPU."""
-    from kqv.checkpoints.single import load_model
+    from kqv.checkpoints.loading import load_model
     from kqv.machine.device import choose_machine
     from kqv.options.settings import TrainSettings
     from kqv.text.token_files import open_tokens
@@ -451,8 +451,8 @@ def bench_prepare(settings: BenchSettings, scratch: Path) -> list[Row]:
     # Byte pairs take a core ten times as long as characters, so a tenth of the text will do.
     tenth = scratch / "tenth.txt"
     tenth.write_bytes(sample * max(1, round(settings.gigabytes * 1e8 / len(sample))))
-    code = "import sys; from pathlib import Path; from kqv.text import tokenizing as encoding; from kqv.text.datasets import prepare_dataset; "
-    code += "encoding.core_count = lambda: int(sys.argv[3]); "
+    code = "import sys; from pathlib import Path; from kqv.text import tokenizing; from kqv.text.datasets import prepare_dataset; "
+    code += "tokenizing.core_count = lambda: int(sys.argv[3]); "
     code += "prepare_dataset([Path(sys.argv[1])], Path(sys.argv[2]), tokenizer='bpe:1024')"
 
     def pairs(threads: int) -> tuple[float, float]:

@@ -1,5 +1,8 @@
-"""The files of a run, how a file is written so that a crash leaves the old one or the new one, never a half, how small
-files and the text of a prompt are read."""
+"""Atomic writes and bounded reads.
+
+A file is replaced as a whole: a crash leaves the old one or the new one, never a half. What is
+read into memory is a regular file of limited size.
+"""
 
 import errno
 import io
@@ -13,26 +16,29 @@ from typing import BinaryIO
 
 from kqv.errors import UserError
 
-LARGEST_HEADER = 1 << 25  # bytes; a tensor takes about 150, and a vocabulary may be in it
-LARGEST_NOTE = 1 << 24  # bytes of what kqv notes for itself: facts, progress, hashes
+# A tensor takes about 150 bytes of a .safetensors header, which may also hold a vocabulary.
+MAX_HEADER_BYTES = 1 << 25
+MAX_NOTE_BYTES = 1 << 24  # of what kqv writes for itself: facts, progress, hashes
+READ_BYTES = 1 << 16  # in one call: a reader allocates all that it is asked for
+EXPORT_MARK = ".kqv"  # in each folder of `replacing_folder`: lists the files that it wrote
 
 
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a file to read its bytes.
 
-    Raises OSError also for what is no regular file: a device may never end, and a named pipe waits
-    for a writer.
+    Raises OSError also for what is no regular file: a device may never end, and a named pipe
+    blocks until somebody writes to it.
     """
     return open(path, "rb", opener=_open_regular)
 
 
 def _open_regular(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe waits too
-    kind = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(kind):
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe blocks too
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        word = "a folder" if stat.S_ISDIR(kind) else "a device or a pipe"
-        raise OSError(errno.EINVAL, f"it is {word}, not a file", path)
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", path)
     return descriptor
 
 
@@ -42,17 +48,10 @@ def read_small(path: Path, limit: int) -> bytes:
         return read_at_most(file, limit, path)
 
 
-def check_header(path: Path) -> None:
-    """Raises OSError for a .safetensors file that is no regular file, or has an endless header."""
-    with open_regular(path) as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > LARGEST_HEADER:
-        raise OSError(errno.EFBIG, f"its header has more than {LARGEST_HEADER:,} bytes", str(path))
-
-
 def read_at_most(file: BinaryIO, limit: int, path: Path) -> bytes:
+    """The rest of an open file. Raises OSError naming `path` if it has more than `limit` bytes."""
     pieces, size = [], 0
-    while piece := file.read(1 << 16):  # a reader makes room for all that it is asked for
+    while piece := file.read(READ_BYTES):
         pieces.append(piece)
         size += len(piece)
         if size > limit:
@@ -60,13 +59,23 @@ def read_at_most(file: BinaryIO, limit: int, path: Path) -> bytes:
     return b"".join(pieces)
 
 
+def check_safetensors_header(path: Path) -> None:
+    """Raises OSError if a .safetensors file is no regular file, or its header is too large."""
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER_BYTES:
+        raise OSError(
+            errno.EFBIG, f"its header has more than {MAX_HEADER_BYTES:,} bytes", str(path)
+        )
+
+
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[io.BufferedRandom]:
-    """A binary file that takes the place of `path` when the block ends without an error.
+    """A binary file that replaces `path` atomically when the block ends without an error.
 
-    It is written under another name in the same folder, flushed to the disk, then renamed (POSIX makes
-    that atomic). After an error the new file is removed and `path` is as it was. What was at `path` is renamed to
-    `keep`, if that is given, in the moment before.
+    It is written under another name in the same folder, flushed to the disk, then renamed, which
+    POSIX makes atomic. After an error it is removed, and `path` is as it was. If `keep` is given,
+    the old file is renamed to it just before.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -81,66 +90,48 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[io.BufferedRando
 
 
 def take_place(fresh: Path, path: Path, keep: Path | None = None) -> None:
-    """Rename `fresh` to `path`, and what was there to `keep`, or to nothing. Each can be a file or a folder."""
+    """Rename `fresh` to `path`, and what was there to `keep`, or delete it.
+
+    Each may be a file or a folder.
+    """
     if keep and path.exists():
         take_place(path, keep)
-    if (
-        path.is_dir() or fresh.is_dir()
-    ):  # a file takes the place of a file in one step, nothing else does
+    if path.is_dir() or fresh.is_dir():  # only a file can replace a file in one step
         remove(path)
     os.replace(fresh, path)
     flush_folder(path.parent)
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it, if it is there."""
+    """Delete a file, or a folder with all that is in it, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    if path.is_dir():
-        return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
-    return path.lstat().st_size
-
-
-def in_words(size: int) -> str:
-    """A number of bytes for people.
-
-    >>> in_words(7_512_345), in_words(3_210_000_000)
-    ('7.5 MB', '3.21 GB')
-    """
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-MARK = ".kqv"  # stands in each folder that `replacing_folder` wrote, and names the files that it wrote there
-
-
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `path` when the block ends without an error; after one it is removed.
+    """An empty folder that replaces `path` when the block ends without an error.
 
-    Raises UserError if there is a file, or a folder with something in it that was not written so.
+    After an error it is removed, and `path` is as it was.
+
+    Raises UserError if `path` is a file, or a folder with anything in it that was not written by
+    this function.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: name another folder")
-    known = set()
-    if (path / MARK).is_file():
-        listed = read_small(path / MARK, LARGEST_NOTE).decode(errors="replace")
-        known = {MARK, *listed.split("\n")}
-    if path.exists() and (others := {file.name for file in path.iterdir()} - known):
+    if path.exists() and (others := {file.name for file in path.iterdir()} - _written_by_us(path)):
         raise UserError(
-            f"{path} has {min(others)} in it, which was not exported by kqv: name another folder, or move it away"
+            f"{path} has {min(others)} in it, which was not exported by kqv: name another folder, "
+            f"or move it away"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         fresh.mkdir()
         yield fresh
-        (fresh / MARK).write_text("\n".join(file.name for file in fresh.iterdir()))
+        (fresh / EXPORT_MARK).write_text("\n".join(file.name for file in fresh.iterdir()))
         if path.exists():
             path.rename(old)
         fresh.rename(path)
@@ -153,8 +144,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     flush_folder(path.parent)
 
 
+def _written_by_us(folder: Path) -> set[str]:
+    mark = folder / EXPORT_MARK
+    if not mark.is_file():
+        return set()
+    return {EXPORT_MARK, *read_small(mark, MAX_NOTE_BYTES).decode(errors="replace").split("\n")}
+
+
 def flush_folder(folder: Path) -> None:
-    """Make renames in it durable. Windows has no such call and needs none."""
+    """Make renames in a folder durable. Windows has no such call and needs none."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

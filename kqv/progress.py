@@ -1,4 +1,4 @@
-"""How far something long is, for people: a bar in a terminal; elsewhere lines alone."""
+"""Progress of long work: a bar in a terminal, plain lines elsewhere."""
 
 import contextlib
 import functools
@@ -8,36 +8,43 @@ import time
 
 from tqdm import tqdm
 
-PATIENCE = 2.0  # seconds before anything is said of reading: most texts are done by then
-BETWEEN_LINES = 10.0  # seconds, where there is no terminal
+QUIET_SECONDS = 2.0  # before the progress of reading is shown; most texts take less
+LINE_INTERVAL = 10.0  # seconds between two lines where there is no terminal
 
 
 @functools.cache
 def say_once(text: str) -> None:
-    """A line for people, above any bar, that need not be said again; of several processes the first one says it."""
+    """Print a line above any bar, once per process, and only on rank 0."""
     if os.environ.get("RANK", "0") == "0":
         with contextlib.suppress(OSError):
             tqdm.write(text, file=sys.stderr)
 
 
 class Bar:
-    """How far a run is, a bar in a terminal; and lines for people, above it or, elsewhere, alone."""
+    """The progress of a run: a bar in a terminal, with lines above it; elsewhere only lines."""
 
-    def __init__(self, total: int, done: int = 0, what: str = "step", **more: object) -> None:
-        """`what` is counted; `more` is for tqdm."""
+    def __init__(self, total: int, done: int = 0, what: str = "step", **options: object) -> None:
+        """`what` is counted; `options` are those of tqdm."""
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(
-            total=total, initial=done, disable=not self.terminal, dynamic_ncols=True,
-            bar_format=what + " {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}", **more,
-        )  # fmt: skip
+            total=total,
+            initial=done,
+            disable=not self.terminal,
+            dynamic_ncols=True,
+            bar_format=what + " {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
+            **options,
+        )
 
     def move(self, done: int, text: str = "") -> None:
-        """To `done` of the total, with a text beside it."""
+        """Show that `done` of the total are done, with a text beside it."""
         self.bar.n = done
         self.bar.set_postfix_str(text)
 
     def say(self, text: str) -> None:
-        """A line. That a redirected stderr takes no more, for its disk is full or its reader has left, does not end a run."""
+        """Print a line to stderr.
+
+        Errors are ignored: a full disk or a reader that has left does not end a run.
+        """
         with contextlib.suppress(OSError):
             if self.terminal:
                 self.bar.write(text, file=sys.stderr)
@@ -50,25 +57,27 @@ class Bar:
 
 
 class ReadingBar(Bar):
-    """How much of something large is read: a bar, or a line now and then. What is small is done before it says a word."""
+    """The progress of reading something large: a bar, or a line now and then.
+
+    What takes less than QUIET_SECONDS shows nothing.
+    """
 
     def __init__(self, what: str, total: int, unit: str = "bytes") -> None:
-        super().__init__(total, 0, what, unit_scale=True, delay=PATIENCE, leave=False)
-        self.what, self.total, self.done, self.unit, self.began = (
-            what,
-            total,
-            0,
-            unit,
-            time.monotonic(),
-        )
-        self.said = self.began + PATIENCE - BETWEEN_LINES
+        super().__init__(total, 0, what, unit_scale=True, delay=QUIET_SECONDS, leave=False)
+        self.what, self.total, self.unit = what, total, unit
+        self.done = 0
+        self.started = time.monotonic()
+        self.last_line = self.started + QUIET_SECONDS - LINE_INTERVAL
 
     def move(self, done: int, text: str = "") -> None:
-        """To `done` of the total. It may be called for every piece: what is shown changes less often."""
+        """Show that `done` of the total are done. Cheap: call it for every piece."""
         self.done, now = done, time.monotonic()
         if self.terminal:
             self.bar.update(done - self.bar.n)
-        elif now - self.said > BETWEEN_LINES:
-            self.said = now
-            left = tqdm.format_interval((now - self.began) * (self.total - done) / max(done, 1))
-            self.say(f"{self.what}: {done:,} of {self.total:,} {self.unit}, {left} left")
+        elif now - self.last_line > LINE_INTERVAL:
+            self.last_line = now
+            left = (now - self.started) * (self.total - done) / max(done, 1)
+            self.say(
+                f"{self.what}: {done:,} of {self.total:,} {self.unit}, "
+                f"{tqdm.format_interval(left)} left"
+            )

@@ -2,9 +2,9 @@
 
 A script goes through up to three stages:
 
-    while torch is imported     SIG_DFL, set by the first statement of the script: the process ends
-    while it prepares           `end_by_exception`: what is unfinished is removed, then the process ends
-    while it trains             `stop_signals`: the step is finished and saved, then the process ends
+    while torch is imported     SIG_DFL, set by the script's first statement: the process ends
+    while it prepares           `end_by_exception`: temporary files are removed, the process ends
+    while it trains             `stop_signals`: the step is finished and saved, the process ends
 """
 
 import os
@@ -16,34 +16,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-STOP = tuple(
+STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 
 
 def end_by_exception() -> None:
-    """From now on let a stop signal raise an exception, so that temporary files are removed.
+    """From now on a stop signal raises an exception, so that temporary files are removed.
 
-    Call it when torch has been imported: its import swallows exceptions, or aborts on them.
+    Call this after torch has been imported: its import swallows exceptions, or aborts on them.
     """
-    for number in _heeded():
+    for number in _not_ignored():
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else _exit)
 
 
 @contextmanager
 def stop_signals(answer: str, second_after: float | None = 0.0) -> Iterator[list[int]]:
-    """Give a list that receives the stop signals that arrive while the block lasts.
+    """A list that receives the stop signals that arrive during the block.
 
-    The first one is answered at once with the line `answer` on stderr ("" for none): by a thread, because the main thread
-    may be inside one backward pass for minutes. A later one, if it comes at least `second_after` seconds after the first,
-    ends the process with status 128 + its number. With None it is only received, too.
+    The first signal prints the line `answer` to stderr ("" for none) at once, from a thread,
+    because the main thread may be inside a backward pass for minutes. A later one ends the process
+    with status 128 + its number if it arrives at least `second_after` seconds after the first;
+    with None it is only added to the list.
     """
     received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in _heeded()
-    }
-    reader, writer = socket.socketpair()  # Windows has no other file that Python writes signals to
+
+    def receive(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, receive) for number in _not_ignored()}
+    # Python writes the numbers of signals to a socket; Windows takes no other kind of file.
+    reader, writer = socket.socketpair()
     writer.setblocking(False)
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader, answer, second_after), daemon=True).start()
@@ -56,9 +59,9 @@ def stop_signals(answer: str, second_after: float | None = 0.0) -> Iterator[list
         writer.close()
 
 
-def _heeded() -> list[int]:
-    """The stop signals that whoever started this process has not told it to ignore, as nohup does."""
-    return [number for number in STOP if signal.getsignal(number) != signal.SIG_IGN]
+def _not_ignored() -> list[int]:
+    """The stop signals that our parent process has not set to be ignored, as nohup does."""
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _exit(number: int, _: FrameType | None) -> None:
@@ -66,22 +69,22 @@ def _exit(number: int, _: FrameType | None) -> None:
 
 
 def _watch(reader: socket.socket, answer: str, second_after: float | None) -> None:
-    """Read the numbers of signals that Python writes to the other end when they arrive, until that is closed."""
+    """Answer the signals whose numbers arrive at `reader`, until its other end is closed."""
     first = None
     with reader:
         while data := reader.recv(1):
-            if data[0] not in STOP:
+            if data[0] not in STOP_SIGNALS:
                 continue
             if first is None:
                 first = time.monotonic()
-                # A pipe that nobody reads may block the write, and must not block the second signal.
-                threading.Thread(target=_say, args=(answer,), daemon=True).start()
+                # Writing to a pipe that nobody reads blocks, and must not delay the second signal.
+                threading.Thread(target=_print_line, args=(answer,), daemon=True).start()
             elif second_after is not None and time.monotonic() - first >= second_after:
                 os._exit(128 + data[0])
 
 
-def _say(answer: str) -> None:
-    """Write a line to stderr, below the progress bar if there is one. It may be called while the main thread prints."""
-    if answer:
+def _print_line(line: str) -> None:
+    """Write a line to stderr, below a progress bar. Safe while the main thread is printing."""
+    if line:
         with suppress(OSError):  # a terminal that has closed
-            os.write(2, f"{os.linesep if os.isatty(2) else ''}{answer}{os.linesep}".encode())
+            os.write(2, f"{os.linesep if os.isatty(2) else ''}{line}{os.linesep}".encode())

@@ -31,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("kqv")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the tests that download, unless -m asks for them: -m "not slow" does not."""
+    if "network" not in config.getoption("markexpr"):
+        left_out = [item for item in items if item.get_closest_marker("network")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def refused() -> Callable[..., AbstractContextManager[None]]:
     """`with refused("words", "of it"):` the block must raise a UserError of one line that contains these words."""

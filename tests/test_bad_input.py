@@ -25,11 +25,12 @@ import explain
 import export
 import sample
 import train
-from kqv.checkpoints.single import SEAL, load_checkpoint, save_checkpoint
-from kqv.errors import _answered
+from kqv import project
+from kqv.checkpoints.loading import load_checkpoint
+from kqv.checkpoints.single import SEAL, save_checkpoint
+from kqv.errors import exit_status
 from kqv.options.command_line import _alternatives
 from kqv.options.settings import ExplainSettings, ExportSettings, SampleSettings, TrainSettings
-from kqv.text import datasets as corpus
 
 TINY = [
     "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=8", "--batch_size=2", "--max_iters=2", "--eval_iters=2",
@@ -51,7 +52,7 @@ many = settings(
 def at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A data folder of our own, and no signal handlers that outlive a run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "DATA", tmp_path_factory.mktemp("data"))
+        patch.setattr(project, "DATA", tmp_path_factory.mktemp("data"))
         patch.setattr(train, "stop_signals", lambda *_: contextlib.nullcontext([]))
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
         yield
@@ -87,7 +88,7 @@ def answer(main: Callable[[list[str]], int], *words: str) -> tuple[int, str]:
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = _answered(lambda: main(list(words)))
+            status = exit_status(lambda: main(list(words)))
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)

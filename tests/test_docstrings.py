@@ -10,16 +10,13 @@ import pytest
 from kqv.options.settings import TrainSettings
 from kqv.project import ROOT
 
-FILES = sorted((ROOT / "kqv").rglob("*.py"))
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for path in FILES
+    for path in sorted((ROOT / "kqv").rglob("*.py"))
     if re.search(r">>> (?!.*\+SKIP)", path.read_text(encoding="utf-8"))
 ]
-NAMES = {
-    "Literal": Literal,
-    "TrainSettings": TrainSettings,
-}  # which examples use and their modules have not
+# Names that examples use and their modules do not import.
+NAMES = {"Literal": Literal, "TrainSettings": TrainSettings}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,4 +1,4 @@
-"""What a user can rely on when something goes wrong: one line, a status a script can test, and a traceback only for our bugs."""
+"""What a user can rely on when something fails: one line, a status, no traceback but for bugs."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 from kqv.project import ROOT
 
-# Output is buffered as for most users: what is left in the buffer at the end is written when it is too late for a traceback.
+# Output is buffered, as for most users: the rest is written when it is too late for a traceback.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 SCRIPT = r"""
 import errno, os, sys, time
@@ -39,15 +39,20 @@ def main(arguments):
         case ["full"]: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/ckpt.pt")
         case ["missing"]: open("/no such folder/x")
         case ["memory"]: raise MemoryError
-        case ["gpu memory"]: raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB\nGPU 0 has a total of")
-        case ["cpu memory"]: raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
-        case ["torch"]: raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+        case ["gpu memory"]:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB\nGPU 0 has a total")
+        case ["cpu memory"]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
+        case ["torch"]:
+            raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
         case ["package"]: import safetensor_s.torch
         case ["our package"]: import kqv.nothing
-        case ["too large"]: raise RuntimeError("Storage size calculation overflowed with sizes=[1000000000000, 1000000000000]")
+        case ["too large"]:
+            raise RuntimeError("Storage size calculation overflowed with sizes=[1000000000000]")
         case ["compiler"]:
             failed = type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
-            raise failed("CppCompileError: C++ compile error\n\nCommand:\ng++ x.cpp\nx.cpp:1: error: no Python.h\n1 error")
+            output = "C++ compile error\n\nCommand:\ng++ x.cpp\nx.cpp:1: error: no Python.h\n"
+            raise failed("CppCompileError: " + output + "1 error")
         case ["bug"]: raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
         case ["other bug"]: return 1 / 0
 

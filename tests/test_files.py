@@ -4,13 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kqv.files import read_small, replacing
-from kqv.generation.prompts import text_of
 from kqv.project import ROOT
 
 OLD, NEW = b"old content", b"new and longer content"
@@ -52,7 +50,9 @@ def test_after_an_error_all_is_as_it_was(path: Path, error: type[BaseException])
 def test_a_killed_process_leaves_the_old_file(path: Path) -> None:
     before = content(path)
     script = f"""
-import os, signal; from pathlib import Path; from kqv.files import replacing
+import os, signal
+from pathlib import Path
+from kqv.files import replacing
 with replacing(Path({str(path)!r})) as file:
     file.write({NEW!r}); file.flush(); os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -85,13 +85,3 @@ def test_a_device_or_a_pipe_is_no_file_and_is_not_waited_for(tmp_path: Path) -> 
     for name, word in (("pipe", "pipe"), ("link", "device"), ("", "folder")):
         with pytest.raises(OSError, match=word):
             read_small(tmp_path / name, 10)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
-def test_a_prompt_may_come_through_a_pipe_but_has_an_end(tmp_path: Path, refused: Callable) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with subprocess.Popen(["sh", "-c", f"printf 'To be\\r\\n' > {pipe}"]):
-        assert text_of(f"FILE:{pipe}") == "To be\n"
-    with refused("/dev/zero", "more than"):
-        text_of("FILE:/dev/zero")

@@ -1,4 +1,4 @@
-"""What a user can rely on of pickles from elsewhere: plain data is read, and nothing else is made."""
+"""What a user can rely on of pickles from elsewhere: plain data is read, nothing else made."""
 
 import pickle
 from collections import OrderedDict
@@ -65,7 +65,7 @@ def test_what_would_end_or_fill_pythons_own_machine_is_refused() -> None:
     ]
     for data in hostile:
         with pytest.raises((ValueError, IndexError, KeyError)):
-            read_pickle(data, most=20_000)
+            read_pickle(data, max_steps=20_000)
 
 
 def test_depth_is_no_danger() -> None:

@@ -1,4 +1,4 @@
-"""What a user can rely on when they stop a script: an answer at once, and an end when it is asked for twice."""
+"""What a user can rely on when stopping a script: an answer at once, an end at the second try."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ with stop_signals("stopping", float(sys.argv[1])) as received:
     print([number for number in received], flush=True)
 """
 HOURS = str(2**31 - 1)  # iterations
-SECONDS = "3000000"
+SECONDS = "1500000"
 
 
 @contextmanager

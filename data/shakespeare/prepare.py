@@ -1,8 +1,8 @@
-"""Tiny Shakespeare in GPT-2's pieces of words, to fine-tune GPT-2 on.
+"""Tiny Shakespeare in GPT-2's tokens, to fine-tune GPT-2 on.
 
     python data/shakespeare/prepare.py
 
-The text is that of data/shakespeare_char, which is fetched first if it is not there.
+The text is that of data/shakespeare_char, which is prepared first if it is not there.
 """
 
 import sys
@@ -16,12 +16,11 @@ from kqv.text.datasets import open_dataset, prepare_dataset
 
 
 def main(arguments: list[str]) -> None:
-    """Write train.bin, val.bin and tokenizer.json. Raises UserError for any argument: there are none."""
+    """Write train.bin, val.bin and tokenizer.json. Raises UserError for any argument."""
     if arguments:
         raise UserError(f"{arguments[0]}: this takes no options")
-    dataset = prepare_dataset(
-        [open_dataset("shakespeare_char").folder / "input.txt"], FOLDER, tokenizer="gpt2"
-    )
+    text = open_dataset("shakespeare_char").folder / "input.txt"
+    dataset = prepare_dataset([text], FOLDER, tokenizer="gpt2")
     print(f"{dataset.folder}: tokens of {dataset.tokenizer.name} in train.bin and val.bin")
 
 

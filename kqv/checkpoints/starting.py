@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from kqv.checkpoints.sharded import holds_shapes, restore_shards
-from kqv.checkpoints.single import (
+from kqv.checkpoints.loading import (
     find_checkpoint,
     is_of_launch,
     load_any,
+    load_for_rank,
     load_latest,
-    load_share,
-    restore_model,
 )
+from kqv.checkpoints.restoring import restore_model
+from kqv.checkpoints.sharded import holds_shapes, restore_shards
 from kqv.errors import UserError
-from kqv.exchange.importing import located
+from kqv.exchange.huggingface import locate
 from kqv.exchange.nanogpt import data_remark
 from kqv.generation.checks import attend_as_written
 from kqv.machine.device import check_memory, choose_machine
@@ -27,7 +27,7 @@ from kqv.machine.ranks import Ranks
 from kqv.options.command_line import check_types
 from kqv.options.settings import TrainSettings, check_training
 from kqv.run_files import TO_RESUME
-from kqv.text.datasets import known_sources
+from kqv.text.source_names import known_sources
 from kqv.text.tokenizer import Tokenizer
 from kqv.training.data import RunData, open_data
 from kqv.training.evaluation import Evaluator
@@ -160,13 +160,13 @@ def _read(request: Request, stack: ExitStack) -> tuple[dict[str, Any], Path]:
     """The checkpoint that --init_from names, and where it is."""
     settings = request.settings
     if settings.init_from != "resume":
-        return load_any(located(settings.init_from))
+        return load_any(locate(settings.init_from))
     folder = Path(settings.out_dir)
     if not folder.is_dir():
         find_checkpoint(settings.out_dir, TO_RESUME)  # its error, before the lock makes a folder
     if not settings.eval_only and not settings.dry_run:
         stack.enter_context(occupy(folder))
-    read = functools.partial(load_share, fsdp=request.given.get("fsdp"))
+    read = functools.partial(load_for_rank, fsdp=request.given.get("fsdp"))
     return load_latest(settings.out_dir, read)
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kqv.files import LARGEST_NOTE, read_small
+from kqv.files import MAX_NOTE_BYTES, read_small
 from kqv.options.settings import TrainSettings
 from kqv.training.metrics import LAYER_MEASURES, read_metrics
 
@@ -41,7 +41,7 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What was written down when it was finished; nothing before that."""
         try:
-            return dict(json.loads(read_small(self.folder / FACTS, LARGEST_NOTE)))
+            return dict(json.loads(read_small(self.folder / FACTS, MAX_NOTE_BYTES)))
         except (OSError, ValueError, TypeError):
             return {}
 

@@ -49,7 +49,8 @@ def _twin(module: nn.Module, dtype: torch.dtype) -> Any:
     """
     twin = copy.copy(module)
     children = {name: _faster(child, dtype) for name, child in module.named_children()}
-    vars(twin).update(children, _modules={}, training=False)
+    # A rotary table moves along with the text: the copy has its own dictionary of buffers.
+    vars(twin).update(children, _modules={}, _buffers=dict(module._buffers), training=False)
     if isinstance(module, Attention):
         vars(twin)["project"] = joined_query_key_value(module, dtype)
     if isinstance(module, SwiGLU):

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from kqv.errors import UserError
+from kqv.kernels import LOGITS_AT_ONCE
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import MachineSettings, TrainSettings
-from kqv.kernels import LOGITS_AT_ONCE
 from model import GPT
 
 # Up to this block_size, on a CPU in bfloat16, attention as it is written (plain matrix products) is

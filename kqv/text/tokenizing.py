@@ -1,18 +1,17 @@
-"""Pieces of text to token files: on all cores, in order, and so that a process that is killed loses seconds of it.
+"""Pieces of text to token files: on all cores, in order, and so that a kill loses only seconds.
 
-    ("train", "To be, or"), ("train", " not to be"), ("val", ", that is") ──threads──▶ ids ──▶ train.bin, val.bin
+    ("train", "To be, or"), ("train", " not to be"), ("val", ", that is")
+        ──threads──▶ token ids ──▶ train.bin, val.bin
 
-The ids are the same however many threads there are and however often it was interrupted: a text is cut only where that
-makes no difference, and they are written in the order of the text.
+The token ids do not depend on the number of threads or on interruptions: a text is cut only where
+that changes no token, and ids are written in the order of the text.
 """
 
-import json
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,180 +20,133 @@ from typing import TypeVar
 import numpy as np
 
 from kqv.errors import UserError
-from kqv.files import LARGEST_NOTE, read_small, replacing
 from kqv.machine.load import core_count
-from kqv.text.token_files import TokenWriter, count_tokens
-from kqv.text.tokenizer import CharTokenizer, Tokenizer, token_dtype
+from kqv.text.characters import CharTokenizer
+from kqv.text.safe_cuts import safe_pieces
+from kqv.text.token_files import SPLITS, TokenWriter, count_tokens
+from kqv.text.tokenizer import Tokenizer, token_dtype
+from kqv.text.unfinished import OUTPUT_FOLDER, Progress
 
-KEEP_EVERY = 5.0  # seconds between two notes of how far it is
-PROGRESS = "progress.json"
-SPLITS = ("train", "val")
+SAVE_INTERVAL = 5.0  # seconds between two notes of the progress
 Part = tuple[str, str]  # the name of a split, and a piece of text that belongs to it
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass
-class Progress:
-    """How far a preparation is: what was found in the text, and what of it is written."""
-
-    length: int = 0
-    """characters of the text"""
-    characters: str = ""
-    """the different ones among them, in the order of code points"""
-    last_document: int = 0
-    """where the last document begins, if there are several"""
-    done: int = 0
-    """characters whose ids are written"""
-    train: int = 0
-    """tokens in train.bin and its shards"""
-    val: int = 0
-
-    def keep(self, room: Path) -> None:
-        """Write it into the folder of the preparation."""
-        with replacing(room / PROGRESS) as file:
-            file.write(json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def kept_in(cls, room: Path) -> "Progress":
-        """What an earlier process kept there, or the beginning."""
-        try:
-            return cls(**json.loads(read_small(room / PROGRESS, LARGEST_NOTE)))
-        except (OSError, ValueError, TypeError):
-            return cls()
-
-
-def encode(
-    parts: Iterable[Part], tokenizer: Tokenizer, documents: bool, progress: Progress, room: Path
+def write_token_files(
+    parts: Iterable[Part],
+    tokenizer: Tokenizer,
+    documents: bool,
+    progress: Progress,
+    workspace: Path,
 ) -> None:
-    """Write the ids of a text to train.bin and val.bin in `room`/ids; go on where `progress` says, and keep it.
+    """Write the token ids of a text to train.bin and val.bin in the output folder of a workspace.
 
-    `parts` is the whole text, split by split. Its characters are all in the vocabulary.
+    `parts` is the whole text, split by split, with all its characters in the vocabulary; with
+    `documents`, U+0003 ends each document. Continues where `progress` says, and saves it.
     """
-    ids = room / "ids"
-    ids.mkdir(exist_ok=True)
-    dtype = token_dtype(tokenizer.vocab_size)
-    there = [
-        (ids / f"{split}.bin").exists() and count_tokens(ids / f"{split}.bin", tokenizer.vocab_size)
-        for split in SPLITS
-    ]
-    if (
-        there[0] < progress.train or there[1] < progress.val
-    ):  # a machine that went down kept the note and lost the ids
-        progress.done = progress.train = progress.val = 0
+    folder = workspace / OUTPUT_FOLDER
+    folder.mkdir(exist_ok=True)
+    _start_over_if_lost(progress, folder, tokenizer.vocab_size)
     if progress.done:
         print(
-            f"going on with what was prepared before: {progress.done:,} characters are done",
+            f"continuing what was prepared before: {progress.done:,} characters are done",
             file=sys.stderr,
         )
-    writers = {
-        split: TokenWriter(ids / f"{split}.bin", dtype, getattr(progress, split))
-        for split in SPLITS
-    }
-    kept = time.monotonic()
-    # A thread writes while the next pieces are encoded: for characters writing takes most of the time.
-    with ThreadPoolExecutor(1) as writing:
-        last: Future[None] | None = None
-        for (split, text), tokens in _encoded(_after(progress.done, parts), tokenizer, documents):
-            if last:  # no more than one piece waits, and an error is met here
-                last.result()
-            last = writing.submit(writers[split].write, tokens)
+    dtype = token_dtype(tokenizer.vocab_size)
+    written = {"train": progress.train, "val": progress.val}
+    writers = {s: TokenWriter(folder / f"{s}.bin", dtype, written[s]) for s in SPLITS}
+    last_save = time.monotonic()
+    # A thread writes while the next pieces are tokenized: of characters, writing is most of it.
+    with ThreadPoolExecutor(1) as pool:
+        writing: Future[None] | None = None
+        parts = _skip_characters(progress.done, parts)
+        for (split, text), tokens in _tokenize(parts, tokenizer, documents):
+            if writing:  # wait, so that at most one piece is pending; raises its error
+                writing.result()
+            writing = pool.submit(writers[split].write, tokens)
             progress.done += len(text)
-            if time.monotonic() - kept > KEEP_EVERY:
-                last.result()
+            if time.monotonic() - last_save > SAVE_INTERVAL:
+                writing.result()
                 for writer in writers.values():
                     writer.flush()
-                progress.train, progress.val = (writers[split].tokens for split in SPLITS)
-                progress.keep(room)
-                kept = time.monotonic()
-        if last:
-            last.result()
+                progress.train, progress.val = writers["train"].tokens, writers["val"].tokens
+                progress.save(workspace)
+                last_save = time.monotonic()
+        if writing:
+            writing.result()
     for writer in writers.values():
         writer.close()
-    progress.train, progress.val = (writers[split].tokens for split in SPLITS)
+    progress.train, progress.val = writers["train"].tokens, writers["val"].tokens
 
 
-def _encoded(
+def _start_over_if_lost(progress: Progress, folder: Path, vocab_size: int) -> None:
+    """Reset the progress if a file has fewer tokens: a power cut kept the note and lost the ids."""
+    for split, noted in (("train", progress.train), ("val", progress.val)):
+        path = folder / f"{split}.bin"
+        if (count_tokens(path, vocab_size) if path.exists() else 0) < noted:
+            progress.done = progress.train = progress.val = 0
+            return
+
+
+def _skip_characters(count: int, parts: Iterable[Part]) -> Iterator[Part]:
+    """All but the first `count` characters; reading them again is quick beside tokenizing."""
+    position = 0
+    for split, text in parts:
+        if rest := text[max(0, count - position) :]:
+            yield split, rest
+        position += len(text)
+
+
+def _tokenize(
     parts: Iterable[Part], tokenizer: Tokenizer, documents: bool
 ) -> Iterator[tuple[Part, np.ndarray]]:
-    """The parts, cut anew where no token is cut, each with its ids."""
-    if isinstance(
-        tokenizer, CharTokenizer
-    ):  # looking up takes no longer than handing over to a thread
-        ids_of = _look_up(tokenizer)
-        return ((part, ids_of(part[1])) for part in parts)
+    """The parts, cut anew where a cut changes no token, each with its token ids."""
+    if isinstance(tokenizer, CharTokenizer):
+        # A table look-up takes no longer than handing a piece over to a thread.
+        return ((part, _look_up(tokenizer, part[1])) for part in parts)
     if tokenizer.kind == "bpe":
-        from kqv.text.bpe import safe_pieces  # imports tiktoken
-
-        splits = groupby(parts, key=itemgetter(0))
-        parts = (
-            (split, text)
-            for split, group in splits
-            for text in safe_pieces((text for _, text in group), documents)
-        )
-    return in_order(lambda part: tokenizer.encode_array(part[1], documents), parts)
+        parts = _cut_safely(parts, documents)
+    return map_in_order(lambda part: tokenizer.encode_array(part[1], documents), parts)
 
 
-def _after(done: int, parts: Iterable[Part]) -> Iterator[Part]:
-    """All but the first `done` characters. Reading them again takes little of the time that encoding takes."""
-    at = 0
-    for split, text in parts:
-        if rest := text[max(0, done - at) :]:
-            yield split, rest
-        at += len(text)
+def _look_up(tokenizer: CharTokenizer, text: str) -> np.ndarray:
+    """The ids of a text. Raises UserError for a character that the survey did not find."""
+    try:
+        return tokenizer.encode_array(text)
+    except UserError:
+        character = tokenizer.encode_known(text)[1][0]
+        raise UserError(
+            f"the text changed while it was read: it has {character!r} (U+{ord(character):04X}) "
+            f"now, which it had not; run the command again when it has settled"
+        ) from None
 
 
-def _look_up(tokenizer: CharTokenizer) -> Callable[[str], np.ndarray]:
-    """A function from a text to its ids. It raises UserError for an unknown character."""
-    table, unknown = tokenizer.id_table(), tokenizer.vocab_size
-    dtype = token_dtype(tokenizer.vocab_size)
-    of_ascii = table[:128].copy()
-    free = min(set(range(256)) - set(of_ascii.tolist()))  # a byte that is no id of theirs
-    of_ascii[of_ascii == unknown] = free
-    ascii_table = bytes([*of_ascii.tolist(), *[free] * 128]) if of_ascii.max() < 256 else None
-
-    def look_up(text: str) -> np.ndarray:
-        if (
-            ascii_table and text.isascii()
-        ):  # a method of bytes is twice as fast as a look-up in an array
-            data = text.encode().translate(ascii_table)
-            if free in data:
-                raise _unexpected(text, tokenizer)
-            return np.frombuffer(data, dtype=np.uint8).astype(dtype)
-        ids = table[np.frombuffer(text.encode("utf-32-le"), dtype="<u4")]
-        if ids.max(initial=0) == unknown:
-            raise _unexpected(text, tokenizer)
-        return ids.astype(dtype, copy=False)
-
-    return look_up
+def _cut_safely(parts: Iterable[Part], documents: bool) -> Iterator[Part]:
+    """The same text in pieces that byte pairs can be made of one by one; no piece spans splits."""
+    for split, group in groupby(parts, key=itemgetter(0)):
+        for text in safe_pieces((text for _, text in group), documents):
+            yield split, text
 
 
-def _unexpected(text: str, tokenizer: CharTokenizer) -> UserError:
-    """The error for a character that is met after all that there are were counted."""
-    character = tokenizer.encode_known(text)[1][0]
-    return UserError(
-        f"the text changed while it was read: it has {character!r} (U+{ord(character):04X}) now, "
-        f"which it had not; run the command again when it has settled"
-    )
-
-
-def in_order(
+def map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with the function of it, computed by as many threads as there are cores, in the order of the items.
+    """Each item with `function(item)`, computed by one thread per core, in the order of the items.
 
-    Only a few wait to be taken, so that memory stays flat. Threads are enough where the function leaves Python's lock, as
-    tiktoken and numpy do on a piece.
+    Only a few results wait to be taken, so memory stays flat. Threads are enough for a function
+    that releases Python's global lock, as tiktoken and numpy do.
     """
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    pool = ThreadPoolExecutor(core_count())
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    threads = core_count()
+    pool = ThreadPoolExecutor(threads)
     try:
         for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > 2 * core_count():
-                item, future = waiting.popleft()
+            pending.append((item, pool.submit(function, item)))
+            if len(pending) > 2 * threads:
+                item, future = pending.popleft()
                 yield item, future.result()
-        for item, future in waiting:
+        for item, future in pending:
             yield item, future.result()
     finally:
         pool.shutdown(cancel_futures=True)

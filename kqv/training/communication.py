@@ -1,7 +1,4 @@
-"""What the ranks send each other, and what that costs: the arithmetic behind docs/scaling.md.
-
-seconds a step = computing / ranks + sending that is not overlapped with computing
-"""
+"""What the ranks send each other: the arithmetic behind docs/scaling.md."""
 
 from dataclasses import dataclass
 
@@ -54,14 +51,3 @@ def sent_bytes(
     # Muon's all-to-all, from rows of all matrices to whole matrices and back.
     exchanged = 2 * muon_bytes * sizes.in_matrices / world_size
     return ring * ((gathered + scattered) * micro_batches + exchanged)
-
-
-def step_seconds(
-    alone: float, world_size: int, sent: float, bandwidth: float, overlap: float = 0.0
-) -> float:
-    """Seconds of a step that takes one rank alone `alone` seconds, when each rank sends `sent`
-    bytes at `bandwidth` bytes/s. Up to the share `overlap` of computing, sending runs beside it:
-    DDP all-reduces the gradients of a layer while those of the layers before it are computed (Li et
-    al. 2020, section 3.2.3)."""
-    computing = alone / world_size
-    return computing + max(0.0, sent / bandwidth - overlap * computing)

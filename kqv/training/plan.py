@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from kqv.errors import UserError
-from kqv.files import in_words
 from kqv.machine.device import Machine, choose_machine, memory_there
 from kqv.machine.launching import Launch
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import TrainSettings
 from kqv.project import DATA
-from kqv.text.registry import size_of
-from kqv.text.tokenizer import load_tokenizer, padded
+from kqv.sizes import format_bytes
+from kqv.text.registry import find_vocabulary, load_tokenizer
+from kqv.text.tokenizer import pad_vocab_size
+from kqv.text.tokenizer_names import named_vocab_size
 from kqv.training.communication import Sizes, sent_bytes
 from kqv.training.rehearsal import Memory, count_flops, count_memory, formula_flops
 from kqv.training.remarks import duration
@@ -53,16 +54,16 @@ def vocabulary_size(dataset: str, tokenizer: str, texts: Sequence[str]) -> tuple
     """How many ids the model of a run has, and how that is known: from the prepared dataset, else
     from the name of the `tokenizer` ("" where none is given). The texts are not read."""
     folder = DATA / dataset
-    if not texts and any((folder / name).exists() for name in ("tokenizer.json", "meta.pkl")):
+    if not texts and find_vocabulary(folder):
         there = load_tokenizer(folder)
         if tokenizer in ("", there.name):
             return there.padded_size, f"{there.vocab_size:,} of {dataset}"
     in_gpt2s = not texts and (dataset in GPT2_DATASETS or (folder / "val.bin").exists())
     name = tokenizer or ("gpt2" if in_gpt2s else "char")
-    size = size_of(name)
+    size = named_vocab_size(name)
     if size is None:
         return ASSUMED_CHARACTERS, "assumed: the text was not read"
-    return (size if name == "bytes" else padded(size)), f"{size:,} of {name}"
+    return (size if name == "bytes" else pad_vocab_size(size)), f"{size:,} of {name}"
 
 
 def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, launch: Launch) -> None:
@@ -107,7 +108,7 @@ def plan_lines(
         gloo = machine.device.type == "cpu"
         shape = (ranks.world_size, settings.fsdp, micro_batches)
         sent = sent_bytes(sizes, *shape, *precision, gloo)
-        yield "sent", f"{in_words(int(sent))} a step by each process"
+        yield "sent", f"{format_bytes(int(sent))} a step by each process"
     rate, how = settings.rate, "given"
     if not rate:
         rate, how = _measured(settings, config, machine, ranks, memory)
@@ -120,7 +121,7 @@ def _memory_lines(
 ) -> Iterator[Line]:
     """What one process needs at the peak, and for what."""
     shards = ranks.world_size if settings.fsdp else 1
-    gradients = f"gradients ({in_words(memory.all_gradients // shards)} in all)"
+    gradients = f"gradients ({format_bytes(memory.all_gradients // shards)} in all)"
     parts = {
         "weights": memory.weights // shards,
         gradients: memory.gradients // shards,
@@ -133,13 +134,13 @@ def _memory_lines(
         parts["gathered weights"] = memory.weights - sum(block_bytes) + 2 * block_bytes[0]
     total = sum(parts.values())
     several = f" in each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
-    yield "memory", f"{in_words(total)} at the peak{several}"
+    yield "memory", f"{format_bytes(total)} at the peak{several}"
     for what, size in parts.items():
-        yield "", f"{in_words(size):>9}  {what}"
+        yield "", f"{format_bytes(size):>9}  {what}"
     # With FSDP weights come and go, too, and the holes follow no rule.
     if machine.device.type == "cpu" and not settings.fsdp:
         stays = (memory.weights + memory.optimizer) // shards
-        whole = in_words(int(stays + HEAP_FACTOR * (total - stays)))
+        whole = format_bytes(int(stays + HEAP_FACTOR * (total - stays)))
         holes = "about, with the holes in glibc's heap; Python and torch take 0.3 GB more"
         yield "", f"{whole:>9}  {holes}"
 

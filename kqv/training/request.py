@@ -12,7 +12,7 @@ from kqv.options.command_line import read_arguments, split_configs
 from kqv.options.defaults import take_nanogpt_defaults, training_settings
 from kqv.options.settings import TrainSettings, check_endings, check_training
 from kqv.project import CONFIGS
-from kqv.text.registry import check_name
+from kqv.text.tokenizer_names import check_tokenizer_name
 
 GPU_RECIPE = CONFIGS / "gpu.py"
 
@@ -60,7 +60,7 @@ def read_request(arguments: Sequence[str], launch: Launch) -> Request:
     settings = training_settings(given)
     check_training(settings)
     if settings.init_from == "scratch":  # a checkpoint brings its own tokenizer
-        check_name(settings.tokenizer)
+        check_tokenizer_name(settings.tokenizer)
     check_endings(given.get("endings", ""), texts)
     if launch.world_size > 1 and "-" in texts:
         raise UserError(

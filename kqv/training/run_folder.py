@@ -21,17 +21,16 @@ from filelock import FileLock, Timeout  # the system's own locks, which end with
 from kqv import __version__
 from kqv.errors import UserError
 from kqv.files import (
-    LARGEST_NOTE,
+    MAX_NOTE_BYTES,
     flush_folder,
-    in_words,
     read_small,
     remove,
     replacing,
-    size_on_disk,
     take_place,
 )
 from kqv.options.settings import TrainSettings
 from kqv.run_files import CONFIG, DAMAGED, LATEST, METRICS, NANOGPT, OF_A_RUN, TO_USE
+from kqv.sizes import format_bytes, size_on_disk
 from kqv.training.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def _set_aside(out_dir: Path) -> None:
         file.rename(moving / file.name)
     kept = _give_number(moving)
     flush_folder(out_dir)
-    size = in_words(size_on_disk(kept))
+    size = format_bytes(size_on_disk(kept))
     print(
         f"{out_dir} held a run of {steps:,} steps: it is in {kept} now "
         f"({size}{_earlier_runs(out_dir)})",
@@ -165,7 +164,7 @@ def _set_aside(out_dir: Path) -> None:
 def _is_ours(config: Path) -> bool:
     """Whether `write_config` wrote this file."""
     try:
-        return "kqv" in json.loads(read_small(config, LARGEST_NOTE))
+        return "kqv" in json.loads(read_small(config, MAX_NOTE_BYTES))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
@@ -198,7 +197,7 @@ def _earlier_runs(out_dir: Path) -> str:
     previous = out_dir / PREVIOUS
     if not previous.is_dir():
         return ""
-    size, quoted = in_words(size_on_disk(previous)), shlex.quote(str(previous))
+    size, quoted = format_bytes(size_on_disk(previous)), shlex.quote(str(previous))
     return f"; {previous} takes {size} in all: rm -r {quoted} deletes it"
 
 

@@ -1,5 +1,5 @@
-"""What a user can rely on of a sharded checkpoint: its shards are the rows of its tensors, each once,
-or it is refused in one line. (tests/end_to_end/test_several_processes.py has real ones.)"""
+"""A sharded checkpoint: its shards are the rows of its tensors, each once, or it is refused in one
+line. (tests/end_to_end/test_several_processes.py has checkpoints of real ranks.)"""
 
 import hashlib
 import json
@@ -17,12 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from kqv.checkpoints.sharded import flat, restore_shards
-from kqv.checkpoints.single import load_checkpoint, load_share, restore_model
+from kqv.checkpoints.loading import load_checkpoint, load_for_rank
+from kqv.checkpoints.restoring import restore_model
+from kqv.checkpoints.sharded import flatten, restore_shards
 from kqv.errors import UserError
-from model import GPTConfig
+from model import GPT, GPTConfig
 
 CONFIG = GPTConfig(**SHAPE)
+MOMENTS = {
+    number: {"step": torch.tensor(1.0), "exp_avg": torch.ones_like(weight)}
+    for number, weight in enumerate(GPT(CONFIG).parameters())
+}
 EMBEDDING = "model.embedding.weight"
 Change = Callable[[int, dict[str, torch.Tensor], dict[str, Any]], None]
 
@@ -31,17 +36,13 @@ def unchanged(rank: int, tensors: dict[str, torch.Tensor], places: dict[str, Any
     """The shards as they are."""
 
 
-def write(folder: Path, change: Change = unchanged, **more: Any) -> Path:
-    """A sharded checkpoint of two processes, as save_sharded writes it. `change` may alter the
-    tensors and places of a rank."""
-    model = randomised(CONFIG)
-    moments = {
-        number: {"step": torch.tensor(1.0), "exp_avg": torch.ones_like(weight)}
-        for number, weight in enumerate(model.parameters())
-    }
-    tensors = flat(model.state_dict(), [{"state": moments}])
+def write(folder: Path, change: Change = unchanged) -> Path:
+    """A sharded checkpoint of two ranks, as save_sharded writes it.
+
+    `change` may alter the tensors and places of a rank.
+    """
+    tensors = flatten(randomised(CONFIG).state_dict(), [{"state": MOMENTS}])
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
     for rank in range(2):
         shards, places = {}, {}
         for name, tensor in tensors.items():
@@ -53,15 +54,29 @@ def write(folder: Path, change: Change = unchanged, **more: Any) -> Path:
         change(rank, shards, places)
         path = folder / f"shard-{rank + 1:05}-model-00001-of-00001.safetensors"
         save_file(shards, path, metadata={"DCP_SHARDING_INFO": json.dumps(places)})
-        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    state = {
-        "format": "kqv 1", "model_args": asdict(CONFIG), "tokenizer": TOKENIZER.to_dict(), "scaler": {},
-        "config": {}, "iter_num": 1, "best_val_loss": 1.0, "files": files, "weights": [len(moments)],
-    }  # fmt: skip
-    text = json.dumps(state | more)
-    sealed = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "state": text}
-    (folder / "state.json").write_text(json.dumps(sealed))
+    write_state(folder)
     return folder
+
+
+def write_state(folder: Path, **changes: Any) -> None:
+    """The state.json of a folder of shards, with some of its values changed."""
+    state = {
+        "format": "kqv 1",
+        "model_args": asdict(CONFIG),
+        "tokenizer": TOKENIZER.to_dict(),
+        "scaler": {},
+        "config": {},
+        "iter_num": 1,
+        "best_val_loss": 1.0,
+        "files": {path.name: sha256(path.read_bytes()) for path in folder.glob("*.safetensors")},
+        "weights": [len(MOMENTS)],
+    }
+    text = json.dumps(state | changes)
+    (folder / "state.json").write_text(json.dumps({"sha256": sha256(text.encode()), "state": text}))
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def at(place: Any) -> Change:
@@ -92,30 +107,18 @@ def first_twice(rank: int, shards: dict[str, torch.Tensor], places: dict[str, An
 
 
 def moments_of_nothing(rank: int, shards: dict[str, torch.Tensor], places: dict[str, Any]) -> None:
-    shards["optimizer.x.y.z"], places["optimizer.x.y.z"] = (
-        torch.ones(2),
-        {"saved_offsets": [2 * rank]},
-    )
+    shards["optimizer.x.y.z"] = torch.ones(2)
+    places["optimizer.x.y.z"] = {"saved_offsets": [2 * rank]}
 
 
 PLACES = [
-    [-5, 0],
-    [10**12, 0],
-    [2**70, 0],
-    [6, 0],
-    [4, 0],
-    [5, 1],
-    [5],
-    [],
-    "x",
-    None,
-    [5.5, 0],
-    [[5], 0],
+    *([-5, 0], [10**12, 0], [2**70, 0], [6, 0], [4, 0], [5, 1], [5], []),
+    *("x", None, [5.5, 0], [[5], 0]),
 ]
 CHANGES = [*map(at, PLACES), without_place, first_twice]
 
 
-def test_a_sharded_checkpoint_is_read_whole(tmp_path: Path) -> None:
+def test_a_sharded_checkpoint_is_loaded_whole(tmp_path: Path) -> None:
     path = write(tmp_path / "last.pt")
     model, _ = restore_model(load_checkpoint(path), path)
     for name, weight in randomised(CONFIG).state_dict().items():
@@ -127,7 +130,7 @@ def test_shards_that_are_not_the_rows_of_their_tensor_are_refused(
     change: Change, tmp_path: Path, refused: Callable
 ) -> None:
     path = write(tmp_path / "last.pt", change)
-    for read in (load_checkpoint, lambda path: load_share(path, fsdp=True)):
+    for read in (load_checkpoint, lambda path: load_for_rank(path, fsdp=True)):
         with refused(str(path), "use another copy or train again"):
             read(path)
     with refused(str(path), "use another copy or train again"):
@@ -165,26 +168,23 @@ def test_a_pipe_or_a_device_in_it_is_refused_and_not_waited_for(
 
 
 RUBBISH = st.none() | st.integers() | st.text(max_size=3) | st.lists(st.integers(-9, 9), max_size=3)
-PARTS = [
-    "format",
-    "model_args",
-    "tokenizer",
-    "scaler",
-    "config",
-    "iter_num",
-    "best_val_loss",
-    "files",
+NAMES = [
+    *("format", "model_args", "tokenizer", "scaler", "config", "iter_num", "best_val_loss"),
+    *("files", "weights", "model", "optimizer"),
 ]
-PARTS += ["weights", "model", "optimizer"]
 
 
-@given(st.sampled_from(PARTS), RUBBISH | st.dictionaries(st.text(max_size=2), RUBBISH, max_size=2))
-def test_any_state_is_used_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, part: str, value: Any
-) -> None:
-    path = write(tmp_path_factory.getbasetemp() / "any" / "last.pt", **{part: value})
-    for read in (load_checkpoint, lambda path: load_share(path, fsdp=None)):
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sharded checkpoint whose state.json may be overwritten."""
+    return write(tmp_path_factory.mktemp("any") / "last.pt")
+
+
+@given(st.sampled_from(NAMES), RUBBISH | st.dictionaries(st.text(max_size=2), RUBBISH, max_size=2))
+def test_any_state_is_used_or_refused(shards: Path, name: str, value: Any) -> None:
+    write_state(shards, **{name: value})
+    for read in (load_checkpoint, lambda path: load_for_rank(path, fsdp=None)):
         try:
-            restore_model(read(path), path)
+            restore_model(read(shards), shards)
         except UserError as error:
-            assert str(path) in str(error)
+            assert str(shards) in str(error)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from kqv.checkpoints.single import model_state, save_checkpoint
+from kqv.checkpoints.restoring import model_state
+from kqv.checkpoints.single import save_checkpoint
 from kqv.comparison.report import Picture, Sample, Table, Text, as_html
 from kqv.inside.page import GUESSES
 from kqv.inside.trace import read
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from model import GPT, Attention, GPTConfig
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")

@@ -7,7 +7,9 @@ import pytest
 import torch
 from helpers.shell import TINY, copy_project, fake_browser
 
-from kqv.checkpoints.single import load_checkpoint, restore_model, save_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
+from kqv.checkpoints.restoring import restore_model
+from kqv.checkpoints.single import save_checkpoint
 
 TEXT = "The red fox sits"
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.hostile import Hostile
 from helpers.shell import TINY, TINY_SETTINGS, metrics
 
 from kqv import __version__
-from kqv.checkpoints.single import load_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
 
 
 def assert_one_line(done, *words, status=2):
@@ -301,16 +302,6 @@ def test_a_prompt_that_cannot_be_used_is_explained(shell, trained, texts, start)
 # --- checkpoints
 
 
-class Evil:
-    """What an attacker puts into a checkpoint: unpickling it makes a file."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self):
-        return Path.touch, (self.proof,)
-
-
 def spoil(kind: str, good: Path, bad: Path, proof: Path) -> None:
     """Write to `bad` what became of the checkpoint `good`."""
     data = bytearray(good.read_bytes())
@@ -328,9 +319,9 @@ def spoil(kind: str, good: Path, bad: Path, proof: Path) -> None:
     elif kind == "a text":
         bad.write_text("No checkpoint at all.\n" * 100)
     elif kind == "a pickle that runs code":
-        bad.write_bytes(pickle.dumps(Evil(proof)))
+        bad.write_bytes(pickle.dumps(Hostile(proof)))
     elif kind == "a checkpoint that runs code":
-        torch.save({**load_checkpoint(good), "extra": Evil(proof)}, bad)
+        torch.save({**load_checkpoint(good), "extra": Hostile(proof)}, bad)
     elif kind == "309 bytes that take 5 GB":
         bomb = b"\x80\x02ctorch\nSize\ncbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R\x85R."
         with zipfile.ZipFile(bad, "w") as archive:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from helpers.shell import SENTENCES, TINY, full_pipe, metrics, same_weights, untimed
 
-from kqv.checkpoints.single import load_checkpoint, load_latest, save_checkpoint
+from kqv.checkpoints.loading import load_checkpoint, load_latest
+from kqv.checkpoints.single import save_checkpoint
 from kqv.run_files import BEST, DAMAGED, EARLIER, LATEST
 
 # Dropout and accumulation, so that a resume has to get their randomness right too; a checkpoint after each step.

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from helpers.shell import TINY, metrics, same_weights, torchrun, untimed
 
-from kqv.checkpoints.single import load_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
 from kqv.run_files import BEST, EARLIER, LATEST
 
 # float32 and a calm rate, for then sums in another order make little difference; rows that do not divide by 3; both norms, and

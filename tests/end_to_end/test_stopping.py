@@ -18,7 +18,8 @@ import pytest
 import torch
 from helpers.shell import SENTENCES, TINY, Done, full_pipe, metrics, same_weights, untimed
 
-from kqv.checkpoints.single import load_checkpoint, restore_model
+from kqv.checkpoints.loading import load_checkpoint
+from kqv.checkpoints.restoring import restore_model
 
 LENGTH = 320
 # Dropout and gradient accumulation, so that a resume has to get their randomness right too.

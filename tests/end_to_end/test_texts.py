@@ -1,4 +1,4 @@
-"""Texts and prepared datasets as a user meets them: what is read is said, and what is gone or damaged is named."""
+"""Texts and datasets as a user meets them: what is read is said, what is damaged is named."""
 
 import re
 import shutil
@@ -93,7 +93,8 @@ def test_of_a_folder_the_hidden_is_not_read_and_one_line_says_so(shell, tmp_path
     done = train(shell, tmp_path, letters)
     line = said(done, f"{letters}: ")
     assert line.endswith(
-        "reading 1 .txt file; skipped 1 .md and 2 hidden folders; --endings=md,py reads these endings instead"
+        "reading 1 .txt file; skipped 1 .md and 2 hidden folders; "
+        "--endings=md,py reads these endings instead"
     )
     assert "tokens of letters/, " in done.stderr
     assert prepared_text(cached(shell)) == easy_text()

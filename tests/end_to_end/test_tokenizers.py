@@ -1,4 +1,4 @@
-"""--tokenizer= from a text file to a page, data folders of nanoGPT, and the traps of its command line."""
+"""--tokenizer= from a text file to a page, and the traps of nanoGPT's data and command lines."""
 
 import gzip
 import json
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers.shell import TINY, copy_project, easy_text, metrics
 
-from kqv.checkpoints.single import load_checkpoint
-from kqv.text.tokenizer import load_tokenizer, tokenizer_from_dict
+from kqv.checkpoints.loading import load_checkpoint
+from kqv.text.registry import load_tokenizer, tokenizer_from_dict
 
 POEM = easy_text() + "Das Kätzchen schläft. 🐱\n" * 40
 
@@ -35,7 +35,7 @@ def run(request, shell, tmp_path_factory):
 
 def test_a_run_tells_its_loss_per_token_and_per_character(run):
     _, folder, done = run
-    pattern = r"^validation loss +(\d\.\d{4}) nats per token, (\d\.\d{4}) per character \((\d\.\d{3}) bits\)"
+    pattern = r"^validation loss +(\S+) nats per token, (\S+) per character \((\S+) bits\)"
     token, character, bits = map(float, re.search(pattern, done.stdout, re.MULTILINE).groups())
     last = metrics(folder)[-1]
     assert last["val_loss_full"] == pytest.approx(token, abs=1e-4)
@@ -91,7 +91,7 @@ def test_the_inside_is_shown_by_tokens(shell, run):
     )
 
 
-def test_a_run_goes_on_with_its_tokenizer_only(shell, run):
+def test_a_run_is_resumed_with_its_own_tokenizer_only(shell, run):
     name, folder, _ = run
     done = shell.run("train.py", "--init_from=resume", f"--out_dir={folder}", "--tokenizer=char")
     assert done.status == 2
@@ -152,12 +152,14 @@ def test_documents_are_trained_on_each_window_once_an_epoch(shell, tmp_path, nam
 
 
 MISTAKES = {
-    "gpt3": ["did you mean gpt2?"], "bpe:100": ["257", "bpe:1024"], "gpt2": ["https://", "vocab.bpe as", "TIKTOKEN_CACHE_DIR="],
-}  # fmt: skip
+    "gpt3": ["did you mean gpt2?"],
+    "bpe:100": ["257", "bpe:1024"],
+    "gpt2": ["https://", "vocab.bpe as", "TIKTOKEN_CACHE_DIR="],
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_tokenizer_that_cannot_be_had_is_one_line(shell, text, tmp_path, name, monkeypatch):
+def test_a_tokenizer_that_is_not_available_is_one_line(shell, text, tmp_path, name, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
     done = shell.run("train.py", text, TINY, f"--tokenizer={name}", f"--out_dir={tmp_path / 'run'}")
     assert done.status == 2 and "Traceback" not in done.stderr
@@ -181,7 +183,7 @@ def test_characters_and_bytes_do_not_wait_for_tiktoken(shell, text, tmp_path, na
     }
 
 
-# --- nanoGPT's data folders, configs and command lines ------------------------------------------------------------
+# --- nanoGPT's data folders, configs and command lines --------------------------------------------
 
 
 def test_a_folder_of_gpt2s_ids_asks_for_gpt2s_files_where_they_are_missing(
@@ -242,7 +244,7 @@ def test_a_prompt_is_text_whatever_it_looks_like(shell, run):
     assert (done.status, done.stdout) == (0, "42=--start=7\n"), done.stderr
 
 
-def test_shakespeare_in_pieces_of_words_says_which_file_it_lacks(tmp_path, monkeypatch):
+def test_shakespeare_in_gpt2s_tokens_says_which_file_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
     shell = copy_project(tmp_path / "kqv")
     characters = shell.folder / "data" / "shakespeare_char"

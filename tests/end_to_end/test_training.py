@@ -17,7 +17,7 @@ import pytest
 from helpers.shell import SENTENCES, TINY, easy_text, metrics, prepared_text, same_weights, untimed
 
 import kqv
-from kqv.checkpoints.single import load_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
 from kqv.options.settings import SampleSettings, TrainSettings
 from kqv.training.metrics import LAYER_MEASURES
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from kqv.checkpoints.single import SEAL
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 
 TOKENIZER = CharTokenizer.of("hello world\n")
 SHAPE = {
@@ -16,6 +16,17 @@ SHAPE = {
     "n_layer": 1,
     "n_head": 2,
     "n_embd": 8,
+}
+# A checkpoint that a run can resume from, as far as its parts tell.
+RESUMABLE: dict[str, Any] = {
+    "model": {},
+    "model_args": {},
+    "tokenizer": {},
+    "optimizer": [],
+    "scaler": {},
+    "config": {},
+    "iter_num": 0,
+    "best_val_loss": 1.5,
 }
 
 
@@ -33,6 +44,6 @@ def same(one: Any, other: Any) -> bool:
 
 
 def seal(path: Path) -> Path:
-    """Add the checksum that a checkpoint ends with: it guards against accidents, and anybody can make one."""
+    """Append the seal of a checkpoint. It guards against accidents only: anybody can make one."""
     path.write_bytes(path.read_bytes() + SEAL + hashlib.sha256(path.read_bytes()).digest())
     return path

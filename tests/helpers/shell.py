@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kqv.checkpoints.single import load_checkpoint
+from kqv.checkpoints.loading import load_checkpoint
 from kqv.project import ROOT as PROJECT
-from kqv.text.tokenizer import load_tokenizer
+from kqv.text.registry import load_tokenizer
 
 PATIENCE = 600  # seconds; a process that takes longer hangs
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there

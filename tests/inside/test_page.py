@@ -17,7 +17,7 @@ from kqv.inside.page import CODE, View, code_line, label, pack, page, script_jso
 from kqv.inside.page import SCORES as page_scores
 from kqv.inside.trace import head_figures, read
 from kqv.project import ASSETS, ROOT
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from model import MASKS, SCORES, GPTConfig
 
 

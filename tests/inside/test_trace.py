@@ -25,7 +25,7 @@ from kqv.inside.trace import (
     read,
 )
 from kqv.progress import say_once
-from kqv.text.tokenizer import CharTokenizer
+from kqv.text.characters import CharTokenizer
 from model import GPT, GPT2, Attention, GPTConfig
 
 SHAPE: dict[str, Any] = {
@@ -79,14 +79,19 @@ def test_what_is_shown_is_what_the_model_computed(model: GPT) -> None:
 def changed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> Iterator[Callable[..., list[str]]]:
-    """`changed(kind, old, new)`: a line of the forward of a class of model.py becomes another. Returns what is said of it."""
+    """`changed(kind, old, new)`: replace code in a method of a class of model.py.
 
-    def change(kind: type, old: str, new: str) -> list[str]:
-        source = textwrap.dedent(inspect.getsource(kind.forward))
+    Returns what is printed about it.
+    """
+
+    def change(kind: Any, old: str, new: str) -> list[str]:
+        methods = [kind.forward, kind.project] if kind is Attention else [kind.forward]
+        (method,) = [each for each in methods if old in inspect.getsource(each)]
+        source = textwrap.dedent(inspect.getsource(method))
         assert source.count(old) == 1
         namespace = dict(vars(sys.modules["model"]))
         exec(source.replace(old, new), namespace)
-        monkeypatch.setattr(kind, "forward", namespace["forward"])
+        monkeypatch.setattr(kind, method.__name__, namespace[method.__name__])
         model = randomised(GPTConfig(**SHAPE))
         read(model, random_ids(model.config)[0].tolist())
         read(model, random_ids(model.config)[1].tolist())
@@ -124,7 +129,7 @@ def test_where_the_model_computes_something_else_than_what_is_shown_that_is_said
 
 
 def test_a_change_that_is_shown_needs_no_word(changed: Callable) -> None:
-    assert changed(Attention, "value = heads(self.value(x))", "value = heads(x)") == []
+    assert changed(Attention, "value = self.heads(self.value(x))", "value = self.heads(x)") == []
 
 
 def test_each_stage_follows_from_the_one_before(model: GPT) -> None:

@@ -1,4 +1,4 @@
-"""What a user can rely on of batches: each is a pure function of seed and step, and every token gets its turn."""
+"""What a user can rely on of batches: pure functions of seed and step, and no token left out."""
 
 import time
 
@@ -15,9 +15,8 @@ TOKENS = np.arange(1000, dtype=np.uint16)  # a token's id is its place
 @given(st.integers(0, 2**63), st.integers(0, 10**12))
 def test_a_batch_depends_on_seed_and_step_alone(seed: int, step: int) -> None:
     x, _ = training_batch(TOKENS, seed, step, windows=8, block_size=10)
-    training_batch(
-        TOKENS, seed + 1, step + 5, windows=3, block_size=7
-    )  # what is asked in between does not matter
+    # What is asked for in between does not matter.
+    training_batch(TOKENS, seed + 1, step + 5, windows=3, block_size=7)
     again, _ = training_batch(TOKENS, seed, step, windows=8, block_size=10)
     assert torch.equal(x, again)
     for other in (
@@ -59,7 +58,7 @@ def test_parts_are_cut_from_one_global_batch(
     assert max(map(len, cut)) - min(map(len, cut)) <= 1
 
 
-# --- --order=epoch ------------------------------------------------------------------------------------------------
+# --- --order=epoch --------------------------------------------------------------------------------
 
 
 @given(
@@ -83,12 +82,10 @@ def test_an_epoch_reads_each_window_once(
     x, y = (torch.cat(pair)[first % windows :][:in_epoch] for pair in zip(*batches, strict=True))
     starts = sorted(x[:, 0].tolist())
     assert torch.equal(x, x[:, :1] + torch.arange(block_size)) and torch.equal(y, x + 1)
-    assert starts == [
-        starts[0] + i * block_size for i in range(in_epoch)
-    ]  # one after the other, none twice
-    assert (
-        starts[0] < block_size and length - 1 - (starts[-1] + block_size) < 2 * block_size
-    )  # and little left out
+    # One after the other, none twice, and little left out at the ends.
+    assert starts == [starts[0] + i * block_size for i in range(in_epoch)]
+    assert starts[0] < block_size
+    assert length - 1 - (starts[-1] + block_size) < 2 * block_size
 
 
 def test_epochs_begin_at_different_places_and_in_different_orders() -> None:
@@ -110,11 +107,11 @@ def test_the_order_of_an_epoch_is_a_permutation_of_any_size(count: int, key: int
 
 
 def test_the_order_of_an_epoch_looks_like_chance() -> None:
-    """In a table of where a number is put, and where the number after it, all fields are about as full (chi-square)."""
+    """Chi-square test: where a number is put says nothing of where the numbers after it are."""
     fields, count = 16, 100_000
-    starts = training_batch(np.arange(count + 1, dtype=np.uint32), 5, 0, count, 1, order="epoch")[
-        0
-    ][:, 0].numpy()
+    tokens = np.arange(count + 1, dtype=np.uint32)
+    x, _ = training_batch(tokens, 5, 0, count, 1, order="epoch")
+    starts = x[:, 0].numpy()
     for first, second in (
         (np.arange(count), starts),
         (starts[:-1], starts[1:]),
@@ -124,15 +121,13 @@ def test_the_order_of_an_epoch_looks_like_chance() -> None:
         np.add.at(table, (first * fields // count, second * fields // count), 1)
         expected = len(first) / fields**2
         chi_square = ((table - expected) ** 2 / expected).sum()
-        assert (
-            150 < chi_square < 360
-        )  # 255 degrees of freedom: 255 ± 23; a permutation has a few less
+        # 255 degrees of freedom: 255 ± 23; a permutation has a few less.
+        assert 150 < chi_square < 360
 
 
 def test_the_thousand_millionth_step_is_reached_at_once() -> None:
-    text = np.lib.stride_tricks.as_strided(
-        TOKENS, (10**11,), (0,)
-    )  # as long as no text: the same token all over
+    # Longer than any text, in no memory: the same token everywhere.
+    text = np.lib.stride_tricks.as_strided(TOKENS, (10**11,), (0,))
     for step in (0, 10**9, 10**12):
         began = time.process_time()
         training_batch(text, 1, step, 480, 1024, order="epoch")
@@ -167,6 +162,5 @@ def test_spaced_windows_are_fixed_even_and_not_too_many(
     assert starts[0] == 0
     if len(starts) > 1:
         gaps = starts.diff()
-        assert (
-            y[-1, -1] == length - 1 and gaps.max() - gaps.min() <= 1 and gaps.min() >= block_size
-        )  # none overlaps
+        assert y[-1, -1] == length - 1 and gaps.max() - gaps.min() <= 1
+        assert gaps.min() >= block_size  # no overlap

@@ -1,4 +1,4 @@
-"""data/openwebtext/prepare.py does what nanoGPT's does: its split, GPT-2's tokens, <|endoftext|> after each document."""
+"""data/openwebtext/prepare.py makes nanoGPT's files: its split, <|endoftext|> after documents."""
 
 import importlib.util
 import json
@@ -12,15 +12,16 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from helpers.byte_pairs import ALL_BYTES
 
 from kqv.project import ROOT as PROJECT
 from kqv.text.bpe import OWN_PATTERN, BpeTokenizer
-from kqv.text.tokenizer import load_tokenizer
+from kqv.text.registry import load_tokenizer
 
-SINGLE = [bytes([byte]) for byte in range(256)]
 LIKE_GPT2 = BpeTokenizer(
-    "gpt2", OWN_PATTERN, [*SINGLE, b"th", b"the", b" d"], {"<|endoftext|>": 259}
+    "gpt2", OWN_PATTERN, [*ALL_BYTES, b"th", b"the", b" d"], {"<|endoftext|>": 259}
 )
+
 DOCUMENTS = [
     f"Document {i}\r\nis the one about {'the ' * (i % 7)}é <|endoftext|>" for i in range(3000)
 ]
@@ -28,21 +29,21 @@ DOCUMENTS = [
 
 @pytest.fixture
 def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, in a folder of its own. GPT-2's files are not here: another vocabulary is in their place."""
+    """The script as a module, in a folder of its own.
+
+    Another vocabulary takes the place of GPT-2's, whose files are not here.
+    """
     pytest.importorskip("datasets").disable_progress_bars()
     spec = importlib.util.spec_from_file_location(
         "openwebtext", PROJECT / "data" / "openwebtext" / "prepare.py"
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in (
-        "HF_HOME",
-        "HF_HUB_DISABLE_TELEMETRY",
-    ):  # which the script sets: that ends with the test
+    for name in ("HF_HOME", "HF_HUB_DISABLE_TELEMETRY"):  # the script sets them; restored after
         monkeypatch.setenv(name, str(tmp_path / "cache"))
     monkeypatch.setattr(module, "FOLDER", tmp_path / "openwebtext")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("kqv.text.registry.named_encoding", {"gpt2": LIKE_GPT2}.__getitem__)
+    monkeypatch.setattr("kqv.text.registry.load_tiktoken", {"gpt2": LIKE_GPT2}.__getitem__)
     (tmp_path / "openwebtext").mkdir()
     return module
 
@@ -87,7 +88,7 @@ def test_what_it_cannot_use_is_one_line(
     with refused("tokenizer=char", "bytes"):
         prepare.main(["--tokenizer=char"])
     (tmp_path / "bad.parquet").write_bytes(b"nonsense")
-    with refused("cannot be had", "files are whole"):
+    with refused("cannot be loaded", "files are whole"):
         prepare.main([f"--input={tmp_path}"])
 
 

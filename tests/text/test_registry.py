@@ -1,53 +1,26 @@
-"""What a user can rely on of --tokenizer=: a mistake in it is seen at once, nothing is fetched unsaid, sizes are real."""
+"""What a user can rely on of tokenizers from names and files: nothing in a file is run."""
 
-import hashlib
-import importlib.util
+import contextlib
+import json
+import os
+import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import tiktoken
-import tiktoken_ext.openai_public as published
+from helpers.hostile import Hostile
+from helpers.texts import nanogpt_meta
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kqv.text import registry as vocabularies
-from kqv.text.bpe import PATTERNS, BpeTokenizer
-from kqv.text.registry import ENCODINGS, check_name, make_tokenizer, named_encoding
-from kqv.text.tokenizer import ByteTokenizer, CharTokenizer
+from kqv.errors import UserError
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
+from kqv.text.registry import load_tokenizer, make_tokenizer, tokenizer_from_dict
 
 TEXT = "the cat and the hat and the mat\n" * 50
-
-
-@pytest.mark.parametrize("name", ["char", "bytes", "gpt2", "cl100k_base", "bpe:257", "bpe:1024"])
-def test_names_are_known(name: str) -> None:
-    if name.startswith("bpe"):
-        pytest.importorskip("rustbpe")
-    check_name(name)
-
-
-BAD_NAMES = {
-    "": "char, bytes, gpt2", "bit": "char, bytes", "gpt3": "gpt2", "r50k": "r50k_base", "bpe": "bpe:1024", "bpe:": "257",
-    "bpe:256": "257", "bpe:0": "257", "bpe:-5": "257", "bpe:1e3": "257", "bpe:999999999999999": "100,000", "bpe:²": "257",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD_NAMES)
-def test_another_name_is_answered_with_one_that_works(name: str, refused: Callable) -> None:
-    with refused(f"tokenizer={name}", BAD_NAMES[name]):
-        check_name(name)
-
-
-@pytest.mark.parametrize(
-    ("name", "package"), [("gpt2", "tiktoken"), ("bpe:300", "tiktoken"), ("bpe:300", "rustbpe")]
-)
-def test_a_missing_package_is_named(
-    name: str, package: str, monkeypatch: pytest.MonkeyPatch, refused: Callable
-) -> None:
-    there = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda asked: None if asked == package else there(asked)
-    )
-    with refused(f"needs the package {package}: pip install {package}"):
-        check_name(name)
 
 
 def test_tokenizers_are_made_from_names() -> None:
@@ -55,93 +28,124 @@ def test_tokenizers_are_made_from_names() -> None:
     assert make_tokenizer("bytes", "ba", [TEXT]) == ByteTokenizer()
 
 
-def test_a_vocabulary_is_learnt_from_the_text_the_same_each_time(
-    capsys: pytest.CaptureFixture[str],
+GARBAGE = [
+    *(None, [], {}, "char", 5, {"kind": "char"}, {"characters": "ab"}),
+    {"kind": "char", "characters": ""},
+    {"kind": "char", "characters": "aba"},
+    {"kind": "char", "characters": ["a"]},
+    {"kind": "char", "characters": None},
+    {"kind": "gpt2", "characters": "ab"},
+    {"kind": None, "characters": "ab"},
+    [{"kind": "char", "characters": "ab"}],
+]
+
+
+@pytest.mark.parametrize("data", GARBAGE, ids=repr)
+def test_data_that_is_no_vocabulary_is_refused(
+    data: Any, tmp_path: Path, refused: Callable
 ) -> None:
-    pytest.importorskip("rustbpe")
-    whole = make_tokenizer("bpe:262", "", [TEXT])
-    in_pieces = make_tokenizer("bpe:262", "", (TEXT[i : i + 7] for i in range(0, len(TEXT), 7)))
-    assert whole == in_pieces and whole.vocab_size == 262 and whole.name == "bpe:262"
-    assert {b" the", b"at"} <= {whole.token_bytes(token) for token in range(256, 262)}
-    assert capsys.readouterr().err == ""
+    with refused("vocabulary"):
+        tokenizer_from_dict(data)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(data))
+    with refused(str(path), "vocabulary"):
+        load_tokenizer(path.parent)
 
 
-def test_a_short_text_gives_fewer_tokens_and_that_is_said(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    "content", [b"", b"not json", b'{"kind": "char", "chara', b"\xff\xfe", b"[" * 10**6]
+)
+def test_a_damaged_tokenizer_file_is_refused_by_name(
+    content: bytes, tmp_path: Path, refused: Callable
 ) -> None:
-    pytest.importorskip("rustbpe")
-    tokenizer = make_tokenizer("bpe:1024", "", ["the cat"])
-    assert tokenizer.vocab_size == 261 and tokenizer.name == "bpe:1024"
-    assert capsys.readouterr().err.startswith("the text gave 261 tokens of the 1024 asked for")
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with refused(str(path), "cannot be used"):
+        load_tokenizer(path.parent)
 
 
-# --- tiktoken's encodings -----------------------------------------------------------------------------------------
+def test_a_missing_tokenizer_file_says_how_to_make_it(tmp_path: Path, refused: Callable) -> None:
+    with refused(str(tmp_path / "tokenizer.json"), "prepare.py"):
+        load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("name", ENCODINGS)
-def test_the_files_named_are_those_that_tiktoken_asks_for(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+# --- nanoGPT's meta.pkl ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("characters", ["\n abc", "zyx", "é\U0001f600a"])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_nanogpts_vocabulary_is_read(characters: str, protocol: int, tmp_path: Path) -> None:
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(nanogpt_meta(characters), protocol))
+    assert load_tokenizer(tmp_path).characters == characters
+
+
+def test_our_own_vocabulary_comes_before_nanogpts(tmp_path: Path) -> None:
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(nanogpt_meta("abc")))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(CharTokenizer("xyz").to_dict()))
+    assert load_tokenizer(tmp_path).characters == "xyz"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_code_in_a_vocabulary_is_refused_and_not_run(
+    protocol: int, tmp_path: Path, refused: Callable
 ) -> None:
-    """Their addresses and the names in its cache."""
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    missing = vocabularies.missing_files(name)
-    asked: list[str] = []
-
-    def note(*addresses: str, **_: object) -> dict:
-        asked.extend(address for address in addresses if address.startswith("https://"))
-        return {}
-
-    monkeypatch.setattr(published, "load_tiktoken_bpe", note)
-    gpt2 = lambda vocab_bpe_file, encoder_json_file, **_: note(vocab_bpe_file, encoder_json_file)  # noqa: E731
-    monkeypatch.setattr(published, "data_gym_to_mergeable_bpe_ranks", gpt2)
-    published.ENCODING_CONSTRUCTORS[name]()
-    assert list(missing) == asked
-    assert list(missing.values()) == [
-        tmp_path / hashlib.sha1(address.encode()).hexdigest() for address in asked
-    ]
+    trace = tmp_path / "code was run"
+    data = pickle.dumps({**nanogpt_meta("abc"), "surprise": Hostile(trace)}, protocol)
+    pickle.loads(data)
+    assert trace.exists()  # Python's own reader runs it
+    trace.unlink()
+    (tmp_path / "meta.pkl").write_bytes(data)
+    with refused(str(tmp_path / "meta.pkl"), "open", "nothing in it was run"):
+        load_tokenizer(tmp_path)
+    assert not trace.exists()
 
 
-def test_without_the_network_the_files_and_their_places_are_named(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    refused: Callable,
-    capsys: pytest.CaptureFixture[str],
+BAD_PICKLES = {
+    "nothing": b"",
+    "no pickle": b"abc",
+    "half of one": pickle.dumps(nanogpt_meta("abc"))[:-9],
+    "a number": pickle.dumps(5),
+    "no itos": pickle.dumps({"vocab_size": 3}),
+    "a hole": pickle.dumps({"itos": {0: "a", 2: "b"}}),
+    "words": pickle.dumps({"itos": {0: "a", 1: "bc"}}),
+    "numbers": pickle.dumps({"itos": {0: 1, 1: 2}}),
+    "a character twice": pickle.dumps({"itos": {0: "a", 1: "a"}}),
+    "none": pickle.dumps({"itos": {}}),
+    "a memo of four billion": b"\x80\x02}r\xff\xff\xff\xff.",
+    "no end": b"\x80\x02" + b"]" * 10**5,
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PICKLES)
+def test_a_pickle_that_is_no_vocabulary_is_refused(
+    kind: str, tmp_path: Path, refused: Callable
 ) -> None:
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("NO_PROXY", "")
-    monkeypatch.setenv("no_proxy", "")
-    parts = [f"{address} as {path}" for address, path in vocabularies.missing_files("gpt2").items()]
-    with refused(*parts, f"TIKTOKEN_CACHE_DIR={tmp_path}"):
-        named_encoding("gpt2")
-    assert "tiktoken fetches https://" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "meta.pkl").write_bytes(BAD_PICKLES[kind])
+    with refused(str(tmp_path / "meta.pkl"), "cannot be used"):
+        load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("name", ENCODINGS)
-def test_a_named_encoding_is_tiktokens_whatever_gaps_its_ids_have(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+@pytest.mark.parametrize("name", ["meta.pkl", "tokenizer.json"])
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_pipe_or_a_device_is_no_vocabulary_and_is_not_waited_for(
+    name: str, kind: str, tmp_path: Path, refused: Callable
 ) -> None:
-    """With a small vocabulary in place of the files, which are not here."""
-    ranks = {bytes([byte]): 255 - byte for byte in range(256)} | {
-        b"he": 256,
-        b" t": 258,
-    }  # 257 is no token, as in p50k_base
-    special = {"<|endoftext|>": 257, "<|later|>": 270}
-    pattern = PATTERNS[ENCODINGS[name][0]]
-    encoding = tiktoken.Encoding(
-        name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
-    )
-    monkeypatch.setattr(tiktoken, "get_encoding", {name: encoding}.__getitem__)
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    tokenizer = named_encoding(name)
-    assert (
-        isinstance(tokenizer, BpeTokenizer)
-        and tokenizer.name == name
-        and tokenizer.vocab_size == 271
-    )
-    for text in (TEXT, "he'll see<|endoftext|>"):
-        assert tokenizer.encode(text) == encoding.encode_ordinary(text)
-        assert tokenizer.encode_prompt(text) == encoding.encode(text, allowed_special="all")
-        assert tokenizer.decode(tokenizer.encode_prompt(text)) == text
+    os.mkfifo(tmp_path / name) if kind == "pipe" else (tmp_path / name).symlink_to(kind)
+    with refused(str(tmp_path / name), "a device or a pipe, not a file"):
+        load_tokenizer(tmp_path)
+
+
+def test_the_characters_of_any_language_may_be_in_one_vocabulary(tmp_path: Path) -> None:
+    characters = "".join(map(chr, range(0x20, 0xD800))) + "".join(map(chr, range(0x20000, 0x2A6DF)))
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(nanogpt_meta(characters)))
+    assert load_tokenizer(tmp_path).characters == characters
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_vocabulary_or_refused(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("meta.pkl", "tokenizer.json"):
+            (Path(folder) / name).write_bytes(data)
+            with contextlib.suppress(UserError):
+                load_tokenizer(Path(folder))

@@ -1,4 +1,4 @@
-"""What a user can rely on of token files: they are read as they were written, in any number of shards, in little memory."""
+"""What a user can rely on of token files: read as written, in any shards, in little memory."""
 
 import mmap
 import os
@@ -62,7 +62,7 @@ def test_a_token_file_that_is_cut_short_while_it_is_read_is_an_error_that_names_
     small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without one it would be the end of the process: SIGBUS."""
-    monkeypatch.setattr(token_files, "SMALL", small)
+    monkeypatch.setattr(token_files, "CHECKED_AT_ONCE", small)
     path = tmp_path / "train.bin"
     np.tile(TOKENS, 100).tofile(path)
     tokens = open_tokens(path, 1000, 9)
@@ -79,7 +79,7 @@ def test_a_token_file_that_is_cut_short_while_it_is_read_is_an_error_that_names_
 def test_ids_are_written_in_shards_and_read_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_files, "SHARD", 300)
+    monkeypatch.setattr(token_files, "SHARD_TOKENS", 300)
     writer = TokenWriter(tmp_path / "train.bin", np.uint16)
     for start in range(0, 1000, 77):
         writer.write(TOKENS[start : start + 77])
@@ -102,16 +102,13 @@ def test_ids_are_written_in_shards_and_read_as_one(
 
 @settings(max_examples=25)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40), st.integers(1, 12))
-def test_writing_goes_on_where_it_was_kept(
+def test_writing_continues_after_the_tokens_that_were_noted(
     tmp_path_factory: pytest.TempPathFactory, a: int, b: int, c: int, shard: int
 ) -> None:
-    """`a` tokens were kept, `b` more were written before the process was killed, `c` come from the one that goes on."""
+    """`a` tokens were noted, `b` more written before a kill, `c` by the next process."""
     path = tmp_path_factory.mktemp("ids") / "val.bin"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_files, "SHARD", shard)
-        patch.setattr(
-            token_files.os, "fsync", lambda _: None
-        )  # of many small files it would take seconds
+        patch.setattr(token_files, "SHARD_TOKENS", shard)
         killed = TokenWriter(path, np.uint16)
         killed.write(TOKENS[:a])
         killed.write(np.full(b, 7777))
@@ -143,7 +140,7 @@ def test_a_damaged_shard_is_refused_by_name(tmp_path: Path, refused: Callable) -
 def test_an_id_beyond_the_vocabulary_of_a_large_file_is_found_when_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
 ) -> None:
-    monkeypatch.setattr(token_files, "SMALL", 100)
+    monkeypatch.setattr(token_files, "CHECKED_AT_ONCE", 100)
     path = tmp_path / "train.bin"
     TOKENS.tofile(path)
     tokens = open_tokens(path, 900, 9)
@@ -187,9 +184,8 @@ def test_memory_stays_flat_over_random_batches_of_a_large_file(tmp_path: Path) -
 @given(st.lists(st.integers(0, 64), min_size=1, max_size=40), st.data())
 def test_another_text_has_another_fingerprint(tokens: list[int], data: st.DataObject) -> None:
     text = np.array(tokens, dtype=np.uint16)
-    assert fingerprint(text) == fingerprint(
-        text.astype(np.uint32)
-    )  # it is of the text, not of how it is kept
+    # The dtype makes no difference.
+    assert fingerprint(text) == fingerprint(text.astype(np.uint32))
     place = data.draw(st.integers(0, len(text) - 1))
     changed = text.copy()
     changed[place] = (changed[place] + data.draw(st.integers(1, 64))) % 65
@@ -197,10 +193,12 @@ def test_another_text_has_another_fingerprint(tokens: list[int], data: st.DataOb
         assert fingerprint(other) != fingerprint(text)
 
 
-def test_a_long_text_is_told_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_of_a_long_text_looks_at_a_part_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = np.arange(5_000_000, dtype=np.uint32)
     spaced = fingerprint(text)
-    monkeypatch.setattr(token_files, "FEW", len(text) - 2)
+    monkeypatch.setattr(token_files, "EVENLY_SPACED_TOKENS", len(text) - 2)
     end, rolled = text.copy(), np.roll(text, 1)
     end[-1] = 0
     parts = [fingerprint(each) for each in (text, text[:-1], end, rolled, rolled[:-1])]

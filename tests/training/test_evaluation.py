@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kqv.machine.device import choose_machine
 from kqv.options.settings import TrainSettings
-from kqv.text.tokenizer import ByteTokenizer, CharTokenizer
+from kqv.text.byte_level import ByteTokenizer
+from kqv.text.characters import CharTokenizer
 from kqv.training import evaluation
 from kqv.training.data import characters_per_token
 from kqv.training.evaluation import (

@@ -1,0 +1,26 @@
+"""ONNX: onnxruntime computes the same logits for any batch and length."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.exchange import shaped
+from helpers.models import random_ids
+
+from kqv.exchange.onnx import to_onnx
+
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize("shape", [pytest.param("gpt2", marks=pytest.mark.slow), "qwen3"])
+def test_onnxruntime_computes_the_same_for_any_batch_and_length(shape: str, tmp_path: Path) -> None:
+    model, tokenizer = shaped(shape, n_layer=1)
+    path = tmp_path / "model.onnx"
+    to_onnx(model, tokenizer, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch, time in ((1, 1), (3, 40), (1, 96)):
+        ids = random_ids(model.config, batch, time)
+        (logits,) = session.run(["logits"], {"ids": ids.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(logits), model(ids), atol=1e-4, rtol=0)
