@@ -2,13 +2,14 @@
 #
 #   make train    set up, train on tiny Shakespeare, print a sample
 #   make test     set up, lint, check types, run the tests
+#   make pictures make the pictures of README.md and docs/, in half an hour (docs/pictures.py)
 #   make clean    remove .venv (data and outputs stay)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test clean
+.PHONY: train test pictures clean
 
 train: $(VENV)/ready
 	$(BIN)/python train.py
@@ -20,6 +21,9 @@ test: $(VENV)/ready-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+pictures: $(VENV)/ready-dev
+	$(BIN)/python -m docs.pictures
 
 clean:
 	rm -rf $(VENV)

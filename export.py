@@ -17,8 +17,9 @@ if __name__ == "__main__":
 from pathlib import Path
 
 from kqv.errors import run_script
+from kqv.options.checks import check_exporting
 from kqv.options.command_line import read_settings
-from kqv.options.settings import SUFFIXES, ExportSettings, check_exporting
+from kqv.options.settings import EXPORT_SUFFIXES, ExportSettings
 from kqv.signals import end_by_exception
 
 
@@ -33,7 +34,8 @@ def main(arguments: list[str]) -> int:
 
     end_by_exception()
     loaded = load_model(settings.out_dir)
-    name = f"model{SUFFIXES[settings.format]}" if settings.format in SUFFIXES else settings.format
+    suffix = EXPORT_SUFFIXES.get(settings.format)
+    name = f"model{suffix}" if suffix else settings.format
     to = Path(settings.to) if settings.to else loaded.path.parent / name
     if remark := WRITERS[settings.format](loaded, to, settings):
         print(remark)

@@ -18,7 +18,7 @@ Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol, get_args, get_type_hints
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -34,67 +34,36 @@ from kqv.kernels import (
     drop,
     linear_cross_entropy,
 )
+from kqv.options.checks import check_at_least, check_model
+from kqv.options.model_options import ModelOptions
 from kqv.positions import Rotary, Rotation, rotate, sinusoids
 
 
 @dataclass
-class GPTConfig:
-    """All that decides the shape of a model and what it computes. The defaults are Qwen3's family.
-
-    `GPT2` below turns them into GPT-2's. docs/code.md says what a new option takes.
-    """
+class Vocabulary:
+    """What the text decides of a model."""
 
     vocab_size: int
-    block_size: int = 64
-    n_layer: int = 3
-    n_head: int = 4
-    n_embd: int = 128
-    dropout: float = 0.0
-    bias: bool = False
-    position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
-    rope_base: float = 10_000.0
-    norm: str = "rmsnorm"
-    mlp: str = "swiglu"
-    mlp_width: int = 0
-    qk_norm: bool = True
-    attention_scale: str | float = "sqrt"
-    attention_score: str = "dot"
-    mask: str = "causal"
-    window: int = 0
-    tie_weights: bool = False
-    weight_init: Literal["zero_residual", "gpt2"] = "zero_residual"
+
+
+@dataclass
+class GPTConfig(ModelOptions, Vocabulary):
+    """Everything that decides a model's shape and what it computes: vocab_size, then ModelOptions.
+
+    The defaults are Qwen3's family; `GPT2` below turns them into GPT-2's. docs/code.md says what a
+    new option takes.
+    """
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a choice that is not in its table or a size that no model has."""
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            kinds = [
-                kind for part in get_args(hint) or [hint] for kind in get_args(part) or [part]
-            ]  # words and types
-            kinds = [*TABLES.get(name, ()), *(kind for kind in kinds if kind is not str)]
-            kinds += [int] if float in kinds else []
-            if not (value in kinds if isinstance(value, str) else type(value) in kinds):
-                words = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
-                raise ValueError(f"{name} is one of {', '.join(words)}, not {str(value)[:50]!r}")
-        sizes = (self.vocab_size, self.block_size, self.n_layer, self.n_head, self.n_embd)
-        if min(sizes) < 1 or min(self.window, self.mlp_width) < 0 or self.n_embd % self.n_head:
-            raise ValueError("sizes must be above 0, and n_embd a multiple of n_head")
-        if self.position == "rope" and self.d_k % 2:
-            raise ValueError(
-                "rotary positions turn pairs of numbers: d_k = n_embd / n_head must be even"
-            )
-        if not isinstance(self.attention_scale, str) and not abs(self.attention_scale) <= LARGEST:
-            raise ValueError(f"attention_scale goes up to {LARGEST:,}")
-        if not 1 <= self.rope_base <= LARGEST or max(self.window, self.mlp_width) > LARGEST:
-            raise ValueError(
-                f"rope_base goes from 1 to {LARGEST:,}, window and mlp_width up to that"
-            )
+        """Raises UserError for options that no model can have."""
+        check_model(self)
+        check_at_least(self, 1, "vocab_size")
 
     @classmethod
-    def of(cls, options: object, vocab_size: int) -> "GPTConfig":
-        """The configuration with the options of the same names, such as those of train.py."""
-        names = [field.name for field in fields(cls) if field.name != "vocab_size"]
-        return cls(vocab_size=vocab_size, **{name: getattr(options, name) for name in names})
+    def of(cls, options: ModelOptions, vocab_size: int) -> "GPTConfig":
+        """The configuration with these options, which may be those of train.py."""
+        chosen = {field.name: getattr(options, field.name) for field in fields(ModelOptions)}
+        return cls(vocab_size=vocab_size, **chosen)
 
     @property
     def d_k(self) -> int:
@@ -103,11 +72,11 @@ class GPTConfig:
 
     @property
     def hidden(self) -> int:
-        """Width inside an MLP: four times the stream's, or of SwiGLU's two halves 8/3, in multiples of 32 (Shazeer 2020)."""
-        usual = (
-            32 * math.ceil(self.n_embd * 8 / 3 / 32) if self.mlp == "swiglu" else 4 * self.n_embd
-        )
-        return self.mlp_width or usual
+        """Hidden width of an MLP: 4·n_embd; for SwiGLU 8/3·n_embd, rounded up to a multiple of 32
+        (Shazeer 2020)."""
+        if self.mlp_width:
+            return self.mlp_width
+        return 32 * math.ceil(self.n_embd * 8 / 3 / 32) if self.mlp == "swiglu" else 4 * self.n_embd
 
 
 GPT2 = dict(
@@ -116,7 +85,6 @@ GPT2 = dict(
 )  # fmt: skip
 """What makes a GPTConfig a GPT-2: `GPTConfig(vocab_size=65, bias=True, **GPT2)`."""
 
-LARGEST = 2**40  # more than any window, width or base; tensors cannot count beyond 2^63
 RMSNORM_EPSILON = 1e-6  # Qwen3's; LayerNorm keeps torch's 1e-5, which is GPT-2's
 
 
@@ -337,12 +305,6 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, time, n_embd) to the same shape."""
         return self.down(self.activation(self.up(x)))
-
-
-TABLES: dict[str, dict[str, Any]] = {
-    "norm": NORMS, "attention_scale": SCALES, "attention_score": SCORES, "mask": MASKS, "mlp": ACTIVATIONS,
-}  # fmt: skip
-"""Options of GPTConfig whose choices are the keys of a table. The command line reads them from here (kqv/options/settings.py)."""
 
 
 class Block(nn.Module):

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from kqv.errors import UserError, run_script
 from kqv.generation.prompts import text_of
+from kqv.options.checks import check_sampling
 from kqv.options.command_line import read_settings
-from kqv.options.settings import SampleSettings, check_sampling
+from kqv.options.settings import SampleSettings
 from kqv.training.remarks import checkpoint_remarks
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""How a benchmark measures and tells: whole processes, the sides in turn, medians and spread, ratios of medians."""
+"""How a benchmark measures and reports: whole processes, the sides in turn, medians and ratios."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -17,7 +17,12 @@ from typing import Any
 
 from kqv.errors import UserError
 from kqv.machine.load import processor
+from kqv.plotting import empty_figure
 from kqv.project import ROOT
+
+LONGEST_OUTPUT = 500  # characters of a failed process that an error quotes
+WATCH_SECONDS = 0.5
+MACOS = "darwin"
 
 
 @dataclass
@@ -35,23 +40,36 @@ class Row:
         ours, theirs = median(self.sides["kqv"]), median(self.sides[peer])
         return ours / theirs if self.more_is_better else theirs / ours
 
+    def peers(self) -> list[str]:
+        """The other sides."""
+        return [side for side in self.sides if side != "kqv"]
+
 
 @dataclass
 class Finished:
-    """A process that has ended: wall seconds from start to end, its peak memory in MB (on Linux never less than that of
-    the process that started it, which is why this one imports little), what it wrote."""
+    """A process that has ended.
+
+    On Linux its peak memory is never less than that of the process that started it, which is why
+    bench.py imports little.
+    """
 
     seconds: float
+    """from start to end, by the clock"""
     megabytes: float
+    """peak memory"""
     output: str
+    """stdout and stderr"""
 
 
-def alternate(sides: dict[Any, Callable[[], Any] | None], rounds: int) -> dict[Any, list]:
-    """Measure each side `rounds` times, in turn, so that a machine that changes its speed changes it for all."""
+def alternate(sides: Mapping[Any, Callable[[], Any] | None], rounds: int) -> dict[Any, list[Any]]:
+    """Measure each side `rounds` times, in turn.
+
+    A machine that changes its speed so changes it for all sides. A side that is None is left out.
+    """
     present = {name: side for name, side in sides.items() if side}
     for name in sides.keys() - present.keys():
         say(f"{name} is not here: left out")
-    measured: dict[Any, list] = {name: [] for name in present}
+    measured: dict[Any, list[Any]] = {name: [] for name in present}
     for number in range(rounds):
         for name, side in present.items():
             say(f"round {number + 1} of {rounds}: {name}")
@@ -60,7 +78,10 @@ def alternate(sides: dict[Any, Callable[[], Any] | None], rounds: int) -> dict[A
 
 
 def process(command: Sequence[str], cwd: str = "", threads: int = 0) -> Finished:
-    """Run a command to its end, on so many threads if that is given. Raises UserError with the end of its output if it fails."""
+    """Run a command to its end, with `threads` OpenMP threads if that is given.
+
+    Raises UserError with the end of its output if it fails.
+    """
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
@@ -72,21 +93,22 @@ def process(command: Sequence[str], cwd: str = "", threads: int = 0) -> Finished
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
-        _, status, usage = os.wait4(child.pid, 0)  # of this child alone
+        _, status, usage = os.wait4(child.pid, 0)  # the usage of this child alone
         seconds = time.perf_counter() - began
         child.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read().decode(errors="replace")
-    if child.returncode:
-        raise UserError(
-            f"{shown_command(command)} ended with status {child.returncode}: {text[-500:]}"
-        )
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there
+    _check_status(command, child.returncode, text)
+    unit = 1 if sys.platform == MACOS else 1024  # of ru_maxrss, in bytes
     return Finished(seconds, usage.ru_maxrss * unit / 1e6, text)
 
 
 def watch(command: list[str], typed: bytes) -> tuple[list[float], list[float]]:
-    """Megabytes in memory and open files of a process, twice a second after the first fifth of its time."""
+    """Megabytes in memory and number of open files of a process, read twice a second.
+
+    `typed` is its standard input. The first fifth of the readings is left out. Raises UserError
+    with the end of its output if it fails.
+    """
     memory, files = [], []
     with tempfile.TemporaryFile() as keyboard, tempfile.TemporaryFile() as output:
         keyboard.write(typed)
@@ -96,33 +118,34 @@ def watch(command: list[str], typed: bytes) -> tuple[list[float], list[float]]:
         )
         proc = Path(f"/proc/{child.pid}")
         while child.poll() is None:
-            time.sleep(0.5)
+            time.sleep(WATCH_SECONDS)
             with contextlib.suppress(OSError, IndexError):  # it has just ended
-                memory.append(
-                    int((proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-                )
+                pages = int((proc / "statm").read_text().split()[1])
+                memory.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
                 files.append(float(len(list((proc / "fd").iterdir()))))
         output.seek(0)
-        if child.returncode:
-            raise UserError(
-                f"{shown_command(command)} ended with status {child.returncode}: {output.read()[-500:]!r}"
-            )
-    # the last look may find a process that is giving its memory back
+        _check_status(command, child.returncode, output.read().decode(errors="replace"))
+    # The last reading may find a process that is giving its memory back.
     return memory[len(memory) // 5 : -1] or memory, files[len(files) // 5 : -1] or files
 
 
+def _check_status(command: Sequence[str], status: int, output: str) -> None:
+    """Raises UserError with the end of the output of a process that failed."""
+    if status:
+        end = output[-LONGEST_OUTPUT:]
+        raise UserError(f"{shown_command(command)} ended with status {status}: {end}")
+
+
 def report(what: str, rows: Sequence[Row], folder: Path) -> None:
-    """Print the table; write it with all single measurements to WHAT.json, and the ratios to WHAT.png."""
+    """Print the table; write all single measurements to WHAT.json, and the ratios to WHAT.png."""
     print("| what | unit | kqv | peer | times better |\n|---|---|---|---|---|")
     for row in rows:
-        peers = [side for side in row.sides if side != "kqv"]
-        for peer in peers or [""]:
-            theirs = (
-                [f"{peer} {spread(row.sides[peer])}", f"{row.ratio(peer):.1f}"]
-                if peer
-                else ["", ""]
+        for peer in row.peers() or [""]:
+            theirs = f"{peer} {spread(row.sides[peer])}" if peer else ""
+            ratio = f"{row.ratio(peer):.1f}" if peer else ""
+            print(
+                "|", " | ".join([row.what, row.unit, spread(row.sides["kqv"]), theirs, ratio]), "|"
             )
-            print("|", " | ".join([row.what, row.unit, spread(row.sides["kqv"]), *theirs]), "|")
     folder.mkdir(parents=True, exist_ok=True)
     machine = {
         "system": platform.platform(),
@@ -132,22 +155,14 @@ def report(what: str, rows: Sequence[Row], folder: Path) -> None:
     }
     content = {"machine": machine, "rows": [asdict(row) for row in rows]}
     (folder / f"{what}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    ratios = [
-        (f"{row.what} / {peer}", row.ratio(peer))
-        for row in rows
-        for peer in row.sides
-        if peer != "kqv"
-    ]
+    ratios = [(f"{row.what} / {peer}", row.ratio(peer)) for row in rows for peer in row.peers()]
     draw(ratios, folder / f"{what}.png")
-    say(
-        f"written to {folder / what}.json and .png; {machine['processor']}, {machine['cores']} cores"
-    )
+    on = f"{machine['processor']}, {machine['cores']} cores"
+    say(f"written to {folder / what}.json and .png; {on}")
 
 
 def draw(ratios: Sequence[tuple[str, float]], path: Path) -> None:
-    """Bars of how many times better than each peer, on a logarithmic scale."""
-    from kqv.plotting import empty_figure
-
+    """Bars of how many times better kqv is than each peer, on a logarithmic scale."""
     figure = empty_figure(8, 1 + 0.4 * max(1, len(ratios)))
     axes = figure.add_subplot()
     names, values = [name.strip() for name, _ in ratios], [value for _, value in ratios]
@@ -161,13 +176,14 @@ def draw(ratios: Sequence[tuple[str, float]], path: Path) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, and the least and greatest value in brackets."""
+    """The median, and in brackets the lowest and highest value."""
     number = "{:,.0f}" if median(values) >= 100 else "{:.4g}"
-    return f"{number.format(median(values))} [{number.format(min(values))}–{number.format(max(values))}]"
+    middle, low, high = (number.format(f(values)) for f in (median, min, max))
+    return f"{middle} [{low}–{high}]"
 
 
 def shown_command(command: Sequence[str]) -> str:
-    """A command as a person would type it."""
+    """A command as a person would type it, without --out_dir."""
     words = [
         word.replace(str(ROOT) + os.sep, "") for word in command if not word.startswith("--out_dir")
     ]
@@ -175,5 +191,5 @@ def shown_command(command: Sequence[str]) -> str:
 
 
 def say(text: str) -> None:
-    """A line for the person who waits."""
+    """A progress line on stderr."""
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What `python train.py` does where there is a GPU and no config file is named: the default recipe, grown to its size.
+"""What `python train.py` does on a GPU when no config file is named: the default recipe, scaled up.
 
 Written for a GPU, and not yet measured on one.
 """

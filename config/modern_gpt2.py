@@ -1,14 +1,15 @@
-"""Another recipe for the tokens of config/train_gpt2.py: our default family at GPT-2's size, with Muon.
+"""Another recipe for the tokens of config/train_gpt2.py: Qwen3's family at GPT-2's size, with Muon.
 
     python train.py config/modern_gpt2.py --dry_run=True
 
-Rotary positions, RMSNorm, normalised queries and keys, SwiGLU, one matrix for embedding and head: 123.6 million parameters,
-and the same half a million tokens a step. This recipe is unmeasured at its size.
+Rotary positions, RMSNorm, normalized queries and keys, SwiGLU, embedding and head tied: 123.6
+million parameters, and the same half a million tokens per step. Not yet measured at this size.
 
-Scaled down to 4 layers of 256 and 200 steps of 16 × 256 tokens of tiny Shakespeare (bpe:4096, 20 steps of warm-up), the whole
-validation split had a loss of 4.53 nats per token; with nanoGPT's recipe, scaled in the same way, 5.23, and 5.31 with four
-times its rate. AdamW's rate made little difference, 4.55 with 1e-2. Muon's of 0.04 gave 4.47 in so few steps; a run of half
-a million takes the lower one.
+Scaled down to 4 layers of width 256 and 200 steps of 16 × 256 tokens of tiny Shakespeare (bpe:4096,
+20 warmup steps), the loss on the whole validation split was 4.53 nats per token; with nanoGPT's
+recipe, scaled down in the same way, 5.23, and 5.31 with four times its learning rate. AdamW's
+learning rate made little difference: 4.55 with 1e-2. Muon's of 0.04 gave 4.47 in so few steps; for
+half a million steps this recipe takes the lower one.
 """
 
 out_dir = "out-modern-gpt2"

@@ -1,10 +1,10 @@
-"""The lowest loss on tiny Shakespeare that we know how to get within nanoGPT's budget; README.md has the figures.
+"""The lowest loss on tiny Shakespeare that we know within nanoGPT's budget (docs/benchmarks.md).
 
     python train.py config/shakespeare_best.py
 
-A GPT of 4.9 million parameters (nanoGPT's has 10.7) reads 12.3 million characters (nanoGPT: 82), twelve times through the
-text: dropout holds it back from learning it by heart. Windows of 512 characters show it more of what came before. It was
-made on two CPU cores, in about half an hour.
+A GPT of 4.9 million parameters (nanoGPT's has 10.7) reads 12.3 million characters (nanoGPT's: 82),
+twelve times through the text; dropout keeps it from memorizing. A context of 512 characters shows
+it more of what came before. It was trained on two CPU cores in about half an hour.
 """
 
 out_dir = "out-shakespeare-best"

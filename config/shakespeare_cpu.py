@@ -1,9 +1,9 @@
-"""nanoGPT's loss on an A100 (1.4697), on two CPU cores in a quarter of an hour; README.md has the curve.
+"""nanoGPT's loss on an A100 (1.4697), on two CPU cores in 15 minutes: docs/benchmarks.md.
 
     python train.py config/shakespeare_cpu.py
 
-A GPT of 4.9 million parameters reads 4.1 million characters: four times through the text, so that a little dropout
-pays. The loss is of windows of 256 characters, as nanoGPT's.
+A GPT of 4.9 million parameters reads 4.1 million characters, four times through the text, so that a
+little dropout pays. The loss is measured in windows of 256 characters, as nanoGPT's is.
 """
 
 out_dir = "out-shakespeare-cpu"

@@ -1,10 +1,12 @@
 """nanoGPT's recipe for GPT-2: 124 million parameters, 295 billion tokens of OpenWebText, AdamW.
 
-Made for eight GPUs: nanoGPT reports a loss of about 2.85 after four days on eight A100s. What it takes, before it begins:
+Made for eight GPUs: nanoGPT reports a loss of about 2.85 after four days on eight A100s. To see
+what it takes before you start it:
 
     python train.py config/train_gpt2.py --dry_run=True
 
-nanoGPT's file logs to Weights & Biases. Nothing here is sent anywhere unasked: for that add --wandb_log=True.
+nanoGPT's file logs to Weights & Biases. Here nothing is sent anywhere unless you ask: add
+--wandb_log=True.
 """
 
 defaults = "nanogpt"  # its shape, batch and schedule are the defaults there

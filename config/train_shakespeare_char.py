@@ -1,6 +1,7 @@
 """nanoGPT's recipe for tiny Shakespeare: a GPT-2 of 10.7 million parameters, AdamW, 5,000 steps.
 
-Made for a GPU; nanoGPT reports a validation loss of 1.4697 after three minutes on an A100. On a laptop:
+Made for a GPU; nanoGPT reports a validation loss of 1.4697 after three minutes on an A100. On a
+laptop:
 
     python train.py config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 \\
         --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 \\

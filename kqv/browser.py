@@ -1,21 +1,21 @@
-"""A finished page or picture in the browser of the person who asked for it."""
+"""Show a finished page or picture in the user's browser."""
 
 import os
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Literal
 
 
 def show(path: Path, ask: Literal["auto"] | bool) -> None:
-    """Open a file in the browser: if asked to, or by "auto" where a person sits at a terminal beside a browser.
+    """Open a file in the browser: if `ask` is True, or if it is "auto" and a person is present.
 
-    Where that fails nothing is lost, since its path was printed; it is said if it was asked for.
+    Nothing is lost where that fails, since the path was printed before. A line on stderr says so
+    if opening was asked for.
     """
     if not ask or (ask == "auto" and not person_present()):
         return
-    import webbrowser
-
-    sys.stdout.flush()  # a browser that runs in the terminal comes after what was printed
+    sys.stdout.flush()  # a browser that runs in this terminal starts after what was printed
     try:
         opened = webbrowser.open(path.absolute().as_uri())
     except (webbrowser.Error, OSError):
@@ -25,11 +25,9 @@ def show(path: Path, ask: Literal["auto"] | bool) -> None:
 
 
 def person_present() -> bool:
-    """Whether stdout is a terminal on a machine with a screen: not a pipe, not at the other end of an SSH connection."""
-    if not sys.stdout.isatty() or any(
-        os.environ.get(name) for name in ("SSH_CONNECTION", "SSH_TTY", "CI")
-    ):
+    """Whether stdout is a terminal on a machine with a screen: no pipe, SSH session or CI job."""
+    remote = any(os.environ.get(name) for name in ("SSH_CONNECTION", "SSH_TTY", "CI"))
+    if not sys.stdout.isatty() or remote:
         return False
-    return sys.platform in ("darwin", "win32") or any(
-        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
-    )
+    has_screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return has_screen or sys.platform in ("darwin", "win32")

@@ -1,4 +1,5 @@
-"""Whatever is typed, written or found in a file: it works, or one line says why not. Never a traceback, never a hang.
+"""Whatever is typed, written or found in a file: it works, or one line says why not. Never a
+traceback, never a hang.
 
 pytest tests/test_bad_input.py --cases=2000     the same with more cases; takes some minutes
 """
@@ -29,12 +30,12 @@ from kqv import project
 from kqv.checkpoints.loading import load_checkpoint
 from kqv.checkpoints.single import SEAL, save_checkpoint
 from kqv.errors import exit_status
-from kqv.options.command_line import _alternatives
+from kqv.options.option_types import alternatives
 from kqv.options.settings import ExplainSettings, ExportSettings, SampleSettings, TrainSettings
 
 TINY = [
-    "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=8", "--batch_size=2", "--max_iters=2", "--eval_iters=2",
-    "--sample_chars=0", "--compile=False", "--device=cpu",
+    "--n_layer=1", "--n_head=2", "--n_embd=8", "--block_size=8", "--batch_size=2",
+    "--max_iters=2", "--eval_iters=2", "--sample_chars=0", "--compile=False", "--device=cpu",
 ]  # fmt: skip
 TEXT = "To be, or not to be, that is the question:\n" * 20
 LONGEST, LONGEST_WAIT = (
@@ -76,8 +77,11 @@ def trained(room: Path) -> Path:
 
 
 def answer(main: Callable[[list[str]], int], *words: str) -> tuple[int, str]:
-    """The status of a script and the line that explains it. Whatever is no answer fails the test: an exception that
-    `run_script` would show as a traceback, a line that is two, a status of its own, a wait without end."""
+    """The exit status of a script and the line that explains it.
+
+    Anything else fails the test: an exception that `run_script` would show as a traceback, two
+    lines, an unknown status, a hang.
+    """
 
     def too_long(*_: object) -> None:
         raise AssertionError(f"{words} hangs")
@@ -107,7 +111,7 @@ def no_halves(folder: Path) -> None:
         load_checkpoint(path)
 
 
-# --- options ------------------------------------------------------------------------------------------------------
+# --- options -------------------------------------------------------------------------------------
 
 
 NUMBERS = [
@@ -152,7 +156,8 @@ WORDS = [
     "{}",
 ]
 NOT_FUZZED = {
-    "device": "cpu", "compile": "False",  # what the machine has is tested elsewhere; compiling takes minutes
+    # What the machine has is tested elsewhere; compiling takes minutes.
+    "device": "cpu", "compile": "False",
     "out_dir": None, "to": None, "wandb_log": "False",
 }  # fmt: skip
 
@@ -167,7 +172,7 @@ def options_of(settings_class: type) -> st.SearchStrategy[list[str]]:
     """One to three options with values that fit, nearly fit or do not."""
 
     def values(name: str) -> st.SearchStrategy[str]:
-        kinds = _alternatives(get_type_hints(settings_class)[name])
+        kinds = alternatives(get_type_hints(settings_class)[name])
         words = [kind for kind in kinds if isinstance(kind, str)]
         return st.sampled_from(
             [str(value) for value in [*words, *(WORDS if str in kinds else NUMBERS + WORDS[:4])]]
@@ -210,7 +215,7 @@ def test_any_options_sample_or_are_refused(trained: Path, options: list[str]) ->
     answer(sample.main, f"--out_dir={trained}", "--device=cpu", "--max_new_tokens=12", *options)
 
 
-# --- texts and prompts --------------------------------------------------------------------------------------------
+# --- texts and prompts ---------------------------------------------------------------------------
 
 
 PIECES = [
@@ -283,14 +288,15 @@ def test_any_prompt_is_continued_or_refused(trained: Path, start: str) -> None:
         answer(sample.main, f"--out_dir={trained}", "--max_new_tokens=5", f"--start={start}", *more)
 
 
-# --- checkpoints --------------------------------------------------------------------------------------------------
+# --- checkpoints ---------------------------------------------------------------------------------
 
 
 RUBBISH = [
     None, True, -1, 0, 3, 10**12, 2**70, 10**600, -(10**600), 0.5, float("nan"), float("inf"),
     float("-inf"), "", "x", "rope", [], [1], {}, {"x": 1}, (), (1, 2),
-    torch.ones(3), torch.ones(()), torch.full((8, 8), float("nan")), torch.ones(1).expand(10**9), torch.zeros(0),
-    torch.ones(8, 8, dtype=torch.int64), torch.ones(8, 8, dtype=torch.complex64), "../../etc", "\ud800",
+    torch.ones(3), torch.ones(()), torch.full((8, 8), float("nan")),
+    torch.ones(1).expand(10**9), torch.zeros(0), torch.ones(8, 8, dtype=torch.int64),
+    torch.ones(8, 8, dtype=torch.complex64), "../../etc", "\ud800",
 ]  # fmt: skip
 
 

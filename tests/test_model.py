@@ -1,10 +1,9 @@
 """What a user can rely on of model.py: it is exactly the families it claims to be, and its two attentions agree."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -12,10 +11,22 @@ from helpers.models import random_ids, randomised
 
 from kqv.exchange.families import places, to_theirs
 from kqv.kernels import attend_fused, causal_linear_attention, drop, linear_cross_entropy
-from kqv.options.command_line import check_declared
-from kqv.options.settings import TrainSettings
+from kqv.options.option_types import alternatives
 from kqv.positions import rotate, rotation_table
-from model import GPT, GPT2, TABLES, GPTConfig, RMSNorm, attend, cross_entropy, feature_map
+from model import (
+    ACTIVATIONS,
+    GPT,
+    GPT2,
+    MASKS,
+    NORMS,
+    SCALES,
+    SCORES,
+    GPTConfig,
+    RMSNorm,
+    attend,
+    cross_entropy,
+    feature_map,
+)
 
 
 @pytest.mark.parametrize(("mlp", "activation"), [("gelu", "gelu"), ("gelu_tanh", "gelu_new")])
@@ -203,8 +214,8 @@ def test_every_combination_of_options_trains() -> None:
     """Each way through the tables gives a finite loss and a gradient for each weight."""
     choices: dict[str, list[Any]] = {}
     for name, hint in get_type_hints(GPTConfig).items():
-        words = get_args(hint) if get_origin(hint) is Literal else TABLES.get(name, ())
-        if values := [True, False] if hint is bool else [*words]:
+        words = [member for member in alternatives(hint) if isinstance(member, str)]
+        if values := [True, False] if hint is bool else words:
             choices[name] = values
     assert len(choices) >= 9
     every = [
@@ -232,35 +243,35 @@ def test_untrained_model_is_as_surprised_as_a_die() -> None:
     assert cross_entropy(GPT(config)(ids), ids).item() == pytest.approx(math.log(65), abs=1e-5)
 
 
-def test_settings_and_model_have_the_same_options_defaults_and_choices() -> None:
-    check_declared(GPTConfig, TrainSettings)
-    hints = get_type_hints(TrainSettings)
-    for name, table in TABLES.items():
-        words = (
-            get_args(hints[name])
-            if get_origin(hints[name]) is Literal
-            else get_args(get_args(hints[name])[0])
-        )
-        assert words == tuple(table), name
-
-
-@pytest.mark.parametrize(("hint", "default"), [(float, 0.5), (int, 1), (bool, False), (str, "0")])
-def test_an_option_that_the_settings_lack_or_declare_otherwise_is_named(
-    hint: type, default: Any, refused: Callable
+@pytest.mark.parametrize(
+    ("option", "table"),
+    [
+        ("norm", NORMS), ("attention_scale", SCALES), ("attention_score", SCORES), ("mask", MASKS),
+        ("mlp", ACTIVATIONS),
+    ],
+)  # fmt: skip
+def test_the_choices_of_an_option_are_the_keys_of_its_table(
+    option: str, table: dict[str, Any], refused: Callable
 ) -> None:
-    config = dataclasses.make_dataclass("Changed", [("cap", hint, default)], bases=(GPTConfig,))
-    with refused("model.py has an option cap", "kqv/options/settings.py", repr(default)):
-        check_declared(config, TrainSettings)
-    check_declared(
-        config,
-        dataclasses.make_dataclass("Right", [("cap", hint, default)], bases=(TrainSettings,)),
-    )
-    for other in ((int, 0), (float, 0.0), (bool, True)):
-        with refused("option cap has one type or default in model.py"):
-            check_declared(
-                config,
-                dataclasses.make_dataclass("Other", [("cap", *other)], bases=(TrainSettings,)),
-            )
+    for choice in table:
+        GPTConfig(vocab_size=7, **{option: choice})
+    with refused(f"{option}='rubbish'", *table):
+        GPTConfig(vocab_size=7, **{option: "rubbish"})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("vocab_size", 0), ("n_layer", None), ("n_layer", 2.0), ("n_head", 3), ("n_head", 0),
+        ("n_embd", 10**600), ("bias", 1), ("window", -1), ("mlp_width", 2**70), ("rope_base", 0.5),
+        ("attention_scale", math.nan), ("attention_scale", 2.0**70), ("dropout", 1.0),
+    ],
+)  # fmt: skip
+def test_a_shape_that_no_model_has_is_refused_by_name(
+    option: str, value: Any, refused: Callable
+) -> None:
+    with refused(option):
+        GPTConfig(**{"vocab_size": 7, option: value})
 
 
 def test_gpt2s_first_weights_are_those_of_transformers_and_of_the_paper() -> None:

@@ -11,18 +11,21 @@ import pytest
 from torch.distributed.run import parse_args as parse_torchrun
 
 from benchmarks.bench import BENCHES, BenchSettings
-from kqv.options.command_line import read_arguments
+from kqv.options.checks import (
+    check_comparing,
+    check_explaining,
+    check_exporting,
+    check_sampling,
+    check_training,
+)
+from kqv.options.command_line import read_arguments, split_configs
+from kqv.options.config_files import read_variants
 from kqv.options.settings import (
     CompareSettings,
     ExplainSettings,
     ExportSettings,
     SampleSettings,
     TrainSettings,
-    check_comparing,
-    check_explaining,
-    check_exporting,
-    check_sampling,
-    check_training,
 )
 from kqv.project import ROOT as PROJECT
 
@@ -64,6 +67,9 @@ def check_command(script: str, words: list[str]) -> None:
     """Reads the options of a command as the script does. Raises UserError for a wrong one."""
     settings_class, check = SCRIPTS[script]
     words = [found for word in words for found in (glob.glob(word) if "*" in word else [word])]
+    if script == "compare.py":  # its config files may have variants
+        configs, words = split_configs(settings_class, words)
+        assert all(read_variants(TrainSettings, Path(config), "") for config in configs)
     given, names = read_arguments(settings_class, [word for word in words if word != "--help"])
     check(settings_class(**given))
     if script == "benchmarks/bench.py":

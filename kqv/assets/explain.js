@@ -1,105 +1,152 @@
 "use strict";
 
-// explain.py hands over what the model computed: queries, keys, values, and what it would say next. Scores, weights and
-// the weighted sum follow from them by the formulas that the page shows, and are computed here.
+// The script of explain.py's page. explain.py provides what the model computed: queries, keys,
+// values, and the predictions after each layer. Scores, weights and outputs are computed here, by
+// the formulas that the page shows.
+//
+// DATA has one entry in `models` for each model on the page. One `state` is shared by all of them,
+// so that models side by side show the same character, head and stage.
 
 const DATA = JSON.parse(document.querySelector("script[type='application/json']").textContent);
-const TIME = DATA.labels.length;
-const SURE = 1 / 3; // a head is named for what gets more of its weight than this
+const TIME = DATA.labels.length; // characters (or other tokens) in the text
 
-const state = { position: TIME - 1, hovered: null, layer: 0, head: 0, stage: "weights", key: null, dimension: 0 };
+const state = {
+  position: TIME - 1, // of the selected character, whose query is shown
+  hovered: null, // position under the mouse, shown in place of the selected one
+  layer: 0,
+  head: 0,
+  stage: "weights", // a key of STAGES
+  key: null, // position of the key whose score is written out; null for the one of most weight
+  dimension: 0, // of the head's vectors, whose weighted sum is written out
+};
 
-// --- the numbers ---------------------------------------------------------------------------------------------------
+// --- attention -----------------------------------------------------------------------------------
 
-// Float64Array of heads × time × d_k, from whole numbers of `nibbles` half bytes each, the high one first, in base64.
+// Unpacks one of a layer's tensors: a Float64Array of heads × time × d_k. The numbers are unsigned
+// integers of `nibbles` half bytes each, high one first, in base64: see `pack` in
+// kqv/inside/page.py.
 function unpack(packed, model) {
   const bytes = Uint8Array.from(atob(packed.numbers), (character) => character.charCodeAt(0));
   const perHead = TIME * model.d_k;
-  const middle = 2 ** (4 * model.nibbles - 1);
+  const zero = 2 ** (4 * model.nibbles - 1);
   return Float64Array.from({ length: model.n_head * perHead }, (_, i) => {
-    let whole = 0;
+    let integer = 0;
     for (let at = i * model.nibbles; at < (i + 1) * model.nibbles; at++) {
-      whole = whole * 16 + (at % 2 ? bytes[at >> 1] & 15 : bytes[at >> 1] >> 4);
+      integer = integer * 16 + (at % 2 ? bytes[at >> 1] & 15 : bytes[at >> 1] >> 4);
     }
-    return (whole - middle) * packed.units[Math.floor(i / perHead)];
+    return (integer - zero) * packed.units[Math.floor(i / perHead)];
   });
 }
 
-// query, key or value of one character in one head.
-function vector(model, name, layer, head, position) {
-  const packed = model.layers[layer][name];
+// The query, key or value of one character in one head, d_k numbers.
+function vector(model, kind, layer, head, position) {
+  const packed = model.layers[layer][kind];
   packed.unpacked ??= unpack(packed, model);
   const start = (head * TIME + position) * model.d_k;
   return packed.unpacked.subarray(start, start + model.d_k);
 }
 
-const feature = (x) => (x > 0 ? x + 1 : Math.exp(x));
-const TERMS = { dot: (q, k) => q * k, squared: (q, k) => q * k, linear: (q, k) => feature(q) * feature(k) };
-const SUMMED = { dot: (sum) => sum, squared: (sum) => sum * sum, linear: (sum) => Math.log(Math.max(sum, 1e-6)) };
+// A score is a sum of terms, one for each dimension, and a function of that sum.
+const featureMap = (x) => (x > 0 ? x + 1 : Math.exp(x)); // φ of linear attention: elu(x) + 1
+const TERMS = {
+  dot: (q, k) => q * k,
+  squared: (q, k) => q * k,
+  linear: (q, k) => featureMap(q) * featureMap(k),
+};
+const FROM_SUM = {
+  dot: (sum) => sum,
+  squared: (sum) => sum * sum,
+  linear: (sum) => Math.log(Math.max(sum, 1e-6)),
+};
 
-// All stages of one character in one head: of each key its raw and scaled score, its masked one and its weight; the output.
+function rawScore(model, query, key) {
+  const term = TERMS[model.score];
+  let sum = 0;
+  for (let i = 0; i < model.d_k; i++) sum += term(query[i], key[i]);
+  return FROM_SUM[model.score](sum);
+}
+
+function softmax(scores) {
+  const highest = scores.reduce((a, b) => Math.max(a, b));
+  const powers = scores.map((score) => Math.exp(score - highest));
+  const total = powers.reduce((a, b) => a + b);
+  return powers.map((power) => power / total);
+}
+
+// All stages of attention for the query of one character in one head. raw, scaled, masked and
+// weights have a number for each key; output has d_k.
 function attend(model, layer, head, position) {
   const query = vector(model, "query", layer, head, position);
-  const [first, last] = model.rows[position];
+  const [first, last] = model.rows[position]; // the positions that the mask allows
   const raw = new Float64Array(TIME);
   for (let s = 0; s < TIME; s++) {
-    const key = vector(model, "key", layer, head, s);
-    let sum = 0;
-    for (let i = 0; i < model.d_k; i++) sum += TERMS[model.score](query[i], key[i]);
-    raw[s] = SUMMED[model.score](sum);
+    raw[s] = rawScore(model, query, vector(model, "key", layer, head, s));
   }
   const scaled = raw.map((score) => score * model.scale);
   const masked = scaled.map((score, s) => (first <= s && s <= last ? score : -Infinity));
-  const highest = masked.reduce((a, b) => Math.max(a, b));
-  const powers = masked.map((score) => Math.exp(score - highest));
-  const total = powers.reduce((a, b) => a + b);
-  const weights = powers.map((power) => power / total);
+  const weights = softmax(masked);
   const output = new Float64Array(model.d_k);
   for (let s = first; s <= last; s++) {
-    vector(model, "value", layer, head, s).forEach((number, i) => (output[i] += weights[s] * number));
+    const value = vector(model, "value", layer, head, s);
+    value.forEach((number, i) => (output[i] += weights[s] * number));
   }
   return { raw, scaled, masked, weights, output };
 }
 
-// The rows of all characters in one head; the latest head is kept.
+// `attend` for every character of the text. The latest head is cached.
 function attendAll(model, layer, head) {
-  if (model.kept?.layer !== layer || model.kept.head !== head) {
-    model.kept = { layer, head, rows: DATA.labels.map((_, position) => attend(model, layer, head, position)) };
+  if (model.cached?.layer !== layer || model.cached.head !== head) {
+    const rows = DATA.labels.map((_, position) => attend(model, layer, head, position));
+    model.cached = { layer, head, rows };
   }
-  return model.kept.rows;
+  return model.cached.rows;
 }
 
-// --- colours -------------------------------------------------------------------------------------------------------
+// --- colours -------------------------------------------------------------------------------------
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const COLOURS = {
-  light: { nothing: [255, 255, 255], half: [66, 146, 198], all: [8, 36, 90], positive: [8, 69, 148], negative: [166, 74, 0] },
-  dark: { nothing: [20, 23, 28], half: [40, 110, 185], all: [220, 238, 255], positive: [110, 180, 255], negative: [255, 166, 87] },
+const darkMode = matchMedia("(prefers-color-scheme: dark)");
+const LIGHT = {
+  nothing: [255, 255, 255],
+  half: [66, 146, 198],
+  all: [8, 36, 90],
+  positive: [8, 69, 148],
+  negative: [166, 74, 0],
 };
+const DARK = {
+  nothing: [20, 23, 28],
+  half: [40, 110, 185],
+  all: [220, 238, 255],
+  positive: [110, 180, 255],
+  negative: [255, 166, 87],
+};
+const palette = () => (darkMode.matches ? DARK : LIGHT);
 
-function mix(from, to, share) {
-  return from.map((channel, i) => Math.round(channel + (to[i] - channel) * share));
+function mix(from, to, fraction) {
+  return from.map((channel, i) => Math.round(channel + (to[i] - channel) * fraction));
 }
 
-// A weight from 0 to 1. Its square root is shown: small weights over many characters are seen, too.
+// For a weight from 0 to 1. Its square root is drawn, so that small weights are visible too.
 function weightColour(weight) {
-  const { nothing, half, all } = COLOURS[dark.matches ? "dark" : "light"];
-  const share = Math.sqrt(weight);
-  return share < 0.5 ? mix(nothing, half, 2 * share) : mix(half, all, 2 * share - 1);
+  const { nothing, half, all } = palette();
+  const fraction = Math.sqrt(weight);
+  return fraction < 0.5 ? mix(nothing, half, 2 * fraction) : mix(half, all, 2 * fraction - 1);
 }
 
-// A number of either sign, as large as `most` at most.
+// For a number of either sign, of at most the size `most`.
 function signedColour(number, most) {
-  const { nothing, positive, negative } = COLOURS[dark.matches ? "dark" : "light"];
-  return mix(nothing, number < 0 ? negative : positive, Math.min(1, Math.abs(number) / (most || 1)));
+  const { nothing, positive, negative } = palette();
+  const fraction = Math.min(1, Math.abs(number) / (most || 1));
+  return mix(nothing, number < 0 ? negative : positive, fraction);
 }
 
+const maskedColour = () => mix(palette().nothing, [128, 128, 128], 0.5);
 const css = (colour) => `rgb(${colour.join(" ")})`;
-const readable = (colour) => (colour[0] * 3 + colour[1] * 6 + colour[2] > 1275 ? "#000" : "#fff");
+// Black or white text, whichever is legible on a colour.
+const legible = ([red, green, blue]) => (red * 3 + green * 6 + blue > 1275 ? "#000" : "#fff");
 
-// --- small parts of a page -----------------------------------------------------------------------------------------
+// --- building blocks of the page -----------------------------------------------------------------
 
-// An element; texts are set as text, so that no character of theirs can be anything else.
+// A new element. Text is only ever set as text, so no character of it can become markup.
 function element(tag, options = {}, ...children) {
   const { data, ...properties } = options;
   const made = Object.assign(document.createElement(tag), properties);
@@ -108,25 +155,34 @@ function element(tag, options = {}, ...children) {
   return made;
 }
 
-function select(item, selected) {
+function markSelected(item, selected) {
   item.setAttribute("aria-selected", selected);
   item.tabIndex = selected ? 0 : -1;
 }
 
-function shown(number) {
+function format(number) {
   if (!Number.isFinite(number)) return number < 0 ? "-∞" : String(number);
   return Math.abs(number) < 1e5 ? number.toFixed(5) : number.toExponential(4);
 }
 
-// The two signs around a label keep a letter written from right to left from moving what stands beside it.
+// Isolates keep a right-to-left letter from reordering what stands beside it.
 const isolated = (label) => `\u2068${label}\u2069`;
 const name = (position) => `“${isolated(DATA.labels[position])}” (${position})`;
+const quiet = (textContent) => element("p", { className: "quiet", textContent });
 
-// Arrow keys in a row or a grid of items, of which one is selected: the standard pattern for a list of options.
-function arrows(container, columns, selected, choose) {
+// Arrow keys, Home and End in a list or grid of items, one of which is selected (the listbox
+// pattern of WAI-ARIA). `selected` returns the index of that item, `choose` selects another.
+function navigateByKeys(container, columns, selected, choose) {
   container.addEventListener("keydown", (event) => {
     const back = container.dir === "rtl" ? 1 : -1;
-    const moves = { ArrowLeft: back, ArrowRight: -back, ArrowUp: -columns, ArrowDown: columns, Home: -Infinity, End: Infinity };
+    const moves = {
+      ArrowLeft: back,
+      ArrowRight: -back,
+      ArrowUp: -columns,
+      ArrowDown: columns,
+      Home: -Infinity,
+      End: Infinity,
+    };
     if (!(event.key in moves)) return;
     event.preventDefault();
     const last = container.children.length - 1;
@@ -137,51 +193,59 @@ function arrows(container, columns, selected, choose) {
   });
 }
 
-// One bar a dimension, up or down from the middle.
-function bars(vectorName, numbers) {
+// A bar chart of a vector: a button for each dimension, up or down from the middle.
+function bars(title, numbers) {
   const most = Math.max(...numbers.map(Math.abs)) || 1;
-  const made = element("div", { className: "bars", role: "group" });
-  made.setAttribute("aria-label", vectorName);
+  const chart = element("div", { className: "bars", role: "group" });
+  chart.setAttribute("aria-label", title);
   numbers.forEach((number, i) => {
     const height = `${(50 * Math.abs(number)) / most}%`;
     const bar = element("span", { className: number < 0 ? "negative" : "positive" });
     Object.assign(bar.style, { height }, number < 0 ? { top: "50%" } : { bottom: "50%" });
-    const button = element("button", { title: `${vectorName}[${i}] = ${shown(number)}`, onclick: () => choose({ dimension: i }) }, bar);
-    select(button, i === state.dimension);
-    made.append(button);
+    const tooltip = `${title}[${i}] = ${format(number)}`;
+    const onclick = () => choose({ dimension: i });
+    const button = element("button", { title: tooltip, onclick }, bar);
+    markSelected(button, i === state.dimension);
+    chart.append(button);
   });
-  return made;
+  return chart;
 }
 
-// A bar to the right or, below zero, to the left, in units of `most`.
-function gauge(number, most, least) {
-  const span = most - Math.min(0, least) || 1;
-  const zero = -Math.min(0, least) / span;
-  const size = Number.isFinite(number) ? Math.abs(number) / span : 0;
+// A table cell with a bar to the right or, below zero, to the left. All bars of a table share the
+// range from `least` (or 0) to `most`.
+function gauge(number, least, most) {
+  const range = most - Math.min(0, least) || 1;
+  const zero = -Math.min(0, least) / range;
+  const size = Number.isFinite(number) ? Math.abs(number) / range : 0;
   const bar = element("span", { className: number < 0 ? "negative" : "positive" });
   bar.style.left = `${100 * (number < 0 ? zero - size : zero)}%`;
   bar.style.width = `${100 * size}%`;
   return element("td", { className: "gauge" }, element("div", {}, bar));
 }
 
+// A table that scrolls. Each of `rows` has `cells` (texts or elements) and options of the row.
 function table(className, head, rows, foot) {
-  const cells = (texts) => texts.map((text) => (text instanceof Node ? text : element("td", { textContent: text })));
-  const made = element("table", { className });
-  made.append(element("thead", {}, element("tr", {}, ...head.map((text) => element("th", { textContent: text })))));
-  made.append(element("tbody", {}, ...rows.map(({ texts, ...options }) => {
-    const row = element("tr", options, ...cells(texts));
+  const cell = (content) =>
+    content instanceof Node ? content : element("td", { textContent: content });
+  const titles = head.map((text) => element("th", { textContent: text }));
+  const body = rows.map(({ cells, ...options }) => {
+    const row = element("tr", options, ...cells.map(cell));
     if (options.selected) row.setAttribute("aria-selected", "true");
     return row;
-  })));
-  if (foot) made.append(element("tfoot", {}, element("tr", {}, ...cells(foot))));
+  });
+  const made = element("table", { className });
+  made.append(element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...body));
+  if (foot) made.append(element("tfoot", {}, element("tr", {}, ...foot.map(cell))));
   return element("div", { className: "long number" }, made);
 }
 
-// Draw time × time colours into a canvas, scaled to its size.
+// Draws a square map: a pixel for each pair of characters, scaled up to `size` pixels.
 function drawMap(canvas, size, colourAt) {
   const pixels = new ImageData(TIME, TIME);
   for (let t = 0; t < TIME; t++) {
-    for (let s = 0; s < TIME; s++) pixels.data.set([...colourAt(t, s), 255], 4 * (t * TIME + s));
+    for (let s = 0; s < TIME; s++) {
+      pixels.data.set([...colourAt(t, s), 255], 4 * (t * TIME + s));
+    }
   }
   const small = new OffscreenCanvas(TIME, TIME);
   small.getContext("2d").putImageData(pixels, 0, 0);
@@ -189,347 +253,510 @@ function drawMap(canvas, size, colourAt) {
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = TIME > size;
   context.drawImage(small, 0, 0, size, size);
-  return context;
 }
 
-// --- the stages ----------------------------------------------------------------------------------------------------
+// --- the stages of attention ---------------------------------------------------------------------
 
 const STAGES = {
   vectors: {
     title: "query, key, value",
-    what: "Three vectors of d_k numbers, each a product of the character's place in the residual stream with a learned matrix.",
+    what:
+      "Three vectors of d_k numbers: the character's row of the residual stream, normalised, " +
+      "times a learned matrix for each.",
   },
   raw: {
     title: "raw scores",
-    what: "The score of a pair: query times key, number by number, summed up. Choose a row of the list to see its sum.",
+    what:
+      "The score of a query and a key: multiply them number by number, and add up. Choose a row " +
+      "of the list to see its sum.",
   },
   scaled: {
     title: "scaled",
-    what: "Scores times the scale. Sums of d_k products of random numbers vary like d_k; times 1/√d_k they vary like 1 again, " +
-      "and softmax neither takes just one character nor all alike.",
+    what:
+      "Scores times the scale. A sum of d_k products of random numbers has variance d_k; times " +
+      "1/√d_k the variance is 1, and softmax neither picks one character nor treats all alike.",
   },
   masked: {
     title: "masked",
-    what: "What the mask forbids becomes −∞, and e to that power is 0. A causal mask forbids all that comes later.",
+    what:
+      "Where the mask forbids to look, the score becomes −∞, and e to that power is 0. A causal " +
+      "mask hides all that comes later.",
   },
   weights: {
     title: "weights",
-    what: "Softmax makes shares of the scores: e to their power, over the sum of all these. Each row of the map adds up to 1.",
+    what:
+      "Softmax makes weights of a row of scores: e to the power of each, divided by the sum of " +
+      "all these. Each row of the map adds up to 1.",
   },
   output: {
     title: "weighted sum",
-    what: "The head's answer: the values of all characters, each times its weight, summed up. Choose a bar to see its sum.",
+    what:
+      "The head's output: the sum of all values, each times its weight. Choose a bar to see its " +
+      "sum.",
   },
 };
-const SCORE_FORMULAS = { dot: "Q Kᵀ", squared: "(Q Kᵀ)²", linear: "log φ(Q) φ(K)ᵀ" };
+const SCORE_FORMULAS = {
+  dot: "Q Kᵀ",
+  squared: "(Q Kᵀ)²",
+  linear: "log φ(Q) φ(K)ᵀ",
+};
 
-// The formula of a model, in parts with the stages that they stand for.
-function formulaOf(model) {
+// The formula of a model's attention, in parts [text, stage].
+function attentionFormula(model) {
   return [
-    ["softmax(", "weights"], [SCORE_FORMULAS[model.score], "raw"], [` · ${model.scale_text}`, "scaled"], [" + mask", "masked"],
-    [")", "weights"], [" V", "output"],
+    ["softmax(", "weights"],
+    [SCORE_FORMULAS[model.score], "raw"],
+    [` · ${model.scale_text}`, "scaled"],
+    [" + mask", "masked"],
+    [")", "weights"],
+    [" V", "output"],
   ];
 }
 
-// What the tab of a stage holds, for one character in one head.
-function detail(model, layer, head, position) {
+// What the tab of the open stage holds, for the query of one character in one head.
+function stageDetail(model, layer, head, position) {
+  const at = (kind, where = position) => vector(model, kind, layer, head, where);
+  if (state.stage === "vectors") return vectorDetail(model, at);
   const stages = attend(model, layer, head, position);
-  const of = (vectorName, at = position) => vector(model, vectorName, layer, head, at);
-  if (state.stage === "vectors") {
-    const rows = Array.from({ length: model.d_k }, (_, i) => ({
-      texts: [String(i), ...["query", "key", "value"].map((each) => shown(of(each)[i]))],
-      className: "pick", selected: i === state.dimension, onclick: () => choose({ dimension: i }),
-    }));
-    return [
-      ...["query", "key", "value"].flatMap((each) => [element("p", { className: "quiet", textContent: each }), bars(each, of(each))]),
-      table("vectors", ["dimension", "query", "key", "value"], rows),
-    ];
-  }
-  if (state.stage === "output") {
-    const i = state.dimension;
-    const rows = DATA.labels.map((_, s) => s).filter((s) => stages.weights[s] > 0).map((s) => ({
-      texts: [name(s), shown(stages.weights[s]), shown(of("value", s)[i]), shown(stages.weights[s] * of("value", s)[i])],
-    }));
-    return [
-      element("p", { className: "quiet", textContent: `the head's answer; number ${i} of it is this sum` }),
-      bars("output", stages.output),
-      table("sum", ["character", "weight", `value[${i}]`, "product"], rows, ["sum", "", "", shown(stages.output[i])]),
-    ];
-  }
-  const numbers = stages[state.stage];
+  if (state.stage === "output") return outputDetail(stages, at);
+  const key = state.key ?? stages.weights.indexOf(Math.max(...stages.weights));
+  const list = scoreList(model, stages[state.stage], position, key);
+  if (state.stage !== "raw") return [list];
+  return [list, ...scoreSum(model, at, position, key, stages.raw[key])];
+}
+
+function vectorDetail(model, at) {
+  const kinds = ["query", "key", "value"];
+  const rows = Array.from({ length: model.d_k }, (_, i) => ({
+    cells: [String(i), ...kinds.map((kind) => format(at(kind)[i]))],
+    className: "pick",
+    selected: i === state.dimension,
+    onclick: () => choose({ dimension: i }),
+  }));
+  return [
+    ...kinds.flatMap((kind) => [quiet(kind), bars(kind, at(kind))]),
+    table("vectors", ["dimension", ...kinds], rows),
+  ];
+}
+
+// The output vector, and one dimension of it written out as a sum over the characters.
+function outputDetail({ weights, output }, at) {
+  const i = state.dimension;
+  const positions = DATA.labels.map((_, s) => s).filter((s) => weights[s] > 0);
+  const rows = positions.map((s) => {
+    const number = at("value", s)[i];
+    return { cells: [name(s), format(weights[s]), format(number), format(weights[s] * number)] };
+  });
+  const titles = ["character", "weight", `value[${i}]`, "product"];
+  return [
+    quiet(`the head's output; its number ${i} is this sum`),
+    bars("output", output),
+    table("sum", titles, rows, ["sum", "", "", format(output[i])]),
+  ];
+}
+
+// The numbers of one stage, a row for each key. In the raw stage one key is selected.
+function scoreList(model, numbers, position, selectedKey) {
   const finite = numbers.filter(Number.isFinite);
   const [least, most] = [Math.min(...finite), Math.max(0, ...finite)];
   const [first, last] = model.rows[position];
-  const key = state.key ?? stages.weights.indexOf(Math.max(...stages.weights));
   const rows = DATA.labels.map((_, s) => ({
-    texts: [name(s), gauge(numbers[s], most, least), shown(numbers[s])],
-    className: `pick${s < first || s > last ? " forbidden" : ""}`, selected: state.stage === "raw" && s === key,
+    cells: [name(s), gauge(numbers[s], least, most), format(numbers[s])],
+    className: first <= s && s <= last ? "pick" : "pick forbidden",
+    selected: state.stage === "raw" && s === selectedKey,
     onclick: () => choose({ key: s, stage: "raw" }),
   }));
-  const list = table(state.stage, ["character", "", state.stage], rows);
-  if (state.stage !== "raw") return [list];
-  const [query, other] = [of("query"), of("key", key)];
-  const terms = Array.from(query, (number, i) => ({
-    texts: [String(i), shown(number), shown(other[i]), shown(TERMS[model.score](number, other[i]))],
+  return table(state.stage, ["character", "", state.stage], rows);
+}
+
+// One score written out as a sum over the dimensions.
+function scoreSum(model, at, position, key, score) {
+  const [query, other] = [at("query"), at("key", key)];
+  const products = query.map((number, i) => TERMS[model.score](number, other[i]));
+  const rows = Array.from(products, (product, i) => ({
+    cells: [String(i), format(query[i]), format(other[i]), format(product)],
   }));
-  const product = model.score === "linear" ? "φ · φ" : "product";
-  const sum = query.reduce((total, number, i) => total + TERMS[model.score](number, other[i]), 0);
+  const sum = products.reduce((a, b) => a + b);
+  const term = model.score === "linear" ? "φ · φ" : "product";
   return [
-    list,
-    element("p", { className: "quiet", textContent: `query of ${name(position)}, key of ${name(key)}: score ${shown(numbers[key])}` }),
-    table("product", ["dimension", "query", "key", product], terms, ["sum", "", "", shown(sum)]),
+    quiet(`query of ${name(position)}, key of ${name(key)}: score ${format(score)}`),
+    table("product", ["dimension", "query", "key", term], rows, ["sum", "", "", format(sum)]),
   ];
 }
 
+// --- the figures of a head -----------------------------------------------------------------------
+
+// Title and meaning of each of HeadFigures; MEANINGS in kqv/inside/figures.py has more words.
 const FIGURES = {
-  entropy: ["entropy", "how widely it looks, in nats: 0 at one character, log(n) at n alike"],
-  distance: ["distance", "characters looked back, mean"],
-  saturated: ["saturated", "share of the rows with nearly all weight (over 0.9) on one character"],
-  raw_variance: ["var. raw", "variance of the scores before scaling: about d_k for random queries and keys"],
+  entropy: [
+    "entropy",
+    "of the weights, in nats: 0 if one character has all, log(n) if n share it evenly",
+  ],
+  distance: ["distance", "how many characters back it looks, mean"],
+  saturated: ["saturated", "share of the rows with weight over 0.9 on one character"],
+  raw_variance: ["var. raw", "variance of the scores before scaling: about d_k for random vectors"],
   scaled_variance: ["var. scaled", "the same after scaling: about 1 if the scale is 1/√d_k"],
-  previous: ["previous", "weight on the character before, in a text that the model wrote itself"],
-  line_start: ["line start", "weight on the beginning of the line, in the same text"],
-  induction: ["induction", "weight on what followed the same character last time, in a random text that is repeated (Olsson et al. 2022)"],
+  previous: ["previous", "weight on the previous character, in a text that the model generated"],
+  line_start: ["line start", "weight on the start of the line, in the same text"],
+  induction: [
+    "induction",
+    "weight on what followed the same character last time, in a random text that is repeated " +
+      "(Olsson et al. 2022)",
+  ],
 };
-const BADGES = { previous: "previous", line_start: "line start", induction: "induction" };
+// Labels for what a head does, by the figure that tells.
+const BADGES = {
+  previous: "previous",
+  line_start: "line start",
+  induction: "induction",
+};
+const BADGE_THRESHOLD = 1 / 3; // of a head's weight
 
-// --- a viewer of one model -----------------------------------------------------------------------------------------
+function badges(figures) {
+  const kinds = Object.keys(BADGES).filter((key) => figures[key] > BADGE_THRESHOLD);
+  const badge = (key) => element("span", { className: "badge", textContent: BADGES[key] });
+  return kinds.flatMap((key) => [badge(key), " "]);
+}
 
-function viewer(model) {
-  const root = document.querySelector("template").content.firstElementChild.cloneNode(true);
-  const find = (selector) => root.querySelector(selector);
-  const here = () => ({ layer: Math.min(state.layer, model.n_layer - 1), head: Math.min(state.head, model.n_head - 1) });
-  const asking = () => state.hovered ?? state.position;
+// --- a viewer: everything that the page shows of one model ---------------------------------------
 
-  find(".title").textContent = model.title;
-  find(".caption").textContent = model.caption;
-  find(".weights-code").textContent = DATA.code.weights;
-  find(".next-code").textContent = DATA.code.next;
+class Viewer {
+  constructor(model) {
+    this.model = model;
+    this.root = document.querySelector("template").content.firstElementChild.cloneNode(true);
+    this.find(".title").textContent = model.title;
+    this.find(".caption").textContent = model.caption;
+    this.find(".weights-code").textContent = DATA.code.weights;
+    this.find(".next-code").textContent = DATA.code.next;
+    this.buildText();
+    this.buildHeads();
+    this.buildStages();
+    this.buildMap();
+    this.buildFigures();
+  }
 
-  // the text
-  const strip = find(".strip");
-  strip.dir = DATA.direction;
-  DATA.labels.forEach((label, position) => {
-    const [guess, chance] = model.predictions[model.n_layer][position][0];
-    const next = element("span", { className: "next", textContent: guess, title: `next: ${guess} ${chance}` });
-    next.style.opacity = 0.25 + 0.75 * chance;
-    const kind = label.startsWith("U+") ? "code-point" : "";
-    strip.append(element("button", {
-      data: { position }, title: name(position), role: "option",
-      onclick: () => choose({ position, key: null }),
-      onpointerenter: (event) => event.pointerType === "mouse" && choose({ hovered: position }),
-    }, element("span", { className: kind, textContent: label }), next));
-  });
-  strip.addEventListener("pointerleave", () => choose({ hovered: null }));
-  arrows(strip, TIME, () => state.position, (position) => choose({ position, hovered: null, key: null }));
+  find(selector) {
+    return this.root.querySelector(selector);
+  }
 
-  // the heads
-  const heads = find(".heads");
-  heads.style.gridTemplateColumns = `repeat(${model.n_head}, minmax(2.75rem, ${model.n_head < 9 ? "8rem" : "1fr"}))`;
-  for (let layer = 0; layer < model.n_layer; layer++) {
-    for (let head = 0; head < model.n_head; head++) {
-      const label = `layer ${layer}, head ${head}`;
-      const button = element("button", { title: label, role: "option", data: { layer, head }, onclick: () => choose({ layer, head, key: null }) },
-        element("canvas"), element("span", { className: "name", textContent: `${layer}.${head}` }));
-      button.setAttribute("aria-label", label);
-      heads.append(button);
+  // The head that is shown: the chosen one, or the nearest that this model has.
+  get layer() {
+    return Math.min(state.layer, this.model.n_layer - 1);
+  }
+
+  get head() {
+    return Math.min(state.head, this.model.n_head - 1);
+  }
+
+  // The position whose query is shown.
+  get position() {
+    return state.hovered ?? state.position;
+  }
+
+  // --- what is built once ---
+
+  // The text, below each character the likeliest next one.
+  buildText() {
+    const strip = this.find(".strip");
+    strip.dir = DATA.direction;
+    DATA.labels.forEach((label, position) => {
+      const [guess, probability] = this.model.predictions[this.model.n_layer][position][0];
+      const title = `next: ${guess} ${probability}`;
+      const next = element("span", { className: "next", textContent: guess, title });
+      next.style.opacity = 0.25 + 0.75 * probability;
+      const className = label.startsWith("U+") ? "code-point" : "";
+      const options = {
+        data: { position },
+        title: name(position),
+        role: "option",
+        onclick: () => choose({ position, key: null }),
+        onpointerenter: (event) =>
+          event.pointerType === "mouse" && choose({ hovered: position }),
+      };
+      const character = element("span", { className, textContent: label });
+      strip.append(element("button", options, character, next));
+    });
+    strip.addEventListener("pointerleave", () => choose({ hovered: null }));
+    const select = (position) => choose({ position, hovered: null, key: null });
+    navigateByKeys(strip, TIME, () => state.position, select);
+  }
+
+  // A small map for each head.
+  buildHeads() {
+    const { n_layer, n_head } = this.model;
+    const grid = this.find(".heads");
+    const widest = n_head < 9 ? "8rem" : "1fr";
+    grid.style.gridTemplateColumns = `repeat(${n_head}, minmax(2.75rem, ${widest}))`;
+    for (let layer = 0; layer < n_layer; layer++) {
+      for (let head = 0; head < n_head; head++) {
+        const title = `layer ${layer}, head ${head}`;
+        const onclick = () => choose({ layer, head, key: null });
+        const caption = element("span", { className: "name", textContent: `${layer}.${head}` });
+        const options = { title, role: "option", data: { layer, head }, onclick };
+        const button = element("button", options, element("canvas"), caption);
+        button.setAttribute("aria-label", title);
+        grid.append(button);
+      }
     }
-  }
-  const headIndex = () => here().layer * model.n_head + here().head;
-  arrows(heads, model.n_head, headIndex, (i) => choose({ layer: Math.floor(i / model.n_head), head: i % model.n_head, key: null }));
-
-  function drawHeads() {
-    // one after another, so that the page answers while it draws hundreds of them
-    const buttons = [...heads.children];
-    const next = () => {
-      const button = buttons.shift();
-      if (!button) return;
-      const [layer, head] = [Number(button.dataset.layer), Number(button.dataset.head)];
-      const rows = DATA.labels.map((_, position) => attend(model, layer, head, position).weights);
-      drawMap(button.firstElementChild, 96, (t, s) => weightColour(rows[t][s]));
-      setTimeout(next);
-    };
-    next();
+    const select = (i) =>
+      choose({ layer: Math.floor(i / n_head), head: i % n_head, key: null });
+    navigateByKeys(grid, n_head, () => this.layer * n_head + this.head, select);
   }
 
-  // the formula and its stages
-  const formula = find(".formula");
-  for (const [text, stage] of formulaOf(model)) formula.append(element("span", { className: "part", textContent: text, data: { stage } }));
-  const tabs = find("[role='tablist']");
-  for (const [stage, { title }] of Object.entries(STAGES)) {
-    tabs.append(element("button", { textContent: title, role: "tab", data: { stage }, onclick: () => choose({ stage }) }));
+  // The formula and the tabs of its stages.
+  buildStages() {
+    const formula = this.find(".formula");
+    for (const [textContent, stage] of attentionFormula(this.model)) {
+      formula.append(element("span", { className: "part", textContent, data: { stage } }));
+    }
+    const tabs = this.find("[role='tablist']");
+    const stages = Object.keys(STAGES);
+    for (const stage of stages) {
+      const onclick = () => choose({ stage });
+      const textContent = STAGES[stage].title;
+      tabs.append(element("button", { textContent, role: "tab", data: { stage }, onclick }));
+    }
+    const selected = () => stages.indexOf(state.stage);
+    navigateByKeys(tabs, stages.length, selected, (i) => choose({ stage: stages[i] }));
   }
-  const names = Object.keys(STAGES);
-  arrows(tabs, names.length, () => names.indexOf(state.stage), (i) => choose({ stage: names[i] }));
 
-  // the large map
-  const map = find(".map");
-  map.addEventListener("pointermove", point);
-  map.addEventListener("pointerdown", (event) => choose({ position: point(event), key: null }));
-  map.addEventListener("pointerleave", () => choose({ hovered: null }));
-  map.addEventListener("keydown", (event) => {
-    const step = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1 }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    choose({ position: Math.max(0, Math.min(TIME - 1, state.position + step)), key: null });
-  });
+  // The large map answers the mouse, a finger and arrow keys.
+  buildMap() {
+    const map = this.find(".map");
+    map.addEventListener("pointermove", (event) => this.pointAt(event));
+    map.addEventListener("pointerdown", (event) => {
+      choose({ position: this.pointAt(event), key: null });
+    });
+    map.addEventListener("pointerleave", () => choose({ hovered: null }));
+    map.addEventListener("keydown", (event) => {
+      const step = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const position = Math.max(0, Math.min(TIME - 1, state.position + step));
+      choose({ position, key: null });
+    });
+  }
 
-  function point(event) {
-    const box = map.getBoundingClientRect();
-    const place = (at, size) => Math.max(0, Math.min(TIME - 1, Math.floor((at / size) * (TIME + 1)) - 1));
-    const [t, s] = [place(event.clientY - box.top, box.height), place(event.clientX - box.left, box.width)];
+  // Describes the pair under the pointer below the map. Returns the position of its query.
+  pointAt(event) {
+    const box = this.find(".map").getBoundingClientRect();
+    // The first row and the first column of cells are the characters themselves.
+    const cell = (offset, size) => Math.floor((offset / size) * (TIME + 1)) - 1;
+    const inText = (position) => Math.max(0, Math.min(TIME - 1, position));
+    const t = inText(cell(event.clientY - box.top, box.height));
+    const s = inText(cell(event.clientX - box.left, box.width));
     if (event.pointerType === "mouse" && state.hovered !== t) choose({ hovered: t });
-    const { layer, head } = here();
-    const row = attendAll(model, layer, head)[t];
-    find(".readout").textContent = `${name(t)} asks ${name(s)}: score ${shown(row.scaled[s])}, weight ${shown(row.weights[s])}`;
+    const { scaled, weights } = attendAll(this.model, this.layer, this.head)[t];
+    const numbers = `score ${format(scaled[s])}, weight ${format(weights[s])}`;
+    this.find(".readout").textContent = `query of ${name(t)}, key of ${name(s)}: ${numbers}`;
     return t;
   }
 
-  // What the map shows is scores before the mask, scores after it, or weights.
-  function drawLarge() {
-    const { layer, head } = here();
-    const rows = attendAll(model, layer, head);
-    const shownStage = state.stage in rows[0] && state.stage !== "output" ? state.stage : "weights";
-    const scores = shownStage !== "weights";
-    const most = scores ? Math.max(...rows.map((row) => Math.max(...row[shownStage].filter(Number.isFinite).map(Math.abs)))) : 1;
-    const { nothing } = COLOURS[dark.matches ? "dark" : "light"];
-    const colourAt = (t, s) => {
-      const number = rows[t][shownStage][s];
-      return !scores ? weightColour(number) : Number.isFinite(number) ? signedColour(number, most) : mix(nothing, [128, 128, 128], 0.5);
+  // The figures of all heads, sorted by one of them.
+  buildFigures() {
+    this.sorting = { key: null, descending: true };
+    for (const [title, meaning] of Object.values(FIGURES)) {
+      const term = element("dt", { textContent: title });
+      this.find(".meanings").append(term, element("dd", { textContent: meaning }));
+    }
+    this.fillFigures();
+  }
+
+  // --- what follows the state ---
+
+  render() {
+    const { model, layer, head, position } = this;
+    this.markText();
+    [...this.find(".heads").children].forEach((button, i) => {
+      markSelected(button, i === layer * model.n_head + head);
+    });
+    for (const tab of this.find("[role='tablist']").children) {
+      markSelected(tab, tab.dataset.stage === state.stage);
+    }
+    for (const part of this.root.querySelectorAll(".formula .part")) {
+      part.classList.toggle("now", part.dataset.stage === state.stage);
+    }
+    const title = `Layer ${layer}, head ${head}: query of ${name(position)}`;
+    this.find(".head-name").textContent = title;
+    this.find(".what").textContent = STAGES[state.stage].what;
+    this.find(".code").textContent = DATA.code[state.stage];
+    state.dimension = Math.min(state.dimension, model.d_k - 1);
+    this.find(".detail").replaceChildren(...stageDetail(model, layer, head, position));
+    this.drawLargeMap();
+    this.markFigures();
+    this.fillPredictions();
+  }
+
+  // Colours the characters of the text by their weight.
+  markText() {
+    const { weights } = attendAll(this.model, this.layer, this.head)[this.position];
+    [...this.find(".strip").children].forEach((button, s) => {
+      const colour = weightColour(weights[s]);
+      const seen = weights[s] > 0;
+      button.style.background = seen ? css(colour) : "";
+      for (const part of button.children) part.style.color = seen ? legible(colour) : "";
+      markSelected(button, s === this.position);
+    });
+  }
+
+  // Draws the small maps one after another, so that the page responds while there are hundreds.
+  drawHeads() {
+    const buttons = [...this.find(".heads").children];
+    const drawNext = () => {
+      const button = buttons.shift();
+      if (!button) return;
+      const [layer, head] = [Number(button.dataset.layer), Number(button.dataset.head)];
+      const rows = DATA.labels.map((_, t) => attend(this.model, layer, head, t).weights);
+      drawMap(button.firstElementChild, 96, (t, s) => weightColour(rows[t][s]));
+      setTimeout(drawNext);
     };
-    const size = Math.round(Math.min(640, map.clientWidth || 480) * Math.min(devicePixelRatio, 2));
-    const cell = size / (TIME + 1); // a row and a column for the characters
+    drawNext();
+  }
+
+  // The large map shows the scores of the open stage; weights where the stage has no map.
+  drawLargeMap() {
+    const rows = attendAll(this.model, this.layer, this.head);
+    const stage = ["raw", "scaled", "masked"].includes(state.stage) ? state.stage : "weights";
+    if (stage === "weights") {
+      this.drawLabelledMap((t, s) => weightColour(rows[t].weights[s]));
+      this.drawLegend("0", "1", weightColour);
+    } else {
+      const sizes = rows.map((row) => row[stage].filter(Number.isFinite).map(Math.abs));
+      const most = Math.max(...sizes.map((row) => Math.max(...row)));
+      this.drawLabelledMap((t, s) => {
+        const score = rows[t][stage][s];
+        return Number.isFinite(score) ? signedColour(score, most) : maskedColour();
+      });
+      this.drawLegend(format(-most), format(most), (x) => signedColour(2 * x - 1, 1));
+    }
+    const place = `layer ${this.layer}, head ${this.head}`;
+    this.find(".map").setAttribute("aria-label", `${stage} of ${place}: a row for each query`);
+  }
+
+  // A map with the characters along two sides and a frame around the row of the query.
+  drawLabelledMap(colourAt) {
+    const map = this.find(".map");
+    const ratio = Math.min(devicePixelRatio, 2);
+    const size = Math.round(Math.min(640, map.clientWidth || 480) * ratio);
+    const cell = size / (TIME + 1);
     const inner = new OffscreenCanvas(1, 1);
     drawMap(inner, Math.max(1, Math.round(cell * TIME)), colourAt);
     map.width = map.height = size;
     const context = map.getContext("2d");
     context.drawImage(inner, cell, cell);
-    const style = getComputedStyle(root);
-    context.fillStyle = style.color;
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    context.font = `${Math.min(cell * 0.8, 18 * devicePixelRatio)}px ui-monospace, monospace`;
+    const style = getComputedStyle(this.root);
     if (cell > 6) {
+      context.fillStyle = style.color;
+      context.textAlign = "center";
+      context.textBaseline = "middle";
+      context.font = `${Math.min(cell * 0.8, 18 * ratio)}px ui-monospace, monospace`;
       DATA.labels.forEach((label, i) => {
-        const at = (i + 1.5) * cell;
-        context.fillText(label, at, cell / 2, cell);
-        context.fillText(label, cell / 2, at, cell);
+        const along = (i + 1.5) * cell;
+        context.fillText(label, along, cell / 2, cell);
+        context.fillText(label, cell / 2, along, cell);
       });
     }
     context.strokeStyle = style.getPropertyValue("--negative");
-    context.lineWidth = Math.max(1, Math.min(3, cell / 6));
-    context.strokeRect(cell, (asking() + 1) * cell, cell * TIME, cell);
-    map.setAttribute("aria-label", `${shownStage} of layer ${layer}, head ${head}: rows ask, columns are asked`);
-    find(".least").textContent = scores ? shown(-most) : "0";
-    find(".most").textContent = scores ? shown(most) : "1";
-    const legend = find(".legend").getContext("2d");
-    for (let x = 0; x < 128; x++) {
-      legend.fillStyle = css(scores ? signedColour(x / 63.5 - 1, 1) : weightColour(x / 127));
-      legend.fillRect(x, 0, 1, 1);
+    context.lineWidth = Math.max(1, Math.min(3 * ratio, cell / 6));
+    context.strokeRect(cell, (this.position + 1) * cell, cell * TIME, cell);
+  }
+
+  // The colour scale below the map; `colour` maps 0 (left) to 1 (right).
+  drawLegend(least, most, colour) {
+    this.find(".least").textContent = least;
+    this.find(".most").textContent = most;
+    const canvas = this.find(".legend");
+    const context = canvas.getContext("2d");
+    for (let x = 0; x < canvas.width; x++) {
+      context.fillStyle = css(colour(x / (canvas.width - 1)));
+      context.fillRect(x, 0, 1, 1);
     }
   }
 
-  // the figures of all heads
-  const figures = find(".figures");
-  const sorted = { key: null, descending: true };
-  for (const [title, meaning] of Object.values(FIGURES)) {
-    find(".meanings").append(element("dt", { textContent: title }), element("dd", { textContent: meaning }));
+  fillFigures() {
+    const { key, descending } = this.sorting;
+    const order = this.model.heads.slice();
+    if (key) order.sort((a, b) => (descending ? b[key] - a[key] : a[key] - b[key]));
+    const titles = Object.keys(FIGURES).map((each) => this.figureTitle(each));
+    const head = element("tr", {}, element("th", { textContent: "head" }), ...titles);
+    const body = element("tbody", {}, ...order.map((figures) => this.figureRow(figures)));
+    this.find(".figures").replaceChildren(element("thead", {}, head), body);
+    this.markFigures();
   }
 
-  function fillFigures() {
-    const order = model.heads.slice();
-    if (sorted.key) order.sort((a, b) => (sorted.descending ? b[sorted.key] - a[sorted.key] : a[sorted.key] - b[sorted.key]));
-    const head = element("tr", {}, element("th", { textContent: "head" }));
-    for (const [key, [title, meaning]] of Object.entries(FIGURES)) {
-      const sort = () => {
-        sorted.descending = sorted.key === key ? !sorted.descending : true;
-        sorted.key = key;
-        fillFigures();
-        figures.querySelector(`[data-key='${key}']`).focus();
-      };
-      const cell = element("th", {}, element("button", { textContent: title, title: meaning, data: { key }, onclick: sort }));
-      if (sorted.key === key) cell.setAttribute("aria-sort", sorted.descending ? "descending" : "ascending");
-      head.append(cell);
+  // The title of a column sorts by it: first descending, then ascending.
+  figureTitle(key) {
+    const [title, meaning] = FIGURES[key];
+    const onclick = () => {
+      const again = this.sorting.key === key;
+      this.sorting = { key, descending: again ? !this.sorting.descending : true };
+      this.fillFigures();
+      this.find(`.figures [data-key='${key}']`).focus();
+    };
+    const options = { textContent: title, title: meaning, data: { key }, onclick };
+    const cell = element("th", {}, element("button", options));
+    if (this.sorting.key === key) {
+      cell.setAttribute("aria-sort", this.sorting.descending ? "descending" : "ascending");
     }
-    const body = order.map((figure) => {
-      const first = element("td", { textContent: `${figure.layer}.${figure.head} ` });
-      for (const [key, text] of Object.entries(BADGES)) {
-        if (figure[key] > SURE) first.append(element("span", { className: "badge", textContent: text }), " ");
-      }
-      const numbers = Object.keys(FIGURES).map((key) => element("td", { textContent: figure[key].toFixed(figure[key] < 100 ? 2 : 0), data: { key } }));
-      const choice = { layer: figure.layer, head: figure.head, key: null };
-      return element("tr", { data: { layer: figure.layer, head: figure.head }, onclick: () => choose(choice) }, first, ...numbers);
+    return cell;
+  }
+
+  figureRow(figures) {
+    const { layer, head } = figures;
+    const first = element("td", { textContent: `${layer}.${head} ` });
+    first.append(...badges(figures));
+    const numbers = Object.keys(FIGURES).map((key) => {
+      const textContent = figures[key].toFixed(figures[key] < 100 ? 2 : 0);
+      return element("td", { textContent, data: { key } });
     });
-    figures.replaceChildren(element("thead", {}, head), element("tbody", {}, ...body));
-    markFigures();
+    const onclick = () => choose({ layer, head, key: null });
+    return element("tr", { data: { layer, head }, onclick }, first, ...numbers);
   }
 
-  function markFigures() {
-    const { layer, head } = here();
-    for (const row of figures.tBodies[0].rows) {
-      row.setAttribute("aria-selected", Number(row.dataset.layer) === layer && Number(row.dataset.head) === head);
+  markFigures() {
+    for (const row of this.find(".figures").tBodies[0].rows) {
+      const { layer, head } = row.dataset;
+      const selected = Number(layer) === this.layer && Number(head) === this.head;
+      row.setAttribute("aria-selected", selected);
     }
   }
 
-  // what it would say after each layer
-  function fillSaid() {
-    const position = asking();
-    const following = DATA.labels[position + 1];
-    const rows = model.predictions.map((places, depth) => {
-      const guesses = places[position].map(([label, chance]) => {
-        const colour = weightColour(chance);
-        const guess = element("span", { className: `guess${label === following ? " right" : ""}`, textContent: `${isolated(label)} ${chance.toFixed(3)}` });
-        Object.assign(guess.style, { background: css(colour), color: readable(colour) });
+  // The likeliest next characters after the embedding and after each layer.
+  fillPredictions() {
+    const following = DATA.labels[this.position + 1];
+    const rows = this.model.predictions.map((positions, depth) => {
+      const guesses = positions[this.position].map(([label, probability]) => {
+        const colour = weightColour(probability);
+        const className = label === following ? "guess right" : "guess";
+        const textContent = `${isolated(label)} ${probability.toFixed(3)}`;
+        const guess = element("span", { className, textContent });
+        Object.assign(guess.style, { background: css(colour), color: legible(colour) });
         return guess;
       });
-      const after = depth ? `layer ${depth - 1}` : "embedding";
-      return element("tr", { data: { depth } }, element("td", { textContent: after }), element("td", {}, ...guesses));
+      const after = element("td", { textContent: depth ? `layer ${depth - 1}` : "embedding" });
+      return element("tr", { data: { depth } }, after, element("td", {}, ...guesses));
     });
-    find(".said").replaceChildren(element("tbody", {}, ...rows));
+    this.find(".predictions").replaceChildren(element("tbody", {}, ...rows));
   }
-
-  function render() {
-    const { layer, head } = here();
-    const position = asking();
-    const { weights } = attendAll(model, layer, head)[position];
-    [...strip.children].forEach((button, s) => {
-      const colour = weightColour(weights[s]);
-      button.style.background = weights[s] > 0 ? css(colour) : "";
-      button.firstElementChild.style.color = weights[s] > 0 ? readable(colour) : "";
-      button.lastElementChild.style.color = weights[s] > 0 ? readable(colour) : "";
-      select(button, s === position);
-    });
-    [...heads.children].forEach((button, i) => select(button, i === headIndex()));
-    [...tabs.children].forEach((button) => select(button, button.dataset.stage === state.stage));
-    for (const part of formula.querySelectorAll(".part")) part.classList.toggle("now", part.dataset.stage === state.stage);
-    find(".head-name").textContent = `Layer ${layer}, head ${head}: ${name(position)} asks`;
-    find(".what").textContent = STAGES[state.stage].what;
-    find(".code").textContent = DATA.code[state.stage];
-    state.dimension = Math.min(state.dimension, model.d_k - 1);
-    find(".detail").replaceChildren(...detail(model, layer, head, position));
-    drawLarge();
-    markFigures();
-    fillSaid();
-  }
-
-  fillFigures();
-  return { root, render, drawHeads };
 }
 
-const viewers = DATA.models.map(viewer);
+// --- the page ------------------------------------------------------------------------------------
 
+const viewers = DATA.models.map((model) => new Viewer(model));
+
+// Changes the state and shows it.
 function choose(change) {
   Object.assign(state, change);
-  for (const each of viewers) each.render();
+  for (const viewer of viewers) viewer.render();
 }
 
-function redraw() {
-  for (const each of viewers) each.drawHeads();
+function redrawAll() {
+  for (const viewer of viewers) viewer.drawHeads();
   choose({});
 }
 
-document.querySelector("main").append(...viewers.map((each) => each.root));
+document.querySelector("main").append(...viewers.map((viewer) => viewer.root));
 Object.assign(state, DATA.start);
-redraw();
-dark.addEventListener("change", redraw);
+redrawAll();
+darkMode.addEventListener("change", redrawAll);
 addEventListener("resize", () => choose({}));

@@ -37,7 +37,7 @@ from kqv.files import (
     remove,
     take_place,
 )
-from kqv.machine.wrapping import local
+from kqv.machine.wrapping import local, sharding
 from kqv.run_files import FORMAT
 
 if TYPE_CHECKING:
@@ -219,10 +219,7 @@ def restore_weights(state: dict[str, Any], path: Path, model: "GPT") -> None:
     if holds_shapes(state):
         restore_shards(path, model, [])
     elif any(hasattr(weights, "to_local") for weights in model.parameters()):
-        # takes two thirds of a second
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-
-        set_model_state_dict(model, state["model"], options=StateDictOptions(full_state_dict=True))
+        sharding().load_full(model, state["model"])
     else:
         model.load_state_dict(state["model"])
 

@@ -24,8 +24,9 @@ from kqv.exchange.nanogpt import data_remark
 from kqv.generation.checks import attend_as_written
 from kqv.machine.device import check_memory, choose_machine
 from kqv.machine.ranks import Ranks
-from kqv.options.command_line import check_types
-from kqv.options.settings import TrainSettings, check_training
+from kqv.options.checks import check_training
+from kqv.options.option_types import check_types
+from kqv.options.settings import TrainSettings
 from kqv.run_files import TO_RESUME
 from kqv.text.source_names import known_sources
 from kqv.text.tokenizer import Tokenizer

@@ -1,1 +1,1 @@
-"""What a model computes as it reads a text, and the page that shows it."""
+"""Look inside a model: what it computes on a text, and the formats that explain.py shows it in."""

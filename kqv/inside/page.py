@@ -1,7 +1,7 @@
-"""The page that shows a model at work: one file that needs nothing else and asks for nothing from the network.
+"""The html format of explain.py: one self-contained page that loads nothing from the network.
 
-Queries, keys and values are handed to the page as they were computed; what follows from them is computed by its script
-(kqv/page/explain.js), by the formulas that it shows.
+The page gets queries, keys and values as the model computed them. Its script
+(kqv/assets/explain.js) computes scores, weights and outputs from these, by the formulas it shows.
 """
 
 import base64
@@ -10,7 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,16 @@ from torch import Tensor
 
 import model as model_py
 from kqv.errors import UserError
-from kqv.inside.trace import HeadFigures, Reading
+from kqv.inside.figures import HeadFigures
+from kqv.inside.labels import token_label
+from kqv.inside.view import View
 from kqv.project import ASSETS
-from kqv.text.tokenizer import Tokenizer
-from model import GPT, GPTConfig
+from model import GPTConfig
 
-LARGEST = 3_800_000  # bytes for the numbers of a page
-HALF_BYTES = (6, 5, 4, 3, 2)  # that a number may take: 24 bits are exact to 1e-6
-GUESSES = 5  # characters that might come next, for each place
+LARGEST_PACKED = 3_800_000  # bytes for the packed numbers of a page
+NIBBLES = (6, 5, 4, 3, 2)  # half bytes a number may take; 6 (24 bits) are exact to 1e-6
+GUESSES = 5  # likeliest next tokens shown for each position
 
-# The line of model.py that computes what a picture shows, by a piece of it.
 CODE: dict[str, tuple[Callable[..., Any], str]] = {
     "vectors": (model_py.Attention.project, "query = "),
     "raw": (model_py.attend, "scores = SCORES"),
@@ -38,89 +38,76 @@ CODE: dict[str, tuple[Callable[..., Any], str]] = {
     "output": (model_py.attend, "return"),
     "next": (model_py.GPT.forward, "return"),
 }
-SCORES = ("dot", "squared", "linear")  # whose formulas the script has
-SCALES = {"sqrt": "1/√d_k", "dim": "1/d_k", "none": "1"}
+"""The line of model.py that computes each stage: its function, and a piece of the line."""
+
+SCRIPT_SCORES = ("dot", "squared", "linear")  # attention_score values that explain.js can compute
+SCALE_FORMULAS = {"sqrt": "1/√d_k", "dim": "1/d_k", "none": "1"}
 
 
-@dataclass
-class View:
-    """What one model made of the text."""
+def render(text: str, views: Sequence[View], chosen: HeadFigures) -> str:
+    """The whole page: one model, or two side by side. `chosen` is the head that is open at first.
 
-    title: str
-    model: GPT
-    tokenizer: Tokenizer
-    reading: Reading
-    heads: list[HeadFigures]
-
-
-def page(text: str, views: Sequence[View], start: dict[str, int]) -> str:
-    """The whole page as HTML. `start` has the layer and the head that are open at first."""
-    count = sum(
-        3 * view.model.config.n_layer * view.model.config.n_embd * len(view.reading.ids)
-        for view in views
-    )
-    nibbles = next((n for n in HALF_BYTES if count * n / 2 * 4 / 3 <= LARGEST), HALF_BYTES[-1])
+    Raises UserError for what the page cannot show: models that tokenize the text differently,
+    scores without a formula in the script, masks with gaps.
+    """
+    labels = [_labels(view) for view in views]
+    if any(other != labels[0] for other in labels):
+        titles = " and ".join(view.title for view in views)
+        raise UserError(f"{titles} cut the text into different tokens: one page cannot show both")
+    nibbles = _nibbles(views)
     data = {
-        "labels": [token_label(views[0].tokenizer, token) for token in views[0].reading.ids],
+        "labels": labels[0],
         "direction": "rtl" if _is_right_to_left(text) else "ltr",
         "models": [_model_data(view, nibbles) for view in views],
-        "code": {picture: code_line(*where) for picture, where in CODE.items()},
-        "start": start,
+        "code": {stage: code_line(*where) for stage, where in CODE.items()},
+        "start": {"layer": chosen.layer, "head": chosen.head},
     }
     parts = {
-        "style": (ASSETS / "style.css").read_text() + (ASSETS / "explain.css").read_text(),
-        "script": (ASSETS / "explain.js").read_text(),
+        "style": _asset("style.css") + _asset("explain.css"),
+        "script": _asset("explain.js"),
         "data": script_json(data),
     }
-    # in one pass, so that what stands in the text is not taken for a place to fill
-    return re.sub(
-        r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (ASSETS / "explain.html").read_text()
-    )
+    # In one pass: a {{...}} in the text must not be taken for a placeholder.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _asset("explain.html"))
 
 
-def label(token: str) -> str:
-    """The characters of a token as they can be seen, and do nothing to those beside them: a sign for white space, a code for
-    what has no shape, a ring to carry an accent.
-
-    >>> label("a"), label(" "), label("\\u202e")
-    ('a', '␣', 'U+202E')
-    """
-    signs = {"\n": "⏎", "\t": "⇥", " ": "␣"}
-
-    def visible(character: str) -> str:
-        if unicodedata.combining(character):
-            return f"◌{character}"
-        return signs.get(
-            character, character if character.isprintable() else f"U+{ord(character):04X}"
-        )
-
-    return "".join(map(visible, token))
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """What a token stands for; of half a character the codes of its bytes, as \\xe2."""
-    return tokenizer.token_bytes(token).decode(errors="backslashreplace")
-
-
-def token_label(tokenizer: Tokenizer, token: int) -> str:
-    """A token as it can be seen, its number if it stands for nothing."""
-    return label(token_text(tokenizer, token)) or f"#{token}"
+def _labels(view: View) -> list[str]:
+    return [token_label(view.tokenizer, token) for token in view.trace.ids]
 
 
 def script_json(data: Any) -> str:
-    """JSON that can stand in a script element: nothing in it can end that element, or begin another."""
+    """JSON that is safe inside a script element: nothing in it can close the element."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def code_line(function: Callable[..., Any], piece: str) -> str:
-    """Where in model.py a function has the line with `piece`, and that line."""
+    """The first line of a function of model.py that contains `piece`, with its line number."""
     lines, first = inspect.getsourcelines(function)
     at = next(number for number, line in enumerate(lines) if piece in line)
     return f"model.py:{first + at}  {lines[at].strip()}"
 
 
+def _nibbles(views: Sequence[View]) -> int:
+    """The most half bytes per number with which a page stays small enough."""
+    count = sum(
+        3 * view.model.config.n_layer * view.model.config.n_embd * len(view.trace.ids)
+        for view in views
+    )
+    for nibbles in NIBBLES:
+        if count * nibbles / 2 * 4 / 3 <= LARGEST_PACKED:  # base64 takes 4 bytes for 3
+            return nibbles
+    return NIBBLES[-1]
+
+
 def pack(numbers: Tensor, nibbles: int) -> dict[str, Any]:
-    """A tensor (heads, time, d_k) as whole numbers of `nibbles` half bytes in base64, and what one is worth in each head."""
+    """A tensor (heads, time, d_k) as unsigned integers of `nibbles` half bytes, in base64.
+
+    `units` has for each head the value of an integer's step; the middle of the range means 0.
+    """
     half = 2 ** (4 * nibbles - 1)
     units = numbers.abs().amax(dim=(1, 2)).double().clamp_min(1e-30) / (half - 1)
     whole = (numbers.double() / units[:, None, None]).round().to(torch.int64).flatten() + half
@@ -133,22 +120,13 @@ def pack(numbers: Tensor, nibbles: int) -> dict[str, Any]:
 
 
 def _model_data(view: View, nibbles: int) -> dict[str, Any]:
-    """What the script needs of a model. Raises UserError if it has no formula for its scores, or its mask is no band."""
-    config = view.model.config
-    if config.attention_score not in SCORES:
+    """What the script needs of one model. Raises UserError as `render` says."""
+    config, layers = view.model.config, view.trace.layers
+    if config.attention_score not in SCRIPT_SCORES:
         raise UserError(
-            f"the page has no formula for attention_score={config.attention_score}: add one to kqv/page/explain.js and its name "
-            f"to SCORES in kqv/inside/page.py, or take --format=json, text or png"
-        )
-    likeliest = view.reading.predictions.topk(min(GUESSES, view.tokenizer.vocab_size))
-    names = {
-        token: token_label(view.tokenizer, token) for token in likeliest.indices.unique().tolist()
-    }
-    scale = view.reading.layers[0].attention.scale
-    allowed = view.reading.layers[0].allowed
-    if any(not row[int(row.nonzero()[0]) : int(row.nonzero()[-1])].all() for row in allowed):
-        raise UserError(
-            f"the page draws masks that are bands, and mask={config.mask} has gaps: take --format=json, text or png"
+            f"the page has no formula for attention_score={config.attention_score}: add one to "
+            f"kqv/assets/explain.js and its name to SCRIPT_SCORES in kqv/inside/page.py, or take "
+            f"--format=json, text or png"
         )
     return {
         "title": view.title,
@@ -157,46 +135,73 @@ def _model_data(view: View, nibbles: int) -> dict[str, Any]:
         "n_head": config.n_head,
         "d_k": config.d_k,
         "score": config.attention_score,
-        "scale": scale,
-        "scale_text": SCALES.get(str(config.attention_scale), str(config.attention_scale)),
+        "scale": layers[0].attention.scale,
+        "scale_text": SCALE_FORMULAS.get(str(config.attention_scale), str(config.attention_scale)),
         "nibbles": nibbles,
-        # the first and the last character that each may look at: masks and windows are bands
-        "rows": [[int(row.nonzero()[0]), int(row.nonzero()[-1])] for row in allowed],
+        "rows": _allowed_ranges(layers[0].allowed, config.mask),
         "layers": [
             {name: pack(getattr(layer, name), nibbles) for name in ("query", "key", "value")}
-            for layer in view.reading.layers
+            for layer in layers
         ],
         "heads": [asdict(figures) for figures in view.heads],
-        "predictions": [
-            [
-                [[names[i], round(chance, 4)] for i, chance in zip(ids, chances, strict=True)]
-                for ids, chances in zip(depth_ids, depth_chances, strict=True)
-            ]
-            for depth_ids, depth_chances in zip(
-                likeliest.indices.tolist(), likeliest.values.tolist(), strict=True
-            )
-        ],
+        "predictions": _guesses(view),
     }
 
 
+def _allowed_ranges(allowed: Tensor, mask: str) -> list[list[int]]:
+    """The first and the last position that each query may look at. allowed: (time, time) bool.
+
+    Raises UserError if a mask has gaps in between.
+    """
+    ranges = []
+    for row in allowed:
+        positions = row.nonzero().flatten().tolist()
+        first, last = positions[0], positions[-1]
+        if len(positions) <= last - first:
+            raise UserError(
+                f"the page draws masks without gaps only, and mask={mask} has gaps: take "
+                f"--format=json, text or png"
+            )
+        ranges.append([first, last])
+    return ranges
+
+
+def _guesses(view: View) -> list[list[list[list[Any]]]]:
+    """The likeliest next tokens: for each depth and position GUESSES pairs (label, probability)."""
+    likeliest = view.trace.predictions.topk(min(GUESSES, view.tokenizer.vocab_size))
+    labels = {
+        token: token_label(view.tokenizer, token) for token in likeliest.indices.unique().tolist()
+    }
+    return [
+        [
+            [[labels[i], round(chance, 4)] for i, chance in zip(*position, strict=True)]
+            for position in zip(*depth, strict=True)
+        ]
+        for depth in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+    ]
+
+
 def _caption(config: GPTConfig, nibbles: int) -> str:
+    """The options of a model that matter to attention, and the precision of the page."""
     words = [
         f"{config.n_layer} layers of {config.n_head} heads, d_k = {config.d_k}",
         f"{config.position} positions",
     ]
-    words += ["normalised queries and keys"] if config.qk_norm else []
-    words += [f"mask {config.mask}"] + ([f"window {config.window}"] if config.window else [])
-    exact = (
+    if config.qk_norm:
+        words.append("normalised queries and keys")
+    words.append(f"mask {config.mask}")
+    if config.window:
+        words.append(f"window {config.window}")
+    precision = (
         "Numbers are exact to 1e-6."
-        if nibbles == HALF_BYTES[0]
-        else (
-            f"Queries, keys and values are rounded to {4 * nibbles} bits, to keep this page small: a shorter text is shown exactly."
-        )
+        if nibbles == NIBBLES[0]
+        else f"Queries, keys and values are rounded to {4 * nibbles} bits, to keep this page "
+        f"small: a shorter text is shown exactly."
     )
-    return f"{', '.join(words)}. {exact}"
+    return f"{', '.join(words)}. {precision}"
 
 
 def _is_right_to_left(text: str) -> bool:
-    """Whether the first letter of a text belongs to a script that is written from right to left."""
+    """Whether the first letter of a text belongs to a script that is written right to left."""
     kinds = (unicodedata.bidirectional(character) for character in text)
     return next((kind for kind in kinds if kind in ("L", "R", "AL")), "L") != "L"

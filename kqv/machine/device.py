@@ -14,9 +14,10 @@ import torch
 
 from kqv.errors import UserError
 from kqv.kernels import LOGITS_AT_ONCE
+from kqv.machine.parameters import count_parameters
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import MachineSettings, TrainSettings
-from model import GPT
+from model import GPT, GPTConfig
 
 # Up to this block_size, on a CPU in bfloat16, attention as it is written (plain matrix products) is
 # faster than the fused kernel, whose backward pass on a CPU is slow (figures in docs/log.md).
@@ -154,8 +155,10 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine, ran
     _, windows = ranks.micro_batches(step_windows, settings.batch_size)
     tokens = windows * settings.block_size
     shards = ranks.world_size if settings.fsdp else 1
-    inner = 4 * settings.n_embd + 2 * (settings.mlp_width or 4 * settings.n_embd)
-    parameters = settings.n_layer * settings.n_embd * inner + vocab_size * settings.n_embd
+    try:
+        parameters = count_parameters(GPTConfig.of(settings, vocab_size))
+    except OverflowError:
+        parameters = 2**63
     what, needed = "this model takes", 4 * parameters // shards
     if not settings.eval_only:
         what = "a step of this model takes"

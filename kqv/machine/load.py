@@ -57,7 +57,7 @@ def busy_ticks(lines: list[str], cores: set[int]) -> int:
     for line in lines:
         name, *fields = line.split()
         if name in names:
-            # user, nice, system, [idle, waiting for input or output], two kinds of interrupts, stolen
+            # user, nice, system, [idle, waiting for a device], two kinds of interrupts, stolen
             counts = [int(field) for field in fields[:8]]
             ticks += sum(counts[:3]) + sum(counts[5:])
     return ticks

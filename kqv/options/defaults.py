@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kqv.options.command_line import assigned_names, split_configs
+from kqv.options.command_line import split_configs
+from kqv.options.config_files import assigned_names
 from kqv.options.settings import TrainSettings
 
 # nanoGPT's options and their defaults, from its train.py of 2025. Only the last line differs: it is

@@ -82,7 +82,7 @@ class BpeTokenizer(ByteLevel):
         # The end of a document is encoded as <|endoftext|>; without such a token, as the byte
         # U+0003, made special so that nothing is merged with it.
         ends = {DOCUMENT_END: special.get(END_OF_TEXT, ranks[DOCUMENT_END.encode()])}
-        self._tiktoken = _import_tiktoken().Encoding(
+        self._tiktoken = import_tiktoken().Encoding(
             name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=ends | special
         )
 
@@ -175,7 +175,8 @@ def _check_vocabulary(
         raise UserError("its special tokens have no name, or no id of their own")
 
 
-def _import_tiktoken() -> Any:
+def import_tiktoken() -> Any:
+    """tiktoken, which only byte-pair vocabularies need. Raises UserError if it is missing."""
     try:
         import tiktoken
     except ImportError:

@@ -135,7 +135,6 @@ def _parquet_texts(path: Path, file: BinaryIO, text_field: str) -> Iterator[str]
     try:
         # The package datasets reads these files with pyarrow too. By itself it is many times
         # faster, and writes no cache into the user's home.
-        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise UserError(

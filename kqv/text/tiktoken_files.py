@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from kqv.errors import UserError
-from kqv.text.bpe import PATTERNS, BpeTokenizer
+from kqv.text.bpe import PATTERNS, BpeTokenizer, import_tiktoken
 from kqv.text.tokenizer_names import check_tokenizer_name
 
 _ADDRESS = "https://openaipublic.blob.core.windows.net/"
@@ -31,8 +31,7 @@ def load_tiktoken(name: str) -> BpeTokenizer:
     Raises UserError naming the files and where to put them if they cannot be downloaded.
     """
     check_tokenizer_name(name)
-    import tiktoken
-
+    tiktoken = import_tiktoken()
     if missing := missing_files(name):
         print(f"tiktoken downloads {', '.join(missing)}", file=sys.stderr)
     try:

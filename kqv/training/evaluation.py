@@ -15,10 +15,10 @@ from torch import Tensor
 
 from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import generate_text
-from kqv.inside.trace import layer_figures
+from kqv.inside.figures import layer_figures
 from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
-from kqv.machine.wrapping import gather
+from kqv.machine.wrapping import sharding
 from kqv.options.settings import SampleSettings, TrainSettings
 from kqv.text.batches import all_windows, spaced_windows
 from kqv.text.token_files import Ids
@@ -63,7 +63,7 @@ class Evaluator:
         settings = self.settings
         if not settings.inner_figures and not sample:
             return {}, ""
-        whole = gather(self.model, self.ranks) if settings.fsdp else self.model
+        whole = sharding().gather(self.model, self.ranks) if settings.fsdp else self.model
         if not self.ranks.is_main:
             return {}, ""
         figures, text = {}, ""

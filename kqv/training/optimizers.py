@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from kqv.errors import UserError
-from kqv.machine.wrapping import local
+from kqv.machine.wrapping import local, sharding
 from kqv.options.settings import TrainSettings
 
 # Coefficients a, b, c of three Newton-Schulz steps x ← ax + bx³ + cx⁵ on singular values. Each step
@@ -156,10 +156,7 @@ def _restored(name: str, moment: Tensor, weights: nn.Parameter) -> Tensor:
     own = moment.to(weights.device, copy=True, memory_format=torch.contiguous_format)
     if name == "step" or not hasattr(weights, "to_local"):
         return own
-    from torch.distributed.tensor import DTensor, distribute_tensor  # takes half a second
-
-    assert isinstance(weights, DTensor)
-    return distribute_tensor(own, weights.device_mesh, weights.placements)
+    return sharding().distribute_like(own, weights)
 
 
 class AdamW(Optimizer):

@@ -31,8 +31,10 @@ class Overfitting:
         """what there is to say after the last evaluation"""
 
     def see(self, line: Mapping[str, Any]) -> str:
-        """The remark when it becomes true for the first time, else "". A resumed run writes the line
-        of its first step again, which does not count twice."""
+        """The remark when it becomes true for the first time, else "".
+
+        A resumed run writes the line of its first step again, which does not count twice.
+        """
         step = line["step"]
         if step == self.evaluated:
             return ""

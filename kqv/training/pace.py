@@ -28,8 +28,8 @@ class Pace:
         usage: Callable[[], Usage | None] = usage,
         cores: int | None = None,
     ) -> None:
-        """`threads` compute; `resume` is the command that resumes the run; `usage` measures the load
-        of this process's `cores`."""
+        """`threads` compute; `resume` is the command that resumes the run; `usage` measures the
+        load of this process's `cores`."""
         self.clock, self.usage, self.cores = clock, usage, cores or core_count()
         self.command = f"GOMP_SPINCOUNT=0 {resume}" if may_spin(threads) else ""
         self.best, self.said = 0.0, False

@@ -8,9 +8,10 @@ from typing import Any
 from kqv.errors import UserError
 from kqv.machine.launching import Launch
 from kqv.machine.load import sleep_where_crowded
+from kqv.options.checks import check_endings, check_training
 from kqv.options.command_line import read_arguments, split_configs
 from kqv.options.defaults import take_nanogpt_defaults, training_settings
-from kqv.options.settings import TrainSettings, check_endings, check_training
+from kqv.options.settings import TrainSettings
 from kqv.project import CONFIGS
 from kqv.text.tokenizer_names import check_tokenizer_name
 

@@ -12,9 +12,10 @@ from typing import Protocol
 import torch
 
 from kqv.machine.device import Machine
+from kqv.machine.parameters import count_parameters
 from kqv.options.settings import TrainSettings
-from kqv.training.rehearsal import at_depth, count_flops, lone_trainer, random_batches
-from model import GPT, GPTConfig
+from kqv.training.rehearsal import count_flops, lone_trainer, random_batches
+from model import GPTConfig
 
 SECONDS = 20.0  # that a measurement aims at
 # Micro-batches that fit into this time: one to warm up, one to time, three to measure, and about
@@ -124,7 +125,7 @@ def measure_speed(
     while len(updates) < 3 and clock() + updates[-1] < end:
         updates.append(timed.update())  # the first one makes the moments
     window = median(times) / at_once * work / work_measured
-    update = min(updates) * parameters_of(config) / parameters_of(measured)
+    update = min(updates) * count_parameters(config) / count_parameters(measured)
     step_windows = windows * micro_batches
     step_seconds = step_windows * window + update
     return Speed(step_windows * config.block_size / step_seconds, at_once, blocks)
@@ -152,10 +153,3 @@ def affordable_blocks(blocks: int, one: float, work_of_one: int, work: int, seco
         return 1
     each = (work - work_of_one) / (blocks - 1) / work_of_one * one  # seconds of one more
     return max(1, min(blocks, 1 + int((seconds / MICRO_BATCHES - one) / max(each, 1e-12))))
-
-
-def parameters_of(config: GPTConfig) -> int:
-    """Parameters of a model; all its blocks are alike."""
-    with torch.device("meta"):
-        one, two = (GPT(replace(config, n_layer=blocks)).parameter_count() for blocks in (1, 2))
-    return at_depth(config.n_layer, (1, one), (2, two))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kqv.options.settings import TrainSettings
+from kqv.plotting import import_matplotlib
 from kqv.run_files import TENSORBOARD
 
 
@@ -62,12 +63,8 @@ class TensorBoard:
     def finish(self, curve: Path) -> None:
         """Write the curve and close the file."""
         if curve.exists():
-            from kqv.plotting import import_matplotlib
-
-            import_matplotlib()
-            from matplotlib.image import imread
-
-            self.writer.add_image("curve", imread(curve)[..., :3], self.step, dataformats="HWC")
+            picture = import_matplotlib().image.imread(curve)[..., :3]
+            self.writer.add_image("curve", picture, self.step, dataformats="HWC")
         self.writer.close()
 
 

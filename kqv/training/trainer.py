@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
-from kqv.machine.wrapping import no_sync_until, replicate, shard, whole
+from kqv.machine.wrapping import no_sync_until, replicate, sharding, whole
 from kqv.options.settings import TrainSettings
 from kqv.training.optimizers import make_optimizers
 from model import GPT
@@ -30,7 +30,7 @@ class Trainer:
         """micro-batches of this rank in a step"""
         model.activation_checkpointing = settings.activation_checkpointing
         if settings.fsdp:
-            shard(model, machine, ranks)
+            sharding().shard(model, machine, ranks)
         forward = machine.prepare(model)
         self.optimizers = make_optimizers(
             model, settings, machine.muon_dtype, ranks.rank, ranks.world_size

@@ -1,5 +1,7 @@
-"""What a user can rely on of a benchmark: sides take turns, ratios are of medians, nothing fails unseen."""
+"""What a user can rely on of a benchmark: sides take turns, ratios are of medians, no failure is
+missed."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.bench import BENCHES
 from benchmarks.measure import Row, alternate, process, report
 from kqv.project import ROOT
 
@@ -34,12 +37,17 @@ def test_a_process_is_measured_whole_with_its_output():
     assert finished.seconds > 0.3 and finished.output == "done\n"
 
 
-def test_the_memory_of_a_process_is_measured():
-    # by a small one: this one holds torch, and the peak of a process is never below that of the one that started it
-    measure = "import sys; from benchmarks.measure import process; print(process([sys.executable, '-c', sys.argv[1]]).megabytes)"
+# Run by a process without torch: a child's peak memory is never below that of its parent.
+PRINT_MEMORY = """
+import sys
+from benchmarks.measure import process
+print(process([sys.executable, "-c", sys.argv[1]]).megabytes)
+"""
 
+
+def test_the_memory_of_a_process_is_measured():
     def megabytes(code: str) -> float:
-        command = [sys.executable, "-c", measure, code]
+        command = [sys.executable, "-c", PRINT_MEMORY, code]
         return float(
             subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
         )
@@ -64,3 +72,14 @@ def test_a_report_is_a_table_a_picture_and_all_measurements(tmp_path: Path, caps
     assert written["rows"][0]["sides"] == {"kqv": [1.0, 2.0, 3.0], "peer": [8.0]}
     assert written["machine"]["cores"] >= 1
     assert (tmp_path / "made" / "start.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("what", ["train", "prepare"])
+def test_a_benchmark_of_peak_memory_is_not_run_by_a_process_that_holds_torch(what):
+    check = f"import sys, benchmarks.{BENCHES[what]}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("name", BENCHES.values())
+def test_each_benchmark_can_be_run(name):
+    assert callable(importlib.import_module(f"benchmarks.{name}").run)

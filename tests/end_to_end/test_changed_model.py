@@ -193,27 +193,14 @@ def test_an_activation_is_added_in_one_line_and_works_everywhere(text, tmp_path)
     assert done.status == 0 and done.stderr == ""
 
 
-@pytest.mark.parametrize("default", ["0.0", "5.0"])
-def test_an_option_that_only_the_model_has_is_named_when_training_starts(default, text, tmp_path):
-    last = "    tie_weights: bool = False\n"
-    shell = changed(tmp_path / "kqv", (last, f"{last}    cap: float = {default}\n"))
-    done = shell.run("train.py", text, TINY, f"--out_dir={tmp_path / 'run'}")
-    assert done.status == 2 and len(done.stderr.splitlines()) == 1
-    for part in ("option cap", "TrainSettings", "kqv/options/settings.py", default):
-        assert part in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
 FIELD, USE = "    tie_weights: bool = False\n", "x = self.embedding(ids)"
 DECLARED = (FIELD, f"{FIELD}    embedding_scale: float = 1.0\n")
 
 
 def test_an_option_is_added_as_docs_code_md_says(text, trained, tmp_path):
-    shell = changed(
-        tmp_path / "kqv", DECLARED, (USE, USE.replace("= ", "= self.config.embedding_scale * "))
-    )
-    settings = shell.folder / "kqv" / "options" / "settings.py"
-    settings.write_text(settings.read_text().replace(*DECLARED))
+    shell = changed(tmp_path / "kqv", (USE, USE.replace("= ", "= self.config.embedding_scale * ")))
+    options = shell.folder / "kqv" / "options" / "model_options.py"
+    options.write_text(options.read_text().replace(*DECLARED))
     run = tmp_path / "run"
     done = shell.run("train.py", text, TINY, "--embedding_scale=2", f"--out_dir={run}")
     assert done.status == 0, done.stderr

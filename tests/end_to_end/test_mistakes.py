@@ -1,4 +1,4 @@
-"""A mistake is one line that says what to do, and status 2; no traceback, and nothing is lost by it."""
+"""A mistake is one line that says what to do, and status 2; no traceback, and nothing is lost."""
 
 import os
 import pickle
@@ -253,9 +253,11 @@ def test_a_mistake_in_piped_text_is_named_as_standard_input(shell, data):
 
 
 OPTIONAL = {
-    "--wandb_log=True": ("wandb_log", "wandb"), "--tensorboard=True": ("tensorboard", "tensorboard"),
-    "--tokenizer=gpt2": ("tokenizer=gpt2", "tiktoken"), "--tokenizer=bpe:300": ("tokenizer=bpe:300", "rustbpe"),
-}  # fmt: skip
+    "--wandb_log=True": ("wandb_log", "wandb"),
+    "--tensorboard=True": ("tensorboard", "tensorboard"),
+    "--tokenizer=gpt2": ("tokenizer=gpt2", "tiktoken"),
+    "--tokenizer=bpe:300": ("tokenizer=bpe:300", "rustbpe"),
+}
 
 
 @pytest.mark.parametrize("option", OPTIONAL)
@@ -265,10 +267,11 @@ def test_a_missing_optional_package_is_named_and_the_earlier_run_stays(
     folder = tmp_path / "run"
     shutil.copytree(trained.folder, folder)
     what, package = OPTIONAL[option]
-    hide = f"seed = 1337\nimport importlib.util as _util\n_util.find_spec = lambda name: name != {package!r}\n"
+    # A config is Python: this one makes the package look missing.
     (tmp_path / "hide.py").write_text(
-        hide
-    )  # a config is Python: this one makes the package look missing
+        "seed = 1337\nimport importlib.util as _util\n"
+        f"_util.find_spec = lambda name: name != {package!r}\n"
+    )
     done = shell.run("train.py", text, TINY, tmp_path / "hide.py", option, f"--out_dir={folder}")
     assert done.status == 2
     assert (
@@ -384,7 +387,7 @@ def test_a_full_disk_at_the_first_checkpoint_does_not_advise_a_resume(shell, tex
     assert done.status == 1
     assert "Traceback" not in done.stderr
     error = done.stderr.splitlines()[-1]
-    assert "last.pt" in error and "none yet" in error
+    assert "last.pt" in error and "no checkpoint was saved yet" in error
     assert "resume" not in error
 
 

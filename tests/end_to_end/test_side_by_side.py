@@ -126,7 +126,8 @@ def test_without_a_terminal_there_are_plain_lines(compared):
         if "val_loss" in line
     ]
     assert [line for line in lines if line.startswith("run 4 of 4 (")] == [
-        f"run 4 of 4 (heads_2, seed 1338), step {line['step']} of 20: validation loss {line['val_loss']:.4f} (estimate)"
+        f"run 4 of 4 (heads_2, seed 1338), step {line['step']} of 20: "
+        f"validation loss {line['val_loss']:.4f} (estimate)"
         for line in evaluated
     ]
 
@@ -189,7 +190,8 @@ LONG = (f"max_iters = {STEPS}", "eval_interval = 100", "eval_iters = 2", "log_in
 
 @pytest.fixture(scope="module")
 def stopped(shell, text, tmp_path_factory):
-    """A comparison that is stopped by Ctrl-C, by SIGTERM when the same command goes on, and finished by the command it says."""
+    """A comparison stopped by Ctrl-C, resumed and stopped by SIGTERM, and finished by the command
+    that it prints."""
     folder = tmp_path_factory.mktemp("stopped") / "my comparison"
     folder.mkdir()
     config = write_config(folder, "long_run", *LONG)

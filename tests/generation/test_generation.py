@@ -20,13 +20,15 @@ from kqv.generation.kv_cache import KVCache
 from kqv.generation.prompts import default_prompt
 from kqv.generation.samplers import choose
 from kqv.generation.sampling import generate, generate_text
+from kqv.options.model_options import ModelOptions
+from kqv.options.option_types import alternatives, option_types
 from kqv.options.settings import SampleSettings
 from kqv.progress import say_once
 from kqv.text.bpe import OWN_PATTERN, BpeTokenizer
 from kqv.text.byte_level import ByteTokenizer
 from kqv.text.characters import CharTokenizer
 from kqv.text.tokenizer import Tokenizer
-from model import GPT, GPT2, MLP, SCORES, TABLES, Attention, Block, GPTConfig, RMSNorm, SwiGLU
+from model import GPT, GPT2, MLP, SCORES, Attention, Block, GPTConfig, RMSNorm, SwiGLU
 
 VOCABULARY = CharTokenizer.of("abcdefghij\n")
 POSITIONS = ["rope", "learned", "sinusoidal", "none"]
@@ -343,8 +345,11 @@ def test_a_change_of_the_written_attention_alone_is_what_the_model_computes(
 
 
 def test_of_an_unchanged_model_nothing_is_said(said: Said) -> None:
-    choices = {"position": POSITIONS, **{name: [*table] for name, table in TABLES.items()}}
-    choices |= {"bias": [True, False], "qk_norm": [True, False], "tie_weights": [True, False]}
+    choices: dict[str, list] = {"position": POSITIONS}
+    for name in ("norm", "attention_scale", "attention_score", "mask", "mlp"):
+        hint = option_types(ModelOptions)[name]
+        choices[name] = [word for word in alternatives(hint) if isinstance(word, str)]
+    choices |= {name: [True, False] for name in ("bias", "qk_norm", "tie_weights")}
     sizes = [
         {}, {"window": 2}, {"block_size": 1}, {"n_layer": 12, "n_head": 12, "n_embd": 96}, {"attention_scale": 1e6},
         {"n_head": 1, "n_embd": 1, "position": "none"}, {"mlp_width": 5, "rope_base": 1.0},

@@ -5,14 +5,14 @@ import torch
 from model import GPT, GPTConfig
 
 
-def randomised(config: GPTConfig, seed: int = 0) -> GPT:
-    """A model whose every weight is random, norms and zero projections included, so that nothing hides."""
-    model = GPT(config).eval()
+def randomised(config: GPTConfig, seed: int = 0, kind: type[GPT] = GPT, spread: float = 0.2) -> GPT:
+    """A model whose weights are all random, norms and zero projections too: nothing is hidden."""
+    model = kind(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            parameter.copy_(mean + 0.2 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(mean + spread * torch.randn(parameter.shape, generator=generator))
     return model
 
 

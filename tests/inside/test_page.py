@@ -1,9 +1,12 @@
-"""What a user can rely on of the page before a browser opens it: its numbers are the model's, and no text breaks out."""
+"""What a user can rely on of the page before a browser opens it.
+
+Its numbers are the model's, and no text breaks out of its script element.
+"""
 
 import base64
 import json
 import re
-import unicodedata
+from dataclasses import fields
 from typing import Any
 
 import hypothesis
@@ -13,9 +16,10 @@ import torch
 from helpers.models import randomised
 from torch import Tensor
 
-from kqv.inside.page import CODE, View, code_line, label, pack, page, script_json
-from kqv.inside.page import SCORES as page_scores
-from kqv.inside.trace import head_figures, read
+from kqv.inside.figures import MEANINGS, HeadFigures, head_figures
+from kqv.inside.page import CODE, SCRIPT_SCORES, code_line, pack, render, script_json
+from kqv.inside.trace import record
+from kqv.inside.view import View
 from kqv.project import ASSETS, ROOT
 from kqv.text.characters import CharTokenizer
 from model import MASKS, SCORES, GPTConfig
@@ -49,22 +53,9 @@ def test_no_text_gets_out_of_the_script_element(text: str) -> None:
     assert "<" not in packed and packed.isascii() and json.loads(packed) == {"text": text}
 
 
-@hypothesis.given(st.characters())
-def test_a_character_is_shown_without_effect_on_others(character: str) -> None:
-    shown = label(character)
-    assert all(sign.isprintable() and not sign.isspace() for sign in shown)
-    assert not unicodedata.combining(shown[0])
-
-
-def test_white_space_accents_and_what_has_no_shape_are_seen() -> None:
-    assert [label(each) for each in ("\n", "\t", " ", "\u0301", "\u202e", "<", "ש", "ab c")] == [
-        "⏎", "⇥", "␣", "◌\u0301", "U+202E", "<", "ש", "ab␣c",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("picture", CODE)
-def test_each_picture_names_a_line_that_is_there(picture: str) -> None:
-    place, line = code_line(*CODE[picture]).split("  ", 1)
+@pytest.mark.parametrize("stage", CODE)
+def test_each_stage_names_a_line_of_model_py(stage: str) -> None:
+    place, line = code_line(*CODE[stage]).split("  ", 1)
     name, number = place.split(":")
     lines = (ROOT / name).read_text().splitlines()
     assert lines[int(number) - 1].strip() == line
@@ -73,8 +64,14 @@ def test_each_picture_names_a_line_that_is_there(picture: str) -> None:
 def view_of(text: str, title: str = "a model", **options: Any) -> View:
     tokenizer = CharTokenizer.of(text)
     model = randomised(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=len(text), **options))
-    reading = read(model, tokenizer.encode(text))
-    return View(title, model, tokenizer, reading, head_figures(model, reading, reading, ()))
+    trace = record(model, tokenizer.encode(text))
+    return View(title, model, tokenizer, trace, head_figures(model, trace, trace, ()))
+
+
+def html_of(text: str, *views: View, layer: int = 0, head: int = 0) -> str:
+    """The page of these models, with one head open."""
+    chosen = next(each for each in views[0].heads if (each.layer, each.head) == (layer, head))
+    return render(text, views, chosen)
 
 
 def data_of(html: str) -> Any:
@@ -86,7 +83,7 @@ def data_of(html: str) -> Any:
 def test_the_page_holds_the_numbers_and_fills_each_place_once() -> None:
     text = "{{script}} {{data}} </script>"
     view = view_of(text, title=text, n_layer=2, n_head=2, n_embd=16)
-    html = page(text, [view], {"layer": 1, "head": 0})
+    html = html_of(text, view, layer=1)
     data = data_of(html)
     assert "".join(data["labels"]) == text.replace(" ", "␣") and data["start"] == {
         "layer": 1,
@@ -98,7 +95,7 @@ def test_the_page_holds_the_numbers_and_fills_each_place_once() -> None:
         html.count("</script>") == 2
         and html.count("{{") == html.count("{{script}} {{data}} \\u003c/script>") * 2 == 2
     )
-    for layer, packed in zip(view.reading.layers, model["layers"], strict=True):
+    for layer, packed in zip(view.trace.layers, model["layers"], strict=True):
         for name in ("query", "key", "value"):
             numbers = getattr(layer, name)
             torch.testing.assert_close(
@@ -114,7 +111,7 @@ def test_a_page_of_six_layers_six_heads_and_256_characters_is_below_four_megabyt
     n_embd: int, exact: bool
 ) -> None:
     text = ("The quick brown fox jumps over the lazy dog. " * 6)[:256]
-    html = page(text, [view_of(text, n_layer=6, n_head=6, n_embd=n_embd)], {"layer": 0, "head": 0})
+    html = html_of(text, view_of(text, n_layer=6, n_head=6, n_embd=n_embd))
     assert len(html.encode()) < 4e6
     assert ("exact to 1e-6" in html) == exact and ("rounded to 12 bits" in html) != exact
 
@@ -132,18 +129,36 @@ def test_scores_and_masks_that_the_page_cannot_show_are_refused_by_name(
     monkeypatch.setitem(table, "mine", entry)
     view = view_of("abcdefgh", n_layer=1, n_head=1, n_embd=8, **{name: "mine"})
     with refused(f"{name}=mine", "--format=json"):
-        page("abcdefgh", [view], {"layer": 0, "head": 0})
+        html_of("abcdefgh", view)
 
 
-def test_the_script_has_the_formulas_that_the_page_says_it_has() -> None:
-    script = (ASSETS / "explain.js").read_text()
-    for table in ("TERMS", "SUMMED", "SCORE_FORMULAS"):
-        (line,) = re.findall(rf"const {table} = \{{(.*)\}};", script)
-        assert tuple(re.findall(r"(\w+): [(\"]", line)) == page_scores
+def test_models_that_tokenize_the_text_differently_are_not_shown_on_one_page(refused) -> None:
+    shape = {"n_layer": 1, "n_head": 1, "n_embd": 8}
+    views = [view_of("abcd", "one", **shape), view_of("abc", "another", **shape)]
+    with refused("one and another", "different tokens"):
+        html_of("abcd", *views)
+
+
+def keys_of(table: str) -> list[str]:
+    """The keys of an object at the top level of explain.js."""
+    (content,) = re.findall(
+        rf"^const {table} = \{{(.*?)\}};$", (ASSETS / "explain.js").read_text(), re.M | re.S
+    )
+    return re.findall(r"(\w+): [(\"\[]", content)
+
+
+@pytest.mark.parametrize("table", ["TERMS", "FROM_SUM", "SCORE_FORMULAS"])
+def test_the_script_has_a_formula_for_each_score(table: str) -> None:
+    assert tuple(keys_of(table)) == SCRIPT_SCORES
+
+
+def test_the_script_explains_each_figure() -> None:
+    assert keys_of("FIGURES") == list(MEANINGS)
+    assert set(keys_of("BADGES")) < {each.name for each in fields(HeadFigures)}
 
 
 def test_a_page_asks_for_nothing() -> None:
     """No address at all, and a policy that lets the browser refuse any."""
-    html = page("abc", [view_of("abc", n_layer=1, n_head=1, n_embd=8)], {"layer": 0, "head": 0})
+    html = html_of("abc", view_of("abc", n_layer=1, n_head=1, n_embd=8))
     assert "default-src 'none'" in html
     assert not re.search(r"https?:|//[a-z]|src=|@import|url\(", html)
