@@ -1,6 +1,6 @@
 """Fast bodies for what model.py writes as formulas: RMSNorm, dropout, attention, the loss.
 
-Each function says which formula it computes; tests/test_kernels.py compares values and gradients.
+Each function says which formula it computes; tests/test_model.py compares values and gradients.
 docs/log.md has the measurements that led to them.
 """
 

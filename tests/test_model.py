@@ -199,7 +199,6 @@ def test_nobody_sees_what_the_mask_hides(position: str, mask: str, window: int) 
 
 def test_rotary_scores_depend_on_distance_only() -> None:
     config = GPTConfig(vocab_size=11, block_size=32, n_embd=16, n_head=1)
-    from model import rotate, rotation_table
 
     table = rotation_table(config)
     query, key = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0)).unbind()
