@@ -93,7 +93,8 @@ def write_samples(
     dtype: "torch.dtype",
 ) -> None:
     """Generate num_samples continuations at once; show the first as it grows and the others when all are done."""
-    from kqv.generation.sampling import Continuation, generate
+    from kqv.generation.continuation import Continuation
+    from kqv.generation.sampling import generate
 
     if settings.unknown == "skip":
         ids, skipped = tokenizer.encode_known(prompt)

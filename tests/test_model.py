@@ -10,7 +10,9 @@ import torch
 from helpers.models import random_ids, randomised
 
 from kqv.exchange.families import places, to_theirs
+from kqv.kernels import attend_fused, causal_linear_attention, drop, linear_cross_entropy
 from kqv.options.option_types import alternatives
+from kqv.positions import rotate, rotation_table
 from model import (
     ACTIVATIONS,
     GPT,
@@ -22,13 +24,8 @@ from model import (
     GPTConfig,
     RMSNorm,
     attend,
-    attend_fused,
-    attend_linear,
     cross_entropy,
-    drop,
-    linear_cross_entropy,
-    rotate,
-    rotation_table,
+    feature_map,
 )
 
 
@@ -134,7 +131,7 @@ def test_linear_attention_is_that_of_all_pairs_and_has_its_gradients(length: int
     query, key, value = (torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3))
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     pairs, weights = attend(query, key, value, mask, scale=1.0, score="linear")
-    linear = attend_linear(query, key, value)
+    linear = causal_linear_attention(feature_map(query), feature_map(key), value)
     torch.testing.assert_close(pairs, linear, atol=1e-5, rtol=0)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, length))
     signal = torch.randn_like(pairs)
@@ -202,7 +199,6 @@ def test_nobody_sees_what_the_mask_hides(position: str, mask: str, window: int) 
 
 def test_rotary_scores_depend_on_distance_only() -> None:
     config = GPTConfig(vocab_size=11, block_size=32, n_embd=16, n_head=1)
-    from model import rotate, rotation_table
 
     table = rotation_table(config)
     query, key = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(0)).unbind()
@@ -407,7 +403,7 @@ def test_the_loss_in_chunks_is_that_of_all_logits_and_has_its_gradients(
     )
     plain = loss_and_gradients(model, dtype=dtype)
     assert not in_chunks
-    monkeypatch.setattr("model.CHUNK", chunk)
+    monkeypatch.setattr("kqv.kernels.LOGITS_AT_ONCE", chunk)
     for one, other in zip(loss_and_gradients(model, dtype=dtype), plain, strict=True):
         torch.testing.assert_close(one, other, atol=far, rtol=0)
     with torch.no_grad():
@@ -436,7 +432,7 @@ def test_a_compiled_model_computes_the_same_loss_in_chunks_and_with_blocks_compu
     monkeypatch, in_chunks
 ) -> None:
     """What torch.compile makes of the model, less the C++ at its end, for which a compiler is needed."""
-    monkeypatch.setattr("model.CHUNK", 1000)
+    monkeypatch.setattr("kqv.kernels.LOGITS_AT_ONCE", 1000)
     model = randomised(
         GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16)
     ).train()

@@ -21,7 +21,7 @@ from kqv.checkpoints.sharded import holds_shapes, restore_shards
 from kqv.errors import UserError
 from kqv.exchange.huggingface import locate
 from kqv.exchange.nanogpt import data_remark
-from kqv.generation.decoder import attend_as_written
+from kqv.generation.checks import attend_as_written
 from kqv.machine.device import check_memory, choose_machine
 from kqv.machine.ranks import Ranks
 from kqv.options.checks import check_training

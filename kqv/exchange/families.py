@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from kqv.errors import UserError
-from kqv.generation.decoder import checked
+from kqv.exchange import known_logits
+from kqv.generation.checks import differences
 from model import GPT, GPTConfig
 
 Layout = Literal["huggingface", "nanogpt", "gguf"]
@@ -133,13 +134,12 @@ def family(config: GPTConfig) -> str:
 
 
 def check_formula(model: GPT) -> None:
-    """Raises UserError if model.py was changed and no longer computes what the family does."""
-    found = checked(model)
-    if differs := found.step or found.attention:
+    """Raises UserError if model.py computes something else than the family of a model does."""
+    name = family(model.config)
+    if differs := differences(model).attention or known_logits.difference(name, model.config):
         raise UserError(
-            f"model.py was changed and no longer computes what {TITLES[family(model.config)]} does "
-            f"({differs}), which is what this format stands for: "
-            f"take --format=onnx or safetensors"
+            f"model.py was changed and no longer computes what {TITLES[name]} does ({differs}), "
+            f"which is what this format stands for: take --format=onnx or safetensors"
         )
 
 

@@ -1,1 +1,1 @@
-"""Text from a model: the KV cache, samplers, prompts."""
+"""Text from a model: the KV cache, samplers, prompts, stop strings."""

@@ -1,4 +1,4 @@
-"""The text that a sample continues: where it comes from, and what it is when none is given."""
+"""The prompt that a sample continues: where it comes from, and the default."""
 
 import contextlib
 import sys
@@ -15,10 +15,10 @@ LARGEST_PROMPT = 1 << 26  # bytes
 
 
 def text_of(word: str) -> str:
-    """The text that an option means: FILE:path, - for standard input, or itself. Files are read as training texts are: UTF-8,
-    every line end a newline.
+    """The text that an option's value means: FILE:path, - for standard input, or the word itself.
 
-    Raises UserError for a file that cannot be read or is no text.
+    Files are read as training texts are: UTF-8, with every line end turned into a newline. Raises
+    UserError for a file that cannot be read or is not text.
     """
     if word != "-" and not word.startswith("FILE:"):
         return word
@@ -38,5 +38,5 @@ def text_of(word: str) -> str:
 
 
 def default_prompt(tokenizer: "Tokenizer") -> str:
-    """What a text begins with when nothing is said: a newline, or the first character of a text without lines."""
+    """The prompt if none is given: a newline or, if the model knows no newline, its first token."""
     return "\n" if tokenizer.knows("\n") else tokenizer.decode([0])

@@ -30,7 +30,7 @@ NIBBLES = (6, 5, 4, 3, 2)  # half bytes a number may take; 6 (24 bits) are exact
 GUESSES = 5  # likeliest next tokens shown for each position
 
 CODE: dict[str, tuple[Callable[..., Any], str]] = {
-    "vectors": (model_py.Attention.forward, "query = "),
+    "vectors": (model_py.Attention.project, "query = "),
     "raw": (model_py.attend, "scores = SCORES"),
     "scaled": (model_py.Attention.__init__, "self.scale = "),
     "masked": (model_py.attend, "masked_fill"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kqv.generation.decoder import attend_as_written
+from kqv.generation.checks import attend_as_written
 from kqv.progress import say_once
 from model import GPT, SCORES, Attention, attend
 
@@ -48,8 +48,11 @@ class LayerTrace:
     def __init__(self, attention: Attention, allowed: Tensor) -> None:
         self.attention, self.allowed = attention, allowed.cpu()
 
-    def see(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Receive the layer's query, key and value, and compute the later stages from them."""
+    def see(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Receive the layer's query, key and value, and compute the later stages from them.
+
+        Returns key and value for the model to attend over.
+        """
         self.query, self.key, self.value = (each[0].float().cpu() for each in (query, key, value))
         score, scale = self.attention.config.attention_score, self.attention.scale
         self.raw = SCORES[score](self.query, self.key, 1.0)
@@ -57,6 +60,7 @@ class LayerTrace:
         self.output, self.weights = attend(
             self.query, self.key, self.value, self.allowed, scale, score
         )
+        return key, value
 
 
 @dataclass

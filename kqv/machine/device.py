@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from kqv.errors import UserError
+from kqv.kernels import LOGITS_AT_ONCE
 from kqv.machine.parameters import count_parameters
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import MachineSettings, TrainSettings
-from model import CHUNK, GPT, GPTConfig
+from model import GPT, GPTConfig
 
 # Up to this block_size, on a CPU in bfloat16, attention as it is written (plain matrix products) is
 # faster than the fused kernel, whose backward pass on a CPU is slow (figures in docs/log.md).
@@ -163,7 +164,9 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine, ran
         what = "a step of this model takes"
         stored = 1 if settings.activation_checkpointing else 8  # activations a layer and token
         activations = 4 * stored * settings.n_layer * settings.n_embd * tokens
-        logits = 2 * 4 * min(tokens * vocab_size, CHUNK)  # and their gradient, in chunks if many
+        logits = (
+            2 * 4 * min(tokens * vocab_size, LOGITS_AT_ONCE)
+        )  # and their gradient, in chunks if many
         starts = 8 * step_windows  # where the windows begin
         # weights, gradient and two moments
         needed = 4 * 4 * parameters // shards + activations + logits + starts

@@ -13,9 +13,13 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from kqv.generation.decoder import Checked, Decoder, Layer, _compared, checked
+from kqv.generation.checks import Differences, checked_decoder, differences, forget
+from kqv.generation.continuation import Continuation
+from kqv.generation.decoder import Decoder
+from kqv.generation.kv_cache import KVCache
 from kqv.generation.prompts import default_prompt
-from kqv.generation.sampling import Continuation, choose, generate, generate_text
+from kqv.generation.samplers import choose
+from kqv.generation.sampling import generate, generate_text
 from kqv.options.model_options import ModelOptions
 from kqv.options.option_types import alternatives, option_types
 from kqv.options.settings import SampleSettings
@@ -139,7 +143,7 @@ def test_the_cache_saves_work(position: str, expected: list[int]) -> None:
 def test_short_weights_are_near_float32_and_do_not_depend_on_the_company(
     options: dict, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kqv.generation.decoder.SMALL", 0)  # as in a large model
+    monkeypatch.setattr("kqv.generation.fast_copy.SMALL_MATRIX", 0)  # as in a large model
     model, ids = model_with(**options), some_ids(30, batch=1)
     three, one, exact = Decoder(model, dtype), Decoder(model, dtype), Decoder(model)
     for length in range(4, 31):
@@ -181,7 +185,7 @@ def test_a_text_grows_far_beyond_the_block(block_size: int, mask: str, position:
 
 # --- a model that was changed -------------------------------------------------------------------------------------
 
-NOT_FAST = "the fast decoder does not compute what model.py's forward does"
+NOT_FAST = "decoding with a KV cache does not compute what model.py's forward does"
 Said = Callable[[], list[str]]
 
 
@@ -189,13 +193,11 @@ Said = Callable[[], list[str]]
 def said(capsys: pytest.CaptureFixture) -> Iterator[Said]:
     """The lines that were said on stderr; what was found and said before is forgotten, and afterwards what was found here."""
 
-    def forget() -> None:
-        _compared.cache_clear()
-        say_once.cache_clear()
-
     forget()
+    say_once.cache_clear()
     yield lambda: capsys.readouterr().err.splitlines()
     forget()
+    say_once.cache_clear()
 
 
 def result_times(factor: float) -> Callable:
@@ -205,7 +207,25 @@ def result_times(factor: float) -> Callable:
 
 def with_a_bonus(forward: Callable) -> Callable:
     """A change of GPT.forward: one logit grows by a thousandth."""
-    return lambda *inputs: forward(*inputs) + 1e-3 * torch.eye(VOCABULARY.vocab_size)[0]
+
+    def changed(*inputs: Any, **more: Any) -> Tensor:
+        logits = forward(*inputs, **more)
+        return logits + 1e-3 * torch.eye(logits.shape[-1])[0]
+
+    return changed
+
+
+def last_times(factor: float) -> Callable:
+    """A change of a method that returns several tensors: the last one, times a number."""
+
+    def change(method: Callable) -> Callable:
+        def changed(*inputs: Any, **more: Any) -> tuple[Tensor, ...]:
+            *others, last = method(*inputs, **more)
+            return *others, factor * last
+
+        return changed
+
+    return change
 
 
 def raises(_: Callable) -> Callable:
@@ -217,41 +237,61 @@ def raises(_: Callable) -> Callable:
     return forward
 
 
-CHANGES: dict[str, tuple[type, str, Callable, dict[str, Any]]] = {
-    "Block": (Block, "forward", result_times(1.001), {}),
-    "Attention": (Attention, "forward", result_times(1.001), {}),
-    "SwiGLU": (SwiGLU, "forward", result_times(1.001), {}),
-    "MLP": (MLP, "forward", result_times(0.999), {"mlp": "gelu"}),
-    "RMSNorm": (RMSNorm, "forward", result_times(1.001), {}),
-    "rope": (GPT, "forward", result_times(1.001), {"position": "rope", "window": 5}),
-    "learned": (GPT, "forward", result_times(1.001), {"position": "learned", "block_size": 1}),
-    "linear": (
-        Attention,
-        "forward",
-        result_times(1.001),
-        {"attention_score": "linear", "block_size": 2},
-    ),
+# Changes of what connects the parts of a model: decoding runs these very methods.
+FOLLOWED: dict[str, tuple[type, str, Callable, dict[str, Any]]] = {
+    "Block": (Block, "forward", result_times(1.1), {}),
+    "Attention": (Attention, "forward", result_times(1.1), {}),
+    "SwiGLU": (SwiGLU, "forward", result_times(1.1), {}),
+    "MLP": (MLP, "forward", result_times(0.9), {"mlp": "gelu"}),
+    "rope": (GPT, "forward", result_times(1.1), {"position": "rope", "window": 5}),
+    "learned": (GPT, "embed", result_times(1.1), {"position": "learned"}),
+    "linear": (Attention, "forward", result_times(1.1), {"attention_score": "linear"}),
     "one logit": (GPT, "forward", with_a_bonus, {}),
-    "a decoder that cannot be built": (Layer, "__init__", raises, {}),
+}
+# Changes of what has a fast body.
+NOT_FOLLOWED: dict[str, tuple[type, str, Callable, dict[str, Any]]] = {
+    "RMSNorm": (RMSNorm, "forward", result_times(1.001), {}),
+    "Attention": (Attention, "project", last_times(1.001), {}),
+    "SwiGLU": (SwiGLU, "project", last_times(1.001), {}),
+    "linear": (Attention, "project", last_times(1.001), {"attention_score": "linear"}),
+    "learned": (Attention, "project", last_times(1.001), {**GPT2, "block_size": 1}),
+    "a cache that cannot be built": (KVCache, "__init__", raises, {}),
 }
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", FOLLOWED)
+def test_decoding_follows_a_change_of_a_formula(
+    change: str, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    kind, method, changed, options = FOLLOWED[change]
+    unchanged = model_with(**options)(some_ids(12))[:, -1]
+    monkeypatch.setattr(kind, method, changed(getattr(kind, method)))
+    model, ids = model_with(**options), some_ids(12)
+    decoder = checked_decoder(model, torch.float32, slide=False)
+    for length in range(1, 13):
+        expected = model(ids[:, :length])[:, -1]
+        logits = decoder.next_logits(ids[:, :length])
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    assert decoder.cached and said() == []
+    assert (logits - unchanged).abs().max() > 5e-4
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("change", NOT_FOLLOWED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
-def test_a_model_that_computes_something_else_is_sampled_as_it_computes_and_that_is_said_once(
+def test_a_model_whose_fast_body_computes_something_else_is_sampled_without_and_that_is_said_once(
     change: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
-    kind, method, changed, options = CHANGES[change]
+    kind, method, changed, options = NOT_FOLLOWED[change]
     monkeypatch.setattr(kind, method, changed(getattr(kind, method)))
-    if change == "one logit":
-        monkeypatch.setattr("kqv.generation.decoder.VOCABULARY", VOCABULARY.vocab_size)
     model, ids = model_with(**options), some_ids(20)
     for _ in range(3):  # samples during a run
-        decoder = Decoder(model, dtype)
+        decoder = checked_decoder(model, dtype, slide=False)
+        short = decoder.prefill_dtype != torch.float32
         for length in range(1, 20):
             block = ids[:, max(0, length - model.config.block_size) : length]
-            with torch.autocast("cpu", decoder.reading, enabled=decoder.reading != torch.float32):
+            with torch.autocast("cpu", decoder.prefill_dtype, enabled=short):
                 expected = model(block)[:, -1].float()
             assert torch.equal(decoder.next_logits(ids[:, :length]), expected)
     (line,) = said()
@@ -261,12 +301,12 @@ def test_a_model_that_computes_something_else_is_sampled_as_it_computes_and_that
 
 @torch.autocast("cpu", torch.bfloat16)
 def test_rounding_to_bfloat16_is_no_change(said: Said) -> None:
-    assert checked(model_with()) == Checked("", "") and said() == []
+    assert differences(model_with()) == Differences("", "") and said() == []
 
 
 def test_an_untrained_model_hides_no_change(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
     """Its logits are all 0, whatever its blocks compute."""
-    monkeypatch.setattr(SwiGLU, "forward", result_times(1.001)(SwiGLU.forward))
+    monkeypatch.setattr(SwiGLU, "project", last_times(1.001)(SwiGLU.project))
     tokens_of(GPT(GPTConfig(VOCABULARY.vocab_size)), [1])
     assert said()[0].startswith(NOT_FAST)
 
@@ -296,7 +336,10 @@ def test_a_change_of_the_written_attention_alone_is_what_the_model_computes(
     ids = some_ids(12)
     with torch.inference_mode():
         torch.testing.assert_close(
-            Decoder(model).next_logits(ids), written(ids)[:, -1], atol=1e-6, rtol=0
+            checked_decoder(model, torch.float32, slide=False).next_logits(ids),
+            written(ids)[:, -1],
+            atol=1e-6,
+            rtol=0,
         )
     assert said()[0].startswith("attend in model.py and its fast body differ (logits of up to")
 
@@ -322,8 +365,8 @@ def test_of_an_unchanged_model_nothing_is_said(said: Said) -> None:
                 **{"n_layer": 2, "n_head": 2, "n_embd": 16, **options, **sizes[number % 7]},
             )
         )
-        assert checked(model) == Checked("", ""), options
-        Decoder(model)
+        assert differences(model) == Differences("", ""), options
+        checked_decoder(model, torch.float32, slide=False)
     assert said() == []
 
 

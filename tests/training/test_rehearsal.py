@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kqv.kernels import linear_cross_entropy
 from kqv.machine.device import choose_machine
 from kqv.options.settings import TrainSettings
 from kqv.project import ROOT
@@ -19,7 +20,7 @@ from kqv.training.rehearsal import (
     rehearse_flops,
     rehearse_memory,
 )
-from model import GPT2, GPTConfig, linear_cross_entropy
+from model import GPT2, GPTConfig
 
 SMALL = {"vocab_size": 64, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32}
 
@@ -117,7 +118,7 @@ def test_activation_checkpointing_saves_memory_and_adds_work():
 def test_a_large_vocabulary_takes_the_memory_of_a_chunk_of_logits(monkeypatch):
     hidden = torch.randn(4, 500, 8, requires_grad=True)
     weight = torch.randn(1000, 8, requires_grad=True)
-    monkeypatch.setattr("model.CHUNK", 50 * 1000)
+    monkeypatch.setattr("kqv.kernels.LOGITS_AT_ONCE", 50 * 1000)
     with LiveBytes() as live:
         linear_cross_entropy(hidden, weight, torch.zeros(4, 500, dtype=torch.int64)).backward()
     all_logits = 4 * 2000 * 1000  # bytes

@@ -1,0 +1,177 @@
+"""Fast bodies for what model.py writes as formulas: RMSNorm, dropout, attention, the loss.
+
+Each function says which formula it computes; tests/test_model.py compares values and gradients.
+docs/log.md has the measurements that led to them.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LOGITS_AT_ONCE = 2**24  # logits that the chunked loss holds at a time: 64 MB in float32
+SMALLEST_SUM = 1e-6  # attention weights are divided by at least this much, never by 0
+
+
+class _RMSNorm(torch.autograd.Function):
+    """RMSNorm whose backward pass takes few passes over the data.
+
+    It calls LayerNorm's fused backward kernel with a mean of 0, then takes out the centring term
+    that this kernel adds. Autograd's own takes up to twice as long on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        normalized, scale = torch.ops.aten._fused_rms_norm(x, weight.shape, weight, epsilon)
+        ctx.save_for_backward(x, weight, scale)
+        return normalized
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        mean, bias, wanted = torch.zeros_like(scale), None, [True, True, False]
+        x_gradient, weight_gradient, _ = torch.ops.aten.native_layer_norm_backward(
+            gradient, x, weight.shape, mean, scale, weight, bias, wanted
+        )
+        centring = (gradient @ weight).unsqueeze(-1) * scale / x.shape[-1]
+        return x_gradient.add_(centring), weight_gradient, None
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x / √(mean(x²) + ε) · weight over the last dimension (Zhang & Sennrich 2019).
+
+    x (..., width) and weight (width,) float32; the result has the shape of x.
+    """
+    return _RMSNorm.apply(x, weight, epsilon)
+
+
+def drop(x: Tensor, share: float) -> Tensor:
+    """Dropout (Srivastava et al. 2014): zero a random share of x, and scale up the rest.
+
+    On a CPU torch draws random numbers one by one, which takes an eighth of a small model's
+    training step per layer. Here 64 random bits decide about four elements, so `share` is rounded
+    to a multiple of 1/65536.
+    """
+    if not share:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, share)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    dropped = min(round(share * 2**16), 2**16 - 1)
+    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+    return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+
+
+class Dropout(nn.Module):
+    """`drop` in training, the identity otherwise."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape and float type to the same."""
+        return drop(x, self.share) if self.training else x
+
+
+def attend_fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    dropout: float = 0.0,
+    causal: bool = False,
+) -> Tensor:
+    """The output of model.py's `attend` with dot-product scores, in one kernel.
+
+    It never stores the attention weights. `causal` says that the mask is the plain causal one,
+    which the kernel has built in.
+    """
+    mask = None if causal else mask
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale
+    )
+
+
+def causal_linear_attention(query: Tensor, key: Tensor, value: Tensor, chunk: int = 64) -> Tensor:
+    """Causal attention with weights in proportion to query · key, in time linear in the length.
+
+    query and key (batch, heads, time, d_k) are feature maps, so no number is negative; value is
+    (batch, heads, time, d_k), as is the result. Without a softmax, keys and values of the past can
+    be summed before the query is known: query @ Σ keyᵀ value / query @ Σ keyᵀ (Katharopoulos et al.
+    2020, eqs. 9 to 12). Sums are taken over whole chunks; within a chunk each pair is computed.
+    """
+    batch, heads, time, d_k = query.shape
+    padding = (0, 0, 0, -time % chunk)  # keys of 0 add nothing, queries of 1 keep the sums above 0
+    query = F.pad(query, padding, value=1.0).view(batch, heads, -1, chunk, d_k)
+    key = F.pad(key, padding).view(batch, heads, -1, chunk, d_k)
+    value = F.pad(F.pad(value, (0, 1), value=1.0), padding)  # a column of ones, for Σ keyᵀ
+    value = value.view(batch, heads, -1, chunk, d_k + 1)
+    summed = (key.mT @ value).float().cumsum(dim=2)  # (batch, heads, chunks, d_k, d_k + 1)
+    past = F.pad(summed[:, :, :-1], (0, 0, 0, 0, 1, 0))
+    found = query @ past + (query @ key.mT).tril() @ value
+    output = found[..., :-1] / found[..., -1:].clamp_min(SMALLEST_SUM)
+    return output.view(batch, heads, -1, d_k)[:, :, :time]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Output layer and loss in chunks of positions: only one chunk of logits exists at a time.
+
+    Hsu et al. 2024 (arXiv 2410.10989), section 3.2; Wijmans et al. 2024 (arXiv 2411.09009). The
+    gradients of a chunk, softmax(logits) minus 1 at the target times the other factor, are computed
+    in the forward pass, while its logits are there.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        training: bool,
+    ) -> Tensor:
+        short, chunk = weight.to(dtype), max(1, LOGITS_AT_ONCE // len(weight))
+        total = torch.zeros((), device=hidden.device)
+        hidden_gradients = []
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if training else None
+        for part, target in zip(hidden.to(dtype).split(chunk), targets.split(chunk), strict=True):
+            log_probabilities = F.log_softmax(part @ short.mT, dim=-1, dtype=torch.float32)
+            total += F.nll_loss(log_probabilities, target, reduction="sum")
+            if weight_gradient is not None:
+                minus_one = torch.full_like(target, -1, dtype=torch.float32)[:, None]
+                slope = log_probabilities.exp_().scatter_add_(1, target[:, None], minus_one)
+                slope = slope.to(dtype)
+                hidden_gradients.append(slope @ short)
+                if dtype == torch.float32:
+                    weight_gradient.addmm_(slope.mT, part)
+                else:
+                    weight_gradient += slope.mT @ part
+        if weight_gradient is not None:
+            ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient)
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        # The mean is taken only here, in float32: a slope divided by the number of all tokens is
+        # too small for float16.
+        each = gradient / len(hidden_gradient)
+        return hidden_gradient.float() * each, weight_gradient * each, None, None, None
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of hidden @ weightᵀ in nats, a float32 scalar, in the memory of a chunk.
+
+    hidden (batch, time, n_embd) and weight (vocab_size, n_embd) float32, targets (batch, time)
+    int64. Products are made in the precision of autocast. (torch has a function of this name from
+    2.13 on, which torch.compile cannot trace.)
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    with torch.autocast(device, enabled=False):
+        return _LinearCrossEntropy.apply(
+            hidden.flatten(0, 1), weight, targets.flatten(), dtype, torch.is_grad_enabled()
+        )
