@@ -17,7 +17,6 @@ Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -27,63 +26,9 @@ from torch.utils.checkpoint import checkpoint
 
 from kqv import kernels
 from kqv.initialization import initialize
-from kqv.kernels import (
-    Dropout,
-    attend_fused,
-    causal_linear_attention,
-    drop,
-    linear_cross_entropy,
-)
-from kqv.options.checks import check_at_least, check_model
-from kqv.options.model_options import ModelOptions
+from kqv.kernels import Dropout, attend_fused, causal_linear_attention, drop
+from kqv.options.config import GPT2, GPTConfig  # noqa: F401 (other files import both from here)
 from kqv.positions import Rotary, Rotation, rotate, sinusoids
-
-
-@dataclass
-class Vocabulary:
-    """What the text decides of a model."""
-
-    vocab_size: int
-
-
-@dataclass
-class GPTConfig(ModelOptions, Vocabulary):
-    """Everything that decides a model's shape and what it computes: vocab_size, then ModelOptions.
-
-    The defaults are Qwen3's family; `GPT2` below turns them into GPT-2's. docs/code.md says what a
-    new option takes.
-    """
-
-    def __post_init__(self) -> None:
-        """Raises UserError for options that no model can have."""
-        check_model(self)
-        check_at_least(self, 1, "vocab_size")
-
-    @classmethod
-    def of(cls, options: ModelOptions, vocab_size: int) -> "GPTConfig":
-        """The configuration with these options, which may be those of train.py."""
-        chosen = {field.name: getattr(options, field.name) for field in fields(ModelOptions)}
-        return cls(vocab_size=vocab_size, **chosen)
-
-    @property
-    def d_k(self) -> int:
-        """Width of one head's queries, keys and values."""
-        return self.n_embd // self.n_head
-
-    @property
-    def hidden(self) -> int:
-        """Hidden width of an MLP: 4·n_embd; for SwiGLU 8/3·n_embd, rounded up to a multiple of 32
-        (Shazeer 2020)."""
-        if self.mlp_width:
-            return self.mlp_width
-        return 32 * math.ceil(self.n_embd * 8 / 3 / 32) if self.mlp == "swiglu" else 4 * self.n_embd
-
-
-GPT2 = dict(
-    position="learned", norm="layernorm", mlp="gelu", qk_norm=False, tie_weights=True,
-    weight_init="gpt2",
-)  # fmt: skip
-"""What makes a GPTConfig a GPT-2: `GPTConfig(vocab_size=65, bias=True, **GPT2)`."""
 
 RMSNORM_EPSILON = 1e-6  # Qwen3's; LayerNorm keeps torch's 1e-5, which is GPT-2's
 
@@ -107,9 +52,6 @@ NORMS = {
     "rmsnorm": lambda config: RMSNorm(config.n_embd),
     "layernorm": lambda config: nn.LayerNorm(config.n_embd, bias=config.bias),
 }
-
-
-# --- attention ------------------------------------------------------------------------------------
 
 
 def dot_score(query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -252,24 +194,11 @@ class Attention(nn.Module):
         return heads.transpose(1, 2).contiguous()
 
 
-# --- MLP and block --------------------------------------------------------------------------------
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation, with which OpenAI trained GPT-2."""
-    return F.gelu(x, approximate="tanh")
-
-
-def relu2(x: Tensor) -> Tensor:
-    """relu(x)² (So et al. 2021)."""
-    return F.relu(x).square()
-
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": F.silu,  # of the gate
     "gelu": F.gelu,
-    "gelu_tanh": gelu_tanh,
-    "relu2": relu2,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # OpenAI trained GPT-2 with this one
+    "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
 }
 
 
@@ -329,9 +258,6 @@ class Block(nn.Module):
         attended = self.attention(self.attention_norm(x), rotation, mask, observer)
         x = x + self.dropout(attended)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
-
-
-# --- the whole model ------------------------------------------------------------------------------
 
 
 class GPT(nn.Module):
@@ -411,17 +337,9 @@ class GPT(nn.Module):
         if targets is None:
             return self.head(self.norm(x))
         if targets.numel() * config.vocab_size <= kernels.LOGITS_AT_ONCE:  # simpler, and as fast
-            return cross_entropy(self.head(self.norm(x)), targets)
-        return linear_cross_entropy(self.norm(x), self.head.weight, targets)
+            return kernels.cross_entropy(self.head(self.norm(x)), targets)
+        return kernels.linear_cross_entropy(self.norm(x), self.head.weight, targets)
 
     def parameter_count(self) -> int:
         """Number of trained parameters; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean loss in nats per token: -log p(target), computed in float32.
-
-    logits (batch, time, vocab_size), targets (batch, time) int64.
-    """
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())

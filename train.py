@@ -122,9 +122,9 @@ def fit(run: "Run", log: RunLog | SilentLog, saver: "Saver") -> dict[str, Any]:
         factor = rate_factor(settings, run.step)
         set_rates(trainer.optimizers, factor)
         own_loss = trainer.forward_backward(run.data.batches(settings, ranks, run.step), run.step)
-        if settings.inner_figures and (
-            (run.step + 1) % settings.eval_interval == 0 or run.step + 1 >= settings.max_iters
-        ):
+        next_is_last = run.step + 1 >= settings.max_iters
+        evaluates_next = (run.step + 1) % settings.eval_interval == 0 or next_is_last
+        if settings.inner_figures and evaluates_next:
             metrics["grad_norm_layers"] = trainer.layer_gradient_norms()
         grad_norm = float(trainer.clip_gradients())
         loss, signals, overdue = ranks.all_reduce(float(own_loss), len(run.signals), saver.is_due())
@@ -193,7 +193,8 @@ def report(run: "Run", log: RunLog | SilentLog, saver: "Saver", metrics: dict[st
                     f"stopped after step {run.step} of {settings.max_iters}, saved in "
                     f"{folder / LATEST}; to go on:\n  {saver.resume}"
                 )
-        return 128 + (list(run.signals) or [signal.SIGTERM])[0]
+        # a rank that torchrun has not passed the signal on to ends as if it had
+        return 128 + (run.signals[0] if run.signals else signal.SIGTERM)
 
     # Sampling takes the checkpoint that was best by the estimate: measure that one, too.
     loss = metrics["val_loss_full"]

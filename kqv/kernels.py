@@ -116,6 +116,14 @@ def causal_linear_attention(query: Tensor, key: Tensor, value: Tensor, chunk: in
     return output.view(batch, heads, -1, d_k)[:, :, :time]
 
 
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean loss in nats per token: -log p(target), computed in float32.
+
+    logits (batch, time, vocab_size), targets (batch, time) int64.
+    """
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Output layer and loss in chunks of positions: only one chunk of logits exists at a time.
 

@@ -10,7 +10,13 @@ import torch
 from helpers.models import random_ids, randomised
 
 from kqv.exchange.families import places, to_theirs
-from kqv.kernels import attend_fused, causal_linear_attention, drop, linear_cross_entropy
+from kqv.kernels import (
+    attend_fused,
+    causal_linear_attention,
+    cross_entropy,
+    drop,
+    linear_cross_entropy,
+)
 from kqv.options.option_types import alternatives
 from kqv.positions import rotate, rotation_table
 from model import (
@@ -24,7 +30,6 @@ from model import (
     GPTConfig,
     RMSNorm,
     attend,
-    cross_entropy,
     feature_map,
 )
 

@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kqv.kernels import cross_entropy
 from kqv.machine import device as hardware
 from kqv.machine.device import check_memory, choose_machine
 from kqv.machine.launching import Launch
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import MachineSettings, SampleSettings, TrainSettings
 from kqv.project import ROOT as PROJECT
-from model import GPT, GPTConfig, cross_entropy
+from model import GPT, GPTConfig
 
 SHAPE = {"vocab_size": 7, "n_layer": 1, "n_head": 2, "n_embd": 8}
 

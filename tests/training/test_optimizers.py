@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kqv.checkpoints.loading import load_checkpoint
 from kqv.checkpoints.single import save_checkpoint
+from kqv.kernels import cross_entropy
 from kqv.options.settings import TrainSettings
 from kqv.text.batches import training_batch
 from kqv.text.characters import CharTokenizer
@@ -23,7 +24,7 @@ from kqv.training.optimizers import (
     restore_optimizers,
 )
 from kqv.training.schedule import rate_factor, set_rates
-from model import GPT, GPT2, GPTConfig, cross_entropy
+from model import GPT, GPT2, GPTConfig
 
 SHAPE = {"block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16}
 
