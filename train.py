@@ -56,7 +56,7 @@ def train(request: Request, launch: Launch, stack: ExitStack) -> int:
     """From the request to a trained model. Returns the exit status. A lock on out_dir is held until
     `stack` closes."""
     # torch takes a second to import, so this waits until the options are known to be good.
-    from kqv.checkpoints.saver import Saver
+    from kqv.checkpoints.saver import Saver, recovery_hint
     from kqv.checkpoints.starting import find_start, start_run
     from kqv.machine.ranks import Ranks
     from kqv.training.plan import plan_run
@@ -80,14 +80,13 @@ def train(request: Request, launch: Launch, stack: ExitStack) -> int:
     if ranks.is_main:
         resumed_from = start.path if start.resuming else None
         stack.enter_context(enter_folder(run, resumed_from, start.from_nanogpt))
-    log = open_log(run, resume)
-    saver = Saver(run, log, best_val_loss, resume)
     answer = "stopping after this step; Ctrl-C again ends now" if ranks.is_main else ""
     with (
-        lost_ranks(saver.recovery),
+        lost_ranks(recovery_hint(run, resume)),
         stop_signals(answer, PASSED_ON if ranks.world_size > 1 else 0) as run.signals,
-        log,
+        open_log(run, resume) as log,
     ):
+        saver = Saver(run, log, best_val_loss, resume)
         metrics = fit(run, log, saver)
     return report(run, log, saver, metrics)
 

@@ -1,4 +1,4 @@
-"""What all tests share: the same examples in each property test, one thread, and how a mistake must look."""
+"""Settings of all tests, and the fixtures that several rooms use."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,9 +9,8 @@ import torch
 
 from kqv.errors import UserError
 
-torch.set_num_threads(
-    1
-)  # small models gain nothing from more, and lose much where other processes compute
+# Small models gain nothing from more threads, and lose much where other processes compute.
+torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def refused() -> Callable[..., AbstractContextManager[None]]:
-    """`with refused("words", "of it"):` the block must raise a UserError of one line that contains these words."""
+    """`with refused("part", "other part"):` expects a UserError of one line with these parts."""
 
     @contextmanager
     def check(*parts: str) -> Iterator[None]:
@@ -57,7 +56,7 @@ def refused() -> Callable[..., AbstractContextManager[None]]:
 
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[int], None]]:
-    """Limit the size that a file can have, which writers meet as they meet a full disk."""
+    """Limit the size of files; a write beyond it fails as on a full disk."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))

@@ -185,6 +185,7 @@ def options_of(settings_class: type) -> st.SearchStrategy[list[str]]:
     return st.lists(one, min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @many
 @given(options=options_of(TrainSettings))
 def test_any_options_train_or_are_refused(room: Path, options: list[str]) -> None:
@@ -194,12 +195,14 @@ def test_any_options_train_or_are_refused(room: Path, options: list[str]) -> Non
         no_halves(Path(folder))
 
 
+@pytest.mark.slow
 @many
 @given(options=options_of(ExplainSettings))
 def test_any_options_explain_or_are_refused(trained: Path, options: list[str]) -> None:
     answer(explain.main, f"--out_dir={trained}", "--text=To be", *options)
 
 
+@pytest.mark.slow
 @many
 @given(options=options_of(ExportSettings))
 def test_any_options_export_or_are_refused(trained: Path, options: list[str]) -> None:
@@ -208,6 +211,7 @@ def test_any_options_export_or_are_refused(trained: Path, options: list[str]) ->
     no_halves(trained)
 
 
+@pytest.mark.slow
 @many
 @given(options=options_of(SampleSettings))
 def test_any_options_sample_or_are_refused(trained: Path, options: list[str]) -> None:
@@ -240,6 +244,7 @@ BYTES = st.lists(st.sampled_from(PIECES) | st.binary(max_size=5), max_size=12).m
 )
 
 
+@pytest.mark.slow
 @many
 @given(
     content=BYTES,
@@ -281,6 +286,7 @@ PROMPTS = (
 )
 
 
+@pytest.mark.slow
 @many
 @given(start=PROMPTS)
 def test_any_prompt_is_continued_or_refused(trained: Path, start: str) -> None:

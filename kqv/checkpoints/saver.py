@@ -34,13 +34,6 @@ class Saver:
         self.folder = Path(run.settings.out_dir)
         self.saved_at = time.perf_counter()
 
-    @property
-    def recovery(self) -> str:
-        """How to go on with what was saved if the run ends."""
-        others = ", and on the other machines with their --node_rank"
-        several = others if self.run.ranks.launch.nodes > 1 else ""
-        return f"what was saved in {self.folder} is whole: go on with {self.resume}{several}"
-
     def is_due(self) -> bool:
         """Whether rank 0 has not written last.pt for checkpoint_minutes."""
         minutes = self.run.settings.checkpoint_minutes
@@ -83,7 +76,7 @@ class Saver:
                 return False
             if isinstance(error, OSError):
                 saved = (self.folder / LATEST).exists()
-                hint = self.recovery if saved else "then start again"
+                hint = recovery_hint(self.run, self.resume) if saved else "then start again"
                 raise MachineError(
                     f"{self.folder} takes no more ({error.strerror}): free some space; {hint}"
                 ) from None
@@ -144,3 +137,10 @@ class Saver:
             "launch": run.ranks.launch.id,
             "sources": list(data.dataset.sources),
         }
+
+
+def recovery_hint(run: Run, resume: str) -> str:
+    """What to say if the run dies: how to go on with what was saved. `resume` is the command."""
+    others = ", and on the other machines with their --node_rank"
+    several = others if run.ranks.launch.nodes > 1 else ""
+    return f"what was saved in {run.settings.out_dir} is whole: go on with {resume}{several}"

@@ -3,10 +3,13 @@
 import contextlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kqv.errors import UserError
 from kqv.files import read_at_most
-from kqv.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from kqv.text.tokenizer import Tokenizer
 
 LARGEST_PROMPT = 1 << 26  # bytes
 
@@ -34,6 +37,6 @@ def text_of(word: str) -> str:
         ) from None
 
 
-def default_prompt(tokenizer: Tokenizer) -> str:
+def default_prompt(tokenizer: "Tokenizer") -> str:
     """The prompt if none is given: a newline or, if the model knows no newline, its first token."""
     return "\n" if tokenizer.knows("\n") else tokenizer.decode([0])

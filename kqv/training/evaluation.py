@@ -119,13 +119,13 @@ def trivial_losses(train_tokens: Ids, val_tokens: Ids, vocab_size: int) -> tuple
     """Two losses to compare a validation loss with, nats per token: that of guessing uniformly, and
     that of the token frequencies of the training split (with one added to each count). Of long
     texts a sample is counted."""
-    counted = np.bincount(_sample(train_tokens), minlength=vocab_size)
-    expected = np.bincount(_sample(val_tokens), minlength=vocab_size)
+    counted = np.bincount(sample_of(train_tokens), minlength=vocab_size)
+    expected = np.bincount(sample_of(val_tokens), minlength=vocab_size)
     probabilities = (counted + 1) / (counted.sum() + vocab_size)
     return math.log(vocab_size), float(-(expected / expected.sum()) @ np.log(probabilities))
 
 
-def _sample(tokens: Ids) -> np.ndarray:
+def sample_of(tokens: Ids) -> np.ndarray:
     """All of a text of at most COUNTED_TOKENS; of a longer one as many, in evenly spaced runs."""
     if len(tokens) <= COUNTED_TOKENS:
         return tokens[0 : len(tokens)]

@@ -50,10 +50,13 @@ def plan_run(request: Request, config: GPTConfig | None, path: Path, launch: Lau
         print_plan(settings, config, source, launch)
 
 
-def vocabulary_size(dataset: str, tokenizer: str, texts: Sequence[str]) -> tuple[int, str]:
-    """How many ids the model of a run has, and how that is known: from the prepared dataset, else
-    from the name of the `tokenizer` ("" where none is given). The texts are not read."""
-    folder = DATA / dataset
+def vocabulary_size(
+    dataset: str, tokenizer: str, texts: Sequence[str], data: Path = DATA
+) -> tuple[int, str]:
+    """How many ids the model of a run has, and how that is known: from the prepared dataset in the
+    folder `data`, else from the name of the `tokenizer` ("" where none is given). The texts are not
+    read."""
+    folder = data / dataset
     if not texts and find_vocabulary(folder):
         there = load_tokenizer(folder)
         if tokenizer in ("", there.name):

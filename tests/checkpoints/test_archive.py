@@ -282,6 +282,7 @@ for path in map(Path, sys.argv[2:]):
 """
 
 
+@pytest.mark.slow
 def test_no_checkpoint_takes_more_memory_or_time_than_it_holds(path: Path, tmp_path: Path) -> None:
     """In a process of its own, whose memory tells."""
     (tmp_path / "bombs").mkdir()

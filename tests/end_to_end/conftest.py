@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a copy of the project, a text, and models that were trained once."""
+"""What the end-to-end tests share: a copy of the project, a text, and two trained models."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from helpers.shell import TINY, Done, Shell, copy_project, easy_text
 
 @dataclass
 class Run:
-    """A finished training run: what was typed, what came of it."""
+    """A finished training run: the command line, its out_dir, how it ended."""
 
     words: tuple[object, ...]
     folder: Path
@@ -30,20 +30,18 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(shell, text, tmp_path_factory) -> Run:
-    """A tiny model that has learnt its text. Shared: tests leave its folder as it is."""
+    """A tiny model that has learned its text. It is shared: tests do not write to its folder."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     words = (text, TINY, "--max_iters=300")
-    done = shell.run("train.py", *words, f"--out_dir={folder}")
-    assert done.status == 0, done.stderr
+    done = shell.succeed("train.py", *words, f"--out_dir={folder}")
     return Run(words, folder, done)
 
 
 @pytest.fixture(scope="session")
 def one_line(shell, tmp_path_factory) -> Run:
-    """A tiny model of a text without a single newline."""
+    """A tiny model of a text without a newline."""
     folder = tmp_path_factory.mktemp("one_line")
     (folder / "song.txt").write_text("la li lu " * 100)
     words = (folder / "song.txt", TINY, "--sample_chars=20")
-    done = shell.run("train.py", *words, f"--out_dir={folder / 'run'}")
-    assert done.status == 0, done.stderr
+    done = shell.succeed("train.py", *words, f"--out_dir={folder / 'run'}")
     return Run(words, folder / "run", done)

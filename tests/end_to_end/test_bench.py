@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_start_is_measured_and_written_down(shell, tmp_path):
     done = shell.run("benchmarks/bench.py", "start", "--rounds=1", f"--out_dir={tmp_path}")

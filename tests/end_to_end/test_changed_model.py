@@ -10,6 +10,8 @@ from helpers.shell import TINY, Shell, copy_project
 PLAIN = """
 import sys, torch
 from kqv.checkpoints.loading import load_model
+
+pytestmark = pytest.mark.slow
 model, tokenizer, *_ = load_model(sys.argv[1])
 model.eval().fuse_attention(sys.argv[2] == "fused")
 ids = tokenizer.encode(sys.argv[3])

@@ -14,6 +14,8 @@ from helpers.shell import TINY, easy_text, metrics
 from kqv.checkpoints.loading import load_checkpoint
 from kqv.options.defaults import NANOGPT_FIXED
 
+pytestmark = pytest.mark.slow
+
 GREEDY = ("--start=The old", "--temperature=0", "--max_new_tokens=60", "--dtype=float32")
 GPT2 = (
     "--position=learned",

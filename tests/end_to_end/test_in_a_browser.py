@@ -24,7 +24,10 @@ from model import GPT, GPTConfig
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
 CHROMIUM = find_browser()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium"),
+]
 
 # White space, markup with a script, right-to-left letters, a lone accent, characters without a
 # shape, emoji, a placeholder.

@@ -22,6 +22,7 @@ def folder(trained, tmp_path):
     return shutil.copytree(trained.folder, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_all_heads_one_map_and_what_comes_next(shell, trained):
     options = (f"--out_dir={trained.folder}", "--format=text")
     done = shell.run("explain.py", *options, f"--text={TEXT}", "--layer=0", "--head=1")
@@ -60,6 +61,7 @@ def test_the_picture_is_one(shell, folder):
     assert (folder / "explain.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+@pytest.mark.slow
 def test_pictures_do_not_mind_the_matplotlib_backend_of_a_notebook(
     shell, text, folder, tmp_path, monkeypatch
 ):
@@ -83,6 +85,7 @@ def test_a_curve_that_cannot_be_drawn_costs_one_line_and_loses_nothing(text, tmp
     assert "loss.png" not in done.stdout
 
 
+@pytest.mark.slow
 def test_at_a_terminal_the_page_opens_in_the_browser(shell, folder, tmp_path):
     browser, shown = fake_browser(tmp_path)
     page = folder / "explain.html"
@@ -96,6 +99,7 @@ def test_at_a_terminal_the_page_opens_in_the_browser(shell, folder, tmp_path):
     assert (done.status, done.stdout) == (0, f"{page}\n") and not shown.exists()
 
 
+@pytest.mark.slow
 def test_in_a_pipe_a_picture_opens_only_if_asked_for(shell, folder, tmp_path, monkeypatch):
     browser, shown = fake_browser(tmp_path)
     for name, value in browser.items():
@@ -115,6 +119,7 @@ def test_a_browser_that_cannot_be_started_costs_one_line(shell, folder, tmp_path
     assert done.stderr == f"no browser could be started: open {page} in one\n"
 
 
+@pytest.mark.slow
 def test_step_0_is_the_model_that_training_began_with(shell, text, folder, tmp_path):
     still = ("--max_iters=1", "--eval_interval=1", "--learning_rate=0", "--muon_learning_rate=0")
     assert shell.run("train.py", text, TINY, *still, f"--out_dir={tmp_path}").status == 0
@@ -125,6 +130,7 @@ def test_step_0_is_the_model_that_training_began_with(shell, text, folder, tmp_p
     assert before == began
 
 
+@pytest.mark.slow
 def test_a_model_of_another_alphabet_is_shown_a_text_of_its_own(shell, tmp_path):
     (tmp_path / "greek.txt").write_text("μῆνιν ἄειδε θεὰ\n" * 40)
     done = shell.run("train.py", tmp_path / "greek.txt", TINY, f"--out_dir={tmp_path}")

@@ -105,6 +105,7 @@ def test_each_script_says_its_version(shell, script):
 # --- a program is not a config
 
 
+@pytest.mark.slow
 def test_a_program_is_not_run_as_a_config_and_can_be_trained_on(shell, tmp_path):
     program, proof = tmp_path / "mycode.py", tmp_path / "proof"
     lines = "".join(f"value_{number} = {number} * {number}\n" for number in range(60))
@@ -126,6 +127,7 @@ def test_a_program_is_not_run_as_a_config_and_can_be_trained_on(shell, tmp_path)
     assert done.status == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_config_that_does_more_than_set_options_is_told_so_before_it_runs(shell, text, tmp_path):
     config = tmp_path / "mine.py"
     config.write_text("# mine\nmax_iters = 1\nimport sys\nprint('it runs', file=sys.stderr)\n")
@@ -139,6 +141,7 @@ def test_a_config_that_does_more_than_set_options_is_told_so_before_it_runs(shel
     )
 
 
+@pytest.mark.slow
 def test_a_comparison_reads_a_named_text_and_those_of_its_configs(shell, text, tmp_path):
     program = tmp_path / "code.py"
     program.write_text("def double(x):\n    return 2 * x\n" * 60)
@@ -362,6 +365,7 @@ def test_a_bad_checkpoint_is_refused_and_nothing_in_it_is_run(
 # --- the machine's trouble
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_only_the_steps_since_the_last_checkpoint(shell, trained, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trained.folder, folder)
@@ -382,6 +386,7 @@ def test_a_full_disk_costs_only_the_steps_since_the_last_checkpoint(shell, train
     assert list(folder.glob(".*.tmp")) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_first_checkpoint_does_not_advise_a_resume(shell, text, tmp_path):
     done = shell.run("train.py", text, TINY, f"--out_dir={tmp_path}", largest_file=20_000)
     assert done.status == 1

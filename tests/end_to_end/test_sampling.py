@@ -129,6 +129,7 @@ def test_temperature_0_leaves_nothing_to_chance_and_text_goes_on_past_the_block(
     assert sum(word in known for word in written) > 0.9 * len(written)
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_on_after_a_prompt_with_unknown_characters(shell, trained):
     done = sample(
         shell, trained, "--interactive", "--max_new_tokens=20", input="The old\nZebra\nThe red\n"
@@ -139,12 +140,14 @@ def test_a_conversation_goes_on_after_a_prompt_with_unknown_characters(shell, tr
     assert len(done.stdout) == 2 * (len("The old\n") + 20 + 1)
 
 
+@pytest.mark.slow
 def test_a_conversation_works_with_a_model_that_knows_no_newline(shell, one_line):
     done = sample(shell, one_line, "--interactive", "--max_new_tokens=20", input="la\nli\n")
     assert done.stderr == ""
     assert done.stdout.startswith("la") and len(done.stdout) >= 2 * (2 + 20)
 
 
+@pytest.mark.slow
 def test_a_model_of_a_single_step_is_said_to_be_hardly_trained(shell, text, tmp_path):
     done = shell.run("train.py", text, TINY, "--max_iters=1", f"--out_dir={tmp_path}")
     assert done.status == 0, done.stderr

@@ -23,6 +23,8 @@ from helpers.shell import (
 from kqv.options.settings import CompareSettings
 from kqv.training.run_folder import occupy
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (1337, 1338)
 
 

@@ -204,6 +204,8 @@ import time
 from math import *
 import os.path as where
 
+pytestmark = pytest.mark.slow
+
 out_dir = {folder!r}
 eval_interval = 5
 wandb_run_name = 'ft-' + str(time.time())

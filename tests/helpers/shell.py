@@ -1,4 +1,4 @@
-"""The scripts as a user runs them: processes in a copy of the project, watched from outside."""
+"""Run the scripts as a user does: as processes, in a copy of the project."""
 
 import itertools
 import json
@@ -26,10 +26,10 @@ from kqv.checkpoints.loading import load_checkpoint
 from kqv.project import ROOT as PROJECT
 from kqv.text.registry import load_tokenizer
 
-PATIENCE = 600  # seconds; a process that takes longer hangs
-NOWHERE = "http://127.0.0.1:9"  # nothing listens there
+TIMEOUT = 600  # seconds; a process that takes longer hangs
+UNREACHABLE = "http://127.0.0.1:9"  # nothing listens on this port
 
-# What makes a run small. A config file like any other: `run("train.py", text, TINY)`.
+# A config file for a small model and a short run: `shell.run("train.py", text, TINY)`.
 TINY = "tiny.py"
 TINY_SETTINGS = """\
 n_layer, n_head, n_embd = 1, 2, 16
@@ -47,13 +47,13 @@ SENTENCES = [
 
 
 def easy_text(sentences: int = 150) -> str:
-    """A text that a tiny model learns within seconds."""
+    """A text that a tiny model learns in seconds."""
     return "".join(random.Random(1).choices(SENTENCES, k=sentences))
 
 
 @dataclass
 class Done:
-    """How a process ended and what it said."""
+    """The exit status of a process and what it printed."""
 
     status: int
     stdout: str
@@ -75,7 +75,11 @@ class Shell:
         python: tuple[str, ...] = (),
         largest_file: int | None = None,
     ) -> Done:
-        """`python script words...` until it ends. `largest_file` in bytes is what a full disk is to it."""
+        """Run `python script words...` to its end.
+
+        `python` are options of Python itself. Writing a file beyond `largest_file` bytes fails as
+        on a full disk.
+        """
         data = input.encode() if isinstance(input, str) else input
         limit = largest_file and (
             lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
@@ -87,10 +91,17 @@ class Shell:
             preexec_fn=limit,
         )
 
+    def succeed(self, script: str, *words: object, **options: Any) -> Done:
+        """`run` a script that must end with status 0."""
+        done = self.run(script, *words, **options)
+        assert done.status == 0, done.stderr
+        return done
+
     def run_at_terminal(self, script: str, *words: object, **variables: str) -> Done:
-        """The same at a terminal, which shows stdout and stderr alike, with more environment variables."""
-        ours, theirs = os.openpty()
-        termios.tcsetwinsize(theirs, (40, 160))
+        """Run a script to its end at a terminal, which shows stdout and stderr as one text.
+        `variables` are added to its environment."""
+        master, terminal = os.openpty()
+        termios.tcsetwinsize(terminal, (40, 160))
         environment = {
             name: value
             for name, value in _environment().items()
@@ -101,28 +112,28 @@ class Shell:
             command,
             cwd=self.folder,
             env=environment | variables,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
         ) as process:
-            watchdog = threading.Timer(PATIENCE, _end, [process])
+            watchdog = threading.Timer(TIMEOUT, _end, [process])
             watchdog.start()
-            os.close(theirs)
+            os.close(terminal)
             shown = b""
-            with suppress(OSError):  # Linux's way to say that the other end is closed
-                while some := os.read(ours, 4096):
+            with suppress(OSError):  # EIO: on Linux the other end is closed
+                while some := os.read(master, 4096):
                     shown += some
-            os.close(ours)
+            os.close(master)
             status = process.wait()
             watchdog.cancel()
         return Done(status, shown.decode().replace("\r\n", "\n"), "")
 
     def run_printed(self, done: Done, start: str, *words: str) -> Done:
-        """Paste the command that stands in a line of stdout after `start`, add `words`, and press Enter."""
-        line = next(
-            line for line in done.stdout.splitlines() if line.startswith(start)
-        ).removeprefix(start)
-        return _done(f"{line} {shlex.join(words)}", cwd=self.folder, shell=True)
+        """Run the command that `done` printed in the line that begins with `start`, with more
+        words."""
+        lines = done.stdout.splitlines()
+        command = next(line.removeprefix(start) for line in lines if line.startswith(start))
+        return _done(f"{command} {shlex.join(words)}", cwd=self.folder, shell=True)
 
     @contextmanager
     def start(
@@ -133,10 +144,10 @@ class Shell:
         stderr: int = subprocess.PIPE,
         python: tuple[str, ...] = (),
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """The same process while it runs. It is killed when the block ends, and what it has started too.
+        """A script while it runs. At the end of the block it is killed with all that it started.
 
-        Its pipes are short, so it waits for its reader and cannot run far ahead: that makes a test of
-        "in the middle of a run" independent of the machine's speed.
+        Its pipes are short: it blocks until they are read, and so cannot run far ahead of the test.
+        That makes "in the middle of a run" independent of the machine's speed.
         """
         with subprocess.Popen(
             self._command(script, words, python),
@@ -147,8 +158,9 @@ class Shell:
             stderr=stderr,
             bufsize=0,
             pipesize=4096,
+            preexec_fn=end_at_hangup,
         ) as process:
-            watchdog = threading.Timer(PATIENCE, _end, [process])
+            watchdog = threading.Timer(TIMEOUT, _end, [process])
             watchdog.start()
             try:
                 yield process
@@ -159,9 +171,10 @@ class Shell:
     def signal_at(
         self, line: str, number: int, *words: object, pause: float = 0, script: str = "train.py"
     ) -> Done:
-        """Run a script, send it a signal when it has printed a line that begins with `line`, wait for its end.
+        """Run a script, send it signal `number` once it has printed a line that begins with `line`,
+        and wait for its end.
 
-        After a `pause` of a second the run stands still at a full pipe: the signal comes while it reports.
+        After a `pause` of a second the run blocks on a full pipe: the signal comes while it prints.
         """
         with self.start(script, *words) as process:
             said = b""
@@ -179,8 +192,13 @@ class Shell:
         return [sys.executable, *python, str(self.folder / script), *map(str, words)]
 
 
+def end_at_hangup() -> None:
+    """Undo what nohup does to a test run: its processes would ignore SIGHUP."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def torchrun(processes: int, *options: str) -> tuple[str, ...]:
-    """What to hand to `python` for torchrun to start so many processes."""
+    """What to pass as `python` for torchrun to start so many processes."""
     return (
         "-m",
         "torch.distributed.run",
@@ -191,7 +209,7 @@ def torchrun(processes: int, *options: str) -> tuple[str, ...]:
 
 
 def copy_project(folder: Path) -> Shell:
-    """A shell in a copy of all that the scripts need, with no data prepared yet."""
+    """A shell in a copy of the files that the scripts need, with no dataset prepared."""
     folder.mkdir()
     for script in PROJECT.glob("*.py"):
         shutil.copy(script, folder)
@@ -205,7 +223,7 @@ def copy_project(folder: Path) -> Shell:
 
 
 def prepared_text(folder: Path) -> str:
-    """What the ids in a prepared folder stand for."""
+    """Decode the ids of a prepared dataset, training split first."""
     tokenizer = load_tokenizer(folder)
     return "".join(
         tokenizer.decode(np.fromfile(folder / name, dtype=np.uint16))
@@ -219,7 +237,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def untimed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Metrics without what a clock measured."""
+    """Metrics without the times and speeds, which differ from run to run."""
     clock = ("tokens_per_second", "wall_seconds")
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
 
@@ -233,8 +251,8 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def fake_browser(folder: Path) -> tuple[dict[str, str], Path]:
-    """The environment variables of a machine with a screen and a browser, and the file into which that browser writes the
-    addresses that it is to show."""
+    """Environment variables that name a fake browser, and the file to which it appends the
+    addresses that it is asked to show."""
     program, shown = folder / "browser.sh", folder / "shown.txt"
     program.write_text(f'#!/bin/sh\necho "$1" >> {shlex.quote(str(shown))}\n')
     program.chmod(0o755)
@@ -242,7 +260,7 @@ def fake_browser(folder: Path) -> tuple[dict[str, str], Path]:
 
 
 def full_pipe() -> tuple[int, int]:
-    """The reading and the writing end of a pipe without room: who writes a line to it stands still until it is read."""
+    """The reading and the writing end of a full pipe: writing to it blocks until it is read."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
@@ -258,14 +276,15 @@ def _done(command: str | list[str], input: bytes = b"", **options: Any) -> Done:
         command, env=_environment(), stdin=pipe, stdout=pipe, stderr=pipe, **options
     ) as process:
         try:
-            stdout, stderr = process.communicate(input, timeout=PATIENCE)
+            stdout, stderr = process.communicate(input, timeout=TIMEOUT)
         finally:
             _end(process)
     return Done(process.returncode, stdout.decode(), stderr.decode())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that still runs, and all that it has started: torchrun's have a session of their own, and live on."""
+    """Kill a process that still runs, with its descendants: those of torchrun are in sessions of
+    their own and would live on."""
     if process.poll() is None:
         below = _descendants(process.pid)
         process.kill()
@@ -275,7 +294,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have."""
+    """The ids of all processes below a process."""
     found = []
     for path in Path("/proc").glob(f"{pid}/task/*/children"):
         with suppress(OSError):
@@ -285,16 +304,16 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _environment() -> dict[str, str]:
-    """The user's variables, less what would change a run, and with a network that refuses at once."""
+    """The user's variables without those that would change a run, and a proxy that refuses."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
     }
-    # Several threads or a GPU gain a tiny model nothing, and so the tests are the same on every machine.
+    # A tiny model gains nothing from threads or a GPU, and so the tests are alike everywhere.
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return environment | {
         "PIP_NO_INDEX": "1",
-        "HTTPS_PROXY": NOWHERE,
-        "https_proxy": NOWHERE,
+        "HTTPS_PROXY": UNREACHABLE,
+        "https_proxy": UNREACHABLE,
         "NO_PROXY": "",
         "no_proxy": "",
     }

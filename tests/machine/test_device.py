@@ -1,4 +1,4 @@
-"""kqv/machine/device.py: what is asked for is what is used, and `auto` is something that works here."""
+"""The device and precision that are asked for are used, and `auto` works on this machine."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def test_what_is_asked_for_is_what_is_used():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
-def test_each_precision_of_sampling_is_taken_as_it_is_named(dtype):
+def test_each_precision_of_sampling_can_be_chosen(dtype):
     assert choose_machine(SampleSettings(device="cpu", dtype=dtype)).dtype == getattr(torch, dtype)
 
 
@@ -54,14 +54,16 @@ def chosen(**environment):
     return subprocess.check_output(command, cwd=PROJECT, env=environment, text=True).strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("ONEDNN_MAX_CPU_ISA", x) for x in ("AVX2", "avx512_core")] + [("DNNL_MAX_CPU_ISA", "AVX2")],
 )
-def test_bfloat16_is_not_taken_whereonednn_has_bfloat16_not_use_its_instructions(variable, value):
+def test_bfloat16_is_not_taken_where_onednn_may_not_use_its_instructions(variable, value):
     assert chosen(**{variable: value}) == "torch.float32"
 
 
+@pytest.mark.slow
 def test_a_limit_of_onednn_that_allows_bfloat16_changes_nothing():
     here = str(choose_machine(MachineSettings(device="cpu")).dtype)
     assert chosen() == chosen(ONEDNN_MAX_CPU_ISA="AVX512_CORE_BF16") == here
@@ -109,16 +111,16 @@ def test_a_step_that_memory_cannot_hold_is_refused_unless_ranks_share_it(refused
         check_memory(replace(measured, n_layer=8 * large.n_layer), 50304, machine, alone)
 
 
-def test_a_missing_compiler_is_said_before_the_run(monkeypatch, refused):
+def test_a_missing_compiler_is_reported_before_the_run(monkeypatch, refused):
     monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     for device in ("cpu", "cuda"):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
         with refused("compile=True needs", "leave out --compile"):
             hardware.check_compiler(torch.device(device))
 
 
 @pytest.mark.parametrize("name", ["mps", "cuda:1"])
-def test_a_device_that_several_processes_cannot_share_is_refused(name, refused):
+def test_a_device_that_several_ranks_cannot_share_is_refused(name, refused):
     with refused(f"device={name}", "--device=" + ("cpu" if name == "mps" else "cuda")):
         choose_machine(MachineSettings(device=name), 1)
 
@@ -128,7 +130,8 @@ def test_a_gpu_is_compiled_for_only_where_triton_and_a_compiler_are(monkeypatch)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(hardware, "find_spec", lambda name: name == "triton")
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/gcc" if name == "gcc" else None)
-    assert hardware.can_compile(gpu) and not hardware.can_compile(torch.device("cpu"))
+    assert hardware.can_compile(gpu)
+    assert not hardware.can_compile(torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
     assert not hardware.can_compile(gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -163,4 +166,5 @@ def test_a_gpu_is_taken_if_there_is_one():
     model, ids = GPT(GPTConfig(**SHAPE)), torch.randint(7, (4, 64), device=machine.device)
     with machine.autocast():
         cross_entropy(machine.prepare(model)(ids), ids).backward()
-    assert machine.device.type == "cuda" and machine.compile
+    assert machine.device.type == "cuda"
+    assert machine.compile

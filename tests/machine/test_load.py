@@ -1,8 +1,9 @@
-"""kqv/machine/load.py: threads sleep while they wait only where other programs clearly take their cores."""
+"""torch's threads sleep while they wait, but only where other programs clearly take their cores."""
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -27,30 +28,30 @@ intr 12345 0 0
 """
 
 
-def test_what_is_busy_is_neither_idle_nor_waiting_for_a_disk() -> None:
+def test_busy_time_is_neither_idle_time_nor_waiting_for_a_disk() -> None:
     lines = STAT.splitlines()
-    assert busy_ticks(lines, {0}) == 157 and busy_ticks(lines, {1}) == 34
-    assert (
-        busy_ticks(lines, {0, 1}) == 191
-    )  # the guests of a virtual machine are counted with the user
+    assert busy_ticks(lines, {0}) == 157
+    assert busy_ticks(lines, {1}) == 34
+    assert busy_ticks(lines, {0, 1}) == 191  # guests (the 9th field) are in the user's time
 
 
-def test_what_this_process_computes_itself_is_not_the_load_of_others() -> None:
+def test_the_load_of_others_leaves_out_this_process() -> None:
     before, after = Usage(clock=10.0, busy=5.0, own=1.0), Usage(clock=12.0, busy=9.0, own=2.0)
     assert after.others_since(before) == 1.5
-    assert Usage(12.0, 6.0, 2.5).others_since(before) == 0.0  # two clocks that differ a little
-
-
-def test_the_missing_cores_are_those_that_threads_and_others_want_beyond_what_there_is() -> None:
-    assert [missing_cores(2, others, 2) for others in (0.0, 1.0, 2.0)] == [0, 1, 2]
     assert (
-        missing_cores(threads=32, others=2, cores=64) == 0
-    )  # a thread a core; there are hyperthreads left
+        Usage(12.0, 6.0, 2.5).others_since(before) == 0.0
+    )  # two clocks, which may differ a little
+
+
+def test_missing_cores_are_what_our_threads_and_others_need_beyond_all_cores() -> None:
+    assert [missing_cores(2, others, 2) for others in (0.0, 1.0, 2.0)] == [0, 1, 2]
+    # one thread for each physical core leaves hyperthreads free
+    assert missing_cores(threads=32, others=2, cores=64) == 0
 
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Two cores, two threads, no torch yet, nothing said about spinning."""
+    """Two cores, two threads, torch not yet imported, nothing set about spinning."""
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
@@ -63,7 +64,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 def look(patch: pytest.MonkeyPatch, first: float, second: float, device: str = "cpu") -> str:
-    """What is said where others use so many cores at the first look, and at the second."""
+    """The line to say where others use so many cores at the first look, and at the second."""
     usages = iter(
         [Usage(0.1, 0.1 * (1 + first), 0.1), Usage(0.35, 0.1 * (1 + first) + 0.25 * second, 0.1)]
     )
@@ -71,20 +72,18 @@ def look(patch: pytest.MonkeyPatch, first: float, second: float, device: str = "
     return sleep_where_crowded(device, Usage(0.0, 0.0, 0.0))
 
 
-def test_beside_two_busy_programs_on_two_cores_threads_sleep_and_that_is_said(
+def test_beside_two_busy_programs_on_two_cores_threads_sleep_and_a_line_says_so(
     alone: pytest.MonkeyPatch,
 ) -> None:
-    said = look(alone, first=1.3, second=2.0)
-    assert (
-        said.startswith("other programs use 2.0 of 2 cores")
-        and "GOMP_SPINCOUNT=0" in said
-        and "\n" not in said
-    )
+    line = look(alone, first=1.3, second=2.0)
+    assert line.startswith("other programs use 2.0 of 2 cores")
+    assert "GOMP_SPINCOUNT=0" in line
+    assert "\n" not in line
     assert os.environ["GOMP_SPINCOUNT"] == "0"
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.0, 2.0), (0.2, 2.0), (1.3, 0.1), (1.0, 1.0)])
-def test_a_quiet_machine_a_moment_and_one_program_change_nothing(
+def test_an_idle_machine_a_short_peak_and_one_program_change_nothing(
     first: float, second: float, alone: pytest.MonkeyPatch
 ) -> None:
     assert look(alone, first, second) == ""
@@ -95,7 +94,7 @@ def test_a_quiet_machine_a_moment_and_one_program_change_nothing(
     ("name", "value"),
     [("OMP_NUM_THREADS", "1"), ("GOMP_SPINCOUNT", "1000"), ("OMP_WAIT_POLICY", "active")],
 )
-def test_one_thread_waits_for_nobody_and_what_the_user_says_counts(
+def test_one_thread_and_a_choice_of_the_user_change_nothing(
     name: str, value: str, alone: pytest.MonkeyPatch
 ) -> None:
     alone.setenv(name, value)
@@ -104,7 +103,7 @@ def test_one_thread_waits_for_nobody_and_what_the_user_says_counts(
     assert os.environ.get("GOMP_SPINCOUNT") == before
 
 
-def test_where_a_gpu_computes_nothing_is_set(alone: pytest.MonkeyPatch) -> None:
+def test_where_a_gpu_computes_nothing_changes(alone: pytest.MonkeyPatch) -> None:
     assert look(alone, 2.0, 2.0, device="cuda") == ""
     alone.setattr(load, "GPU_DEVICES", (os.devnull,))
     assert look(alone, 2.0, 2.0, device="auto") == ""
@@ -112,7 +111,7 @@ def test_where_a_gpu_computes_nothing_is_set(alone: pytest.MonkeyPatch) -> None:
     assert look(alone, 2.0, 2.0, device="auto")
 
 
-def test_elsewhere_than_on_linux_nothing_is_measured_and_nothing_said(
+def test_on_other_systems_than_linux_nothing_changes(
     alone: pytest.MonkeyPatch,
 ) -> None:
     alone.setattr(load, "usage", lambda: None)
@@ -121,7 +120,7 @@ def test_elsewhere_than_on_linux_nothing_is_measured_and_nothing_said(
     assert not may_spin(8)
 
 
-def test_torch_s_threads_are_as_many_as_the_environment_says_or_as_there_are_cores(
+def test_the_thread_count_is_that_of_the_environment_or_of_the_cores(
     alone: pytest.MonkeyPatch,
 ) -> None:
     alone.setenv("OMP_NUM_THREADS", "3,2")
@@ -131,28 +130,26 @@ def test_torch_s_threads_are_as_many_as_the_environment_says_or_as_there_are_cor
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the cores do")
-def test_busy_programs_are_seen_from_a_process_that_shares_their_cores() -> None:
+def test_busy_programs_are_seen_from_a_process_that_shares_their_core() -> None:
     core = min(os.sched_getaffinity(0))
-    pinned = f"import os; os.sched_setaffinity(0, {{{core}}})\n"
-    watching = "from kqv.machine.load import usage\nimport time\nbefore = usage()\ntime.sleep(1)\n"
-    watching += "print(usage().others_since(before))"
-    with subprocess.Popen(
-        [sys.executable, "-c", pinned + "print(flush=True)\nwhile True: pass"], stdout=-1
-    ) as busy:
+    spin = f"import os; os.sched_setaffinity(0, {{{core}}})\nprint(flush=True)\nwhile True: pass"
+    before = os.sched_getaffinity(0)
+    with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as busy:
         try:
-            assert busy.stdout and busy.stdout.readline()
-            done = subprocess.run(
-                [sys.executable, "-c", pinned + watching],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
+            busy.stdout.readline()
+            os.sched_setaffinity(0, {core})
+            first = usage()
+            time.sleep(1)
+            others = usage().others_since(first)
         finally:
+            os.sched_setaffinity(0, before)
             busy.kill()
-    assert 0.8 < float(done.stdout) < 1.1  # of one core
+    assert 0.8 < others < 1.1  # of one core
 
 
 def test_usage_only_grows() -> None:
     one, two = usage(), usage()
     if one and two:
-        assert one.clock <= two.clock and one.busy <= two.busy and one.own <= two.own
+        assert one.clock <= two.clock
+        assert one.busy <= two.busy
+        assert one.own <= two.own

@@ -7,18 +7,17 @@ from kqv.training.communication import Sizes, sent_bytes
 from model import GPT, GPT2, GPTConfig
 
 
-def test_sizes_are_those_of_the_model() -> None:
+def test_the_sizes_are_those_of_the_model() -> None:
+    shape = dict(vocab_size=50304, block_size=1024, n_layer=12, n_head=12, n_embd=768)
     with torch.device("meta"):
-        model = GPT(
-            GPTConfig(vocab_size=50304, block_size=1024, n_layer=12, n_head=12, n_embd=768, **GPT2)
-        )
+        model = GPT(GPTConfig(**shape, **GPT2))
     sizes = Sizes.of(model)
     assert sizes.weights == 50304 * 768 + 1024 * 768 + sizes.in_blocks + 768  # the last norm
     assert sizes.in_matrices == 12 * 12 * 768**2
     assert Sizes.of(model, muon=False).in_matrices == 0
 
 
-def test_one_process_sends_nothing_and_many_send_what_a_ring_does() -> None:
+def test_one_rank_sends_nothing_and_several_send_what_a_ring_sends() -> None:
     sizes = Sizes(weights=100, in_blocks=80, in_matrices=60)
     for fsdp in (False, True):
         assert sent_bytes(sizes, 1, fsdp) == 0
@@ -26,9 +25,8 @@ def test_one_process_sends_nothing_and_many_send_what_a_ring_does() -> None:
     assert sent_bytes(sizes, 2, True) == (4 * (2 * 100 + 80) + 2 * 2 * 60 / 2) / 2
     assert sent_bytes(sizes, 2, True, gloo=True) == sent_bytes(sizes, 2, True) + 4 * 100 / 2
     assert sent_bytes(sizes, 2, True) - sent_bytes(sizes, 2, True, block_bytes=2) == 2 * 2 * 80 / 2
-    assert sent_bytes(sizes, 4, True, micro_batches=3) == 0.75 * (
-        3 * 4 * (2 * 100 + 80) + 2 * 2 * 60 / 4
-    )
+    three_micro_batches = 3 * 4 * (2 * 100 + 80) + 2 * 2 * 60 / 4
+    assert sent_bytes(sizes, 4, True, micro_batches=3) == 0.75 * three_micro_batches
     assert sent_bytes(sizes, 10**6, False) == pytest.approx(8 * 100 + 2 * 60, rel=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""What a user can rely on of a run that overfits: it is said when it happens, once, and only then."""
+"""A run says when it begins to overfit, once, and says nothing otherwise."""
 
 import math
 
@@ -7,69 +7,64 @@ import pytest
 from kqv.options.settings import TrainSettings
 from kqv.training.overfitting import Overfitting, overfits
 
-
-def seen(*lines: tuple[int, float, float | None]) -> list[str]:
-    """What is said at each of the evaluations (step, training loss, validation loss)."""
-    watch = Overfitting(TrainSettings())
-    return [
-        watch.see(
-            {
-                "step": step,
-                **({"val_loss": val} if val else {}),
-                **({"train_loss": train} if train else {}),
-            }
-        )
-        for step, train, val in lines
-    ]
+Evaluation = tuple[int, float | None, float | None]  # step, training loss, validation loss
 
 
-def test_a_model_that_memorises_is_told_of_when_it_happens_and_once() -> None:
-    said = seen((0, 0, 3.74), (10, 2.9, None), (20, 0.9, 4.61), (40, 0.3, 5.9), (60, 0.1, 6.6))
-    assert said[0] == said[1] == said[3] == said[4] == ""
-    assert said[2].startswith(
+def remarks_at(*evaluations: Evaluation) -> list[str]:
+    """The remark at each of these lines of metrics.jsonl."""
+    watch, remarks = Overfitting(TrainSettings()), []
+    for step, train_loss, val_loss in evaluations:
+        line = {"step": step, "train_loss": train_loss, "val_loss": val_loss}
+        remarks.append(watch.see({key: value for key, value in line.items() if value is not None}))
+    return remarks
+
+
+def test_a_model_that_memorises_is_reported_when_it_happens_and_once() -> None:
+    remarks = remarks_at(
+        (0, None, 3.74), (10, 2.9, None), (20, 0.9, 4.61), (40, 0.3, 5.9), (60, 0.1, 6.6)
+    )
+    remark = remarks.pop(2)
+    assert remarks == [""] * 4
+    assert remark.startswith(
         "validation loss has risen since step 0 (3.74 → 4.61) while the training loss fell to 1.90"
     )
-    assert "--dropout=0.2" in said[2] and "\n" not in said[2]
+    assert "--dropout=0.2" in remark
+    assert "\n" not in remark
 
 
-def test_a_run_that_overfits_in_the_end_says_so_however_well_it_began() -> None:
-    said = seen((0, 0, 4.17), (200, 1.9, 1.8), (400, 1.3, 1.50), (600, 1.1, 1.52), (800, 0.9, 1.62))
-    assert said[:4] == [""] * 4 and "since step 400 (1.50 → 1.62)" in said[4]
+def test_a_run_that_overfits_late_is_reported_with_the_step_of_its_best_loss() -> None:
+    *before, last = remarks_at(
+        (0, None, 4.17), (200, 1.9, 1.8), (400, 1.3, 1.50), (600, 1.1, 1.52), (800, 0.9, 1.62)
+    )
+    assert before == [""] * 4
+    assert "since step 400 (1.50 → 1.62)" in last
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [
-            (0, 0, 4.17),
-            (200, 1.9, 1.80),
-            (400, 1.4, 1.55),
-            (600, 1.3, 1.57),
-        ],  # within what an estimate may rise
-        [(0, 0, 4.17), (200, 1.9, 1.80), (400, 3.0, 3.10), (600, 6.0, 6.50)],  # diverges
-        [(0, 0, 4.17), (200, 1.7, 1.90), (400, 1.6, 2.00)],  # both nearly the same
-        [(0, 0, 4.17), (200, 0.03, 0.02), (400, 0.01, 0.03)],  # an easy text, learnt
-        [
-            (0, 0, 2.00),
-            (200, 2.5, 2.60),
-            (400, 2.2, 2.30),
-        ],  # fine-tuning on another text begins with a jump
+HARMLESS = {
+    "a rise within the noise": [
+        (0, None, 4.17), (200, 1.9, 1.80), (400, 1.4, 1.55), (600, 1.3, 1.57),
     ],
-)
-def test_noise_divergence_and_easy_texts_are_not_taken_for_memorising(
-    lines: list[tuple[int, float, float]],
-) -> None:
-    assert not any(seen(*lines))
+    "divergence": [(0, None, 4.17), (200, 1.9, 1.80), (400, 3.0, 3.10), (600, 6.0, 6.50)],
+    "no gap between the losses": [(0, None, 4.17), (200, 1.7, 1.90), (400, 1.6, 2.00)],
+    "an easy text": [(0, None, 4.17), (200, 0.03, 0.02), (400, 0.01, 0.03)],
+    "a jump when fine-tuning begins": [(0, None, 2.00), (200, 2.5, 2.60), (400, 2.2, 2.30)],
+}  # fmt: skip
 
 
-def test_a_loss_that_is_not_finite_is_no_overfitting() -> None:
-    assert not overfits(math.nan, 1.5, 0.5, 1.4) and not overfits(4.0, 1.5, math.nan, 1.4)
+@pytest.mark.parametrize("evaluations", HARMLESS.values(), ids=HARMLESS)
+def test_what_is_not_overfitting_is_not_reported(evaluations: list[Evaluation]) -> None:
+    assert not any(remarks_at(*evaluations))
 
 
-def test_what_is_said_at_the_end_is_what_holds_then() -> None:
+def test_a_loss_that_is_not_finite_is_not_overfitting() -> None:
+    assert not overfits(math.nan, 1.5, 0.5, 1.4)
+    assert not overfits(4.0, 1.5, math.nan, 1.4)
+
+
+def test_the_remark_at_the_end_is_about_the_last_evaluation() -> None:
     watch = Overfitting(TrainSettings())
     for step, train, val in ((0, 4.0, 3.74), (20, 0.9, 4.61)):
         watch.see({"step": step, "train_loss": train, "val_loss": val})
     assert "since step 0" in watch.remark
-    watch.see({"step": 40, "train_loss": 0.8, "val_loss": 3.5})  # it has found its way
+    watch.see({"step": 40, "train_loss": 0.8, "val_loss": 3.5})  # a new best loss
     assert watch.remark == ""

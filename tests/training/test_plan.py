@@ -1,4 +1,4 @@
-"""What a user can rely on of --dry_run=True: it says what a run takes, and writes nothing."""
+"""--dry_run=True says what a run takes, and writes nothing."""
 
 import re
 
@@ -15,49 +15,57 @@ from kqv.training.plan import print_plan, vocabulary_size
 from model import GPT, GPTConfig
 
 SMALL = {"vocab_size": 64, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32}
+DRY_RUN = {"device": "cpu", "dtype": "float32", "dry_run": True}
 
 
-def test_gpt2_has_as_many_parameters_as_nanogpt_s():
+def test_the_gpt2_recipe_has_as_many_parameters_as_gpt2():
     given, _ = read_arguments(TrainSettings, [str(ROOT / "config" / "train_gpt2.py")])
     settings = vars(training_settings(given))
     shape = {name: settings[name] for name in GPTConfig.__dataclass_fields__ if name in settings}
     with torch.device("meta"):
         padded, original = (GPT(GPTConfig(vocab_size=size, **shape)) for size in (50304, 50257))
         openai = GPT(GPTConfig(vocab_size=50257, **{**shape, "bias": True}))
-    assert (
-        padded.parameter_count() == 124_373_760
-    )  # nanoGPT prints 123.59M: less its positions, 1024 × 768
+    # nanoGPT prints 123.59M, which leaves out the position embeddings, 1024 × 768
+    assert padded.parameter_count() == 124_373_760
     assert padded.parameter_count() - original.parameter_count() == 47 * 768
     assert openai.parameter_count() == 124_439_808  # Hugging Face's GPT-2
 
 
-def test_a_dry_run_says_it_all_and_writes_nothing(capsys, tmp_path, monkeypatch):
+def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--n_layer=2", "--dry_run=True", "--rate=100000", "--device=cpu", "--dtype=float32"]
     assert train.main([str(ROOT / "config" / "train_gpt2.py"), *options]) == 0
-    said = capsys.readouterr().out
-    for part in ("53,579,520", "50,304 ids (50,257 of gpt2)", "491,520 a step, 294,912,000,000"):
-        assert part in said
-    assert "0.21 GB  weights" in said and "34 days at" in said
+    plan = capsys.readouterr().out
+    for part in (
+        "53,579,520",
+        "50,304 ids (50,257 of gpt2)",
+        "491,520 a step, 294,912,000,000",
+        "0.21 GB  weights",
+        "34 days at",
+    ):
+        assert part in plan
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_of_several_processes_says_what_each_of_them_needs_and_sends(capsys):
-    settings = TrainSettings(device="cpu", dtype="float32", dry_run=True, rate=1000.0, max_iters=10)
-    said = {}
+def test_the_plan_of_several_ranks_says_what_each_of_them_needs_and_sends(capsys):
+    config = GPTConfig(**{**SMALL, "n_embd": 256})
+    plans = []
     for fsdp in (False, True):
-        settings.fsdp = fsdp
-        print_plan(settings, GPTConfig(**{**SMALL, "n_embd": 256}), "", Launch(world_size=4))
-        said[fsdp] = capsys.readouterr().out
-        assert "each of 4 processes" in said[fsdp] and "a step by each process" in said[fsdp]
-        assert "5,120 in 10 steps" in said[fsdp]  # however many share them
-    assert "gathered" in said[True] and "gathered" not in said[False]
-    whole, quarter = (float(said[fsdp].split("  weights")[0].split()[-2]) for fsdp in (False, True))
-    assert whole > 4 and quarter == pytest.approx(whole / 4, abs=0.06)
+        settings = TrainSettings(**DRY_RUN, rate=1000.0, max_iters=10, fsdp=fsdp)
+        print_plan(settings, config, "", Launch(world_size=4))
+        plan = capsys.readouterr().out
+        assert "each of 4 processes" in plan
+        assert "a step by each process" in plan
+        assert "5,120 in 10 steps" in plan  # the global batch, whatever the world size
+        assert ("gathered" in plan) == fsdp
+        plans.append(plan)
+    replicated, sharded = (float(re.search(r"([\d.]+) \wB  weights", plan)[1]) for plan in plans)
+    assert replicated > 4
+    assert sharded == pytest.approx(replicated / 4, abs=0.06)
 
 
-def test_the_time_is_said_in_years_where_it_takes_years(capsys):
-    settings = TrainSettings(device="cpu", dtype="float32", dry_run=True, rate=1.0, max_iters=10**6)
+def test_the_time_is_given_in_years_where_it_takes_years(capsys):
+    settings = TrainSettings(**DRY_RUN, rate=1.0, max_iters=10**6)
     print_plan(settings, GPTConfig(**SMALL), "", Launch())
     line = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(r"time +16 years at 1 tokens/s \(given\); .*", line)
@@ -66,20 +74,24 @@ def test_the_time_is_said_in_years_where_it_takes_years(capsys):
 @pytest.mark.parametrize(
     ("tokenizer", "texts", "expected"),
     [
-        ("gpt2", [], 50304), ("bytes", ["a.txt"], 256), ("bpe:1000", [], 1024), ("cl100k_base", ["a.txt"], 100288),
-        ("", ["a.txt"], 100), ("char", ["a.txt"], 100),
+        ("gpt2", [], 50304),
+        ("bytes", ["a.txt"], 256),
+        ("bpe:1000", [], 1024),
+        ("cl100k_base", ["a.txt"], 100288),
+        ("", ["a.txt"], 100),
+        ("char", ["a.txt"], 100),
     ],
-)  # fmt: skip
+)
 def test_a_vocabulary_is_known_by_its_name_without_its_files(tokenizer, texts, expected):
     size, source = vocabulary_size("nowhere", tokenizer, texts)
-    assert size == expected and source
+    assert size == expected
+    assert source
 
 
 @pytest.mark.parametrize("dataset", ["openwebtext", "shakespeare"])
-def test_a_dataset_of_gpt2s_tokens_is_known_before_it_is_prepared(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("kqv.training.plan.DATA", tmp_path)
-    assert vocabulary_size(dataset, "", []) == (50304, "50,257 of gpt2")
-    assert vocabulary_size(dataset, "", ["a.txt"])[0] == 100
+def test_a_dataset_of_gpt2s_tokens_is_known_before_it_is_prepared(dataset, tmp_path):
+    assert vocabulary_size(dataset, "", [], tmp_path) == (50304, "50,257 of gpt2")
+    assert vocabulary_size(dataset, "", ["a.txt"], tmp_path)[0] == 100
 
 
 def test_a_rate_without_a_dry_run_is_a_mistake(refused):

@@ -1,4 +1,4 @@
-"""What a user can rely on of a rehearsed step: it counts what a real one takes."""
+"""A rehearsed step counts the memory and the FLOPs that a real one takes."""
 
 import os
 import subprocess
@@ -24,8 +24,8 @@ from model import GPT2, GPTConfig
 
 SMALL = {"vocab_size": 64, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32}
 
-# A process that trains two steps of each case and prints by how many bytes it grew. The first case
-# loads what torch loads late.
+# (dtype, activation checkpointing). A process trains two steps of each case and prints by how many
+# bytes it grew. The first case does not count: it loads what torch loads late.
 CASES = [("bfloat16", True), ("float32", False), ("bfloat16", False), ("float32", True)]
 TRAINING = """
 import sys
@@ -38,11 +38,11 @@ from model import GPT, GPTConfig
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
 
-def train(dtype, again, vocab_size, batch, **size):
+def train(dtype, checkpointing, vocab_size, batch, **size):
     settings = TrainSettings(device="cpu", dtype=dtype)
     machine = choose_machine(settings)
     model = GPT(GPTConfig(vocab_size=vocab_size, **size)).train()
-    model.activation_checkpointing = again
+    model.activation_checkpointing = checkpointing
     machine.choose_attention(model)  # not machine.prepare, which keeps freed memory
     optimizers = make_optimizers(model, settings, machine.muon_dtype)
     for _ in range(2):
@@ -63,50 +63,34 @@ for case in eval(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(),
     reason="only Linux tells the peak of a process's memory",
 )
-def test_the_memory_of_training_steps_is_what_was_said_before():
+def test_the_counted_memory_is_that_of_a_real_process():
     size = {"n_layer": 2, "n_head": 4, "n_embd": 256, "block_size": 256}
     # Each block of memory comes from the system and goes back to it: glibc's heap keeps holes.
-    environment = {
-        **os.environ,
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-        "PYTHONPATH": str(ROOT),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    command = [
-        sys.executable,
-        "-c",
-        TRAINING,
-        repr(CASES),
-        repr({"vocab_size": 1000, "batch": 2, **size}),
-    ]
-    really = subprocess.run(
-        command, env=environment, capture_output=True, check=True, text=True
-    ).stdout.split()[1:]
-    for (dtype, again), growth in zip(CASES[1:], really, strict=True):
-        settings = TrainSettings(
-            device="cpu", dtype=dtype, batch_size=2, activation_checkpointing=again, **size
-        )
-        said = count_memory(
-            settings,
-            GPTConfig(vocab_size=1000, **size),
-            choose_machine(settings),
-            windows=2,
-            micro_batches=1,
-        )
-        assert said.peak == pytest.approx(int(growth), rel=0.1)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    arguments = repr(CASES), repr({"vocab_size": 1000, "batch": 2, **size})
+    command = [sys.executable, "-c", TRAINING, *arguments]
+    measured = subprocess.check_output(command, env=environment, text=True).split()
+    config = GPTConfig(vocab_size=1000, **size)
+    for (dtype, checkpointing), growth in zip(CASES[1:], measured[1:], strict=True):
+        settings = TrainSettings(device="cpu", dtype=dtype, batch_size=2, **size)
+        settings.activation_checkpointing = checkpointing
+        counted = count_memory(settings, config, choose_machine(settings), 2, micro_batches=1)
+        assert counted.peak == pytest.approx(int(growth), rel=0.1)
 
 
 @pytest.mark.parametrize("family", [{}, GPT2], ids=["default", "gpt2"])
-def test_flops_are_those_of_a_count_by_hand(family):
+def test_the_counted_flops_are_those_of_a_count_by_hand(family):
     config = GPTConfig(**SMALL, **family)
     settings = TrainSettings(device="cpu", dtype="float32", optimizer="adamw" if family else "muon")
     window, update = count_flops(settings, config, choose_machine(settings))
-    time, width, inside = 16, 32, config.hidden
-    mlp = (2 if family else 3) * width * inside
+    time, width = 16, 32
+    mlp = (2 if family else 3) * width * config.hidden
     matrices = 2 * (4 * width * width + mlp) + 64 * width
     pairs = 2 * time * time * width  # one product of attention over all heads
     # forward: scores and output; backward: scores again, and the gradients of weights, query, key
@@ -118,34 +102,30 @@ def test_flops_are_those_of_a_count_by_hand(family):
     assert (update == 0) == bool(family)  # Muon's products
 
 
-def test_computing_blocks_again_takes_memory_away_and_adds_work():
-    settings = TrainSettings(device="cpu", dtype="float32")
-    config, machine = GPTConfig(vocab_size=65), choose_machine(settings)
-    plain = (
-        count_memory(settings, config, machine, 32, 1),
-        count_flops(settings, config, machine)[0],
-    )
-    settings.activation_checkpointing = True
-    again = (
-        count_memory(settings, config, machine, 32, 1),
-        count_flops(settings, config, machine)[0],
-    )
-    assert again[0].activations < 0.7 * plain[0].activations
-    assert 1.2 * plain[1] < again[1] < 1.34 * plain[1]
+def test_activation_checkpointing_saves_memory_and_adds_work():
+    config, activations, flops = GPTConfig(vocab_size=65), {}, {}
+    for checkpointing in (False, True):
+        settings = TrainSettings(device="cpu", dtype="float32")
+        settings.activation_checkpointing = checkpointing
+        machine = choose_machine(settings)
+        memory = count_memory(settings, config, machine, 32, 1)
+        activations[checkpointing] = memory.activations
+        flops[checkpointing], _ = count_flops(settings, config, machine)
+    assert activations[True] < 0.7 * activations[False]
+    assert 1.2 * flops[False] < flops[True] < 1.34 * flops[False]
 
 
 def test_a_large_vocabulary_takes_the_memory_of_a_chunk_of_logits(monkeypatch):
-    hidden, weight = (
-        torch.randn(4, 500, 8, requires_grad=True),
-        torch.randn(1000, 8, requires_grad=True),
-    )
+    hidden = torch.randn(4, 500, 8, requires_grad=True)
+    weight = torch.randn(1000, 8, requires_grad=True)
     monkeypatch.setattr("kqv.kernels.LOGITS_AT_ONCE", 50 * 1000)
     with LiveBytes() as live:
         linear_cross_entropy(hidden, weight, torch.zeros(4, 500, dtype=torch.int64)).backward()
-    assert live.peak < 4 * 2000 * 1000 / 5
+    all_logits = 4 * 2000 * 1000  # bytes
+    assert live.peak < all_logits / 5
 
 
-def test_of_a_deep_model_a_few_blocks_are_rehearsed_and_it_comes_to_the_same():
+def test_extrapolating_a_deep_model_gives_what_rehearsing_all_its_blocks_gives():
     settings = TrainSettings(device="cpu", dtype="float32")
     config, machine = GPTConfig(**{**SMALL, "n_layer": 30}), choose_machine(settings)
     rehearsed = rehearse_memory(config, settings, machine, 4, 2, gradients_stay=False)

@@ -1,14 +1,18 @@
-"""What a user can rely on of TensorBoard and Weights & Biases: the same numbers, the samples, the curve, and no question."""
+"""TensorBoard and Weights & Biases get the numbers of metrics.jsonl, the samples and the curve."""
 
-import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kqv.options.settings import TrainSettings
 from kqv.training.curve import draw_curve
 from kqv.training.log import RunLog
+from kqv.training.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 NUMBERS = {
     0: {"val_loss": 4.0},
@@ -18,16 +22,20 @@ NUMBERS = {
 
 
 def report(folder: Path, first_step: int = 0, last_step: int = 20, **options: object) -> None:
-    """What a short run tells."""
-    with RunLog(
-        TrainSettings(out_dir=str(folder), wandb_run_name="a name", **options), first_step
-    ) as log:
+    """Log what a short run logs."""
+    settings = TrainSettings(out_dir=str(folder), wandb_run_name="a name", **options)
+    with RunLog(settings, first_step) as log:
         for step, metrics in NUMBERS.items():
             if first_step <= step <= last_step:
                 if "val_loss" in metrics:
                     log.sample(step, f"<b>sample\nof step {step}")
                 log.write(step, **metrics, entropy=[1.0, 2.0])
         draw_curve(folder)
+
+
+def texts_of(events: "EventAccumulator", name: str) -> list[str]:
+    tensors = events.Tensors(f"{name}/text_summary")
+    return [tensor.tensor_proto.string_val[0].decode() for tensor in tensors]
 
 
 def test_tensorboard_shows_the_numbers_the_samples_the_settings_and_the_curve(
@@ -43,42 +51,35 @@ def test_tensorboard_shows_the_numbers_the_samples_the_settings_and_the_curve(
     for name in ("train_loss", "val_loss", "tokens_per_second"):
         expected = [(step, metrics[name]) for step, metrics in NUMBERS.items() if name in metrics]
         assert [(event.step, event.value) for event in events.Scalars(name)] == expected
-    assert "step" not in events.Tags()["scalars"] and "entropy" not in events.Tags()["scalars"]
-    texts = [
-        event.tensor_proto.string_val[0].decode() for event in events.Tensors("sample/text_summary")
+    assert not {"step", "entropy"} & set(events.Tags()["scalars"])
+    assert texts_of(events, "sample") == [
+        f"    <b>sample\n    of step {step}\n" for step in (0, 20)
     ]
-    assert texts == [f"    <b>sample\n    of step {step}\n" for step in (0, 20)]
-    settings = events.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert "a name" in settings and "| n_layer | 3 |" in settings
+    settings = texts_of(events, "settings")[0]
+    assert "a name" in settings
+    assert "| n_layer | 3 |" in settings
     assert events.Images("curve")[-1].encoded_image_string.startswith(b"\x89PNG")
 
 
-def test_weights_and_biases_keeps_a_run_in_the_folder_and_asks_nothing(
+@pytest.mark.slow
+def test_weights_and_biases_logs_offline_into_out_dir_without_asking_for_a_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("wandb")
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR"):  # nobody has logged in there
+    # a home in which nobody has logged in
+    for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     for name in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     (tmp_path / "run").mkdir()
     report(tmp_path / "run", wandb_log=True)
     (run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    assert (run / next(run.glob("run-*.wandb")).name).stat().st_size > 1000
     data = next(run.glob("run-*.wandb")).read_bytes()
     for piece in (b"a name", b"val_loss", b"train_loss", b"n_layer"):
         assert piece in data
     pages = [path.read_text() for path in run.glob("files/media/html/*.html")]
     assert any("&lt;b&gt;sample\nof step 20" in page for page in pages)
     assert next(run.glob("files/media/images/curve*.png")).read_bytes().startswith(b"\x89PNG")
-    assert (
-        len(
-            [
-                json.loads(line)
-                for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-            ]
-        )
-        == 3
-    )
+    assert len(read_metrics(tmp_path / "run")) == 3

@@ -10,6 +10,8 @@ from contextlib import suppress
 import pytest
 from helpers.shell import TINY, easy_text, prepared_text
 
+pytestmark = pytest.mark.slow
+
 SHORT = (TINY, "--max_iters=4")
 
 
