@@ -377,7 +377,7 @@ def in_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(targets.numel())
         return linear_cross_entropy(hidden, weight, targets)
 
-    monkeypatch.setattr("model.linear_cross_entropy", recorded)
+    monkeypatch.setattr("kqv.kernels.linear_cross_entropy", recorded)
     return calls
 
 
