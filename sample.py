@@ -8,30 +8,20 @@ python sample.py --interactive
 import os
 import signal
 
-if (
-    __name__ == "__main__"
-):  # there is nothing to save: Ctrl-C ends it at once, while torch is imported as well
+if __name__ == "__main__":
+    # There is nothing to save: Ctrl-C ends the process at once, also while torch is imported.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 
-import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from kqv.errors import UserError, run_script
-from kqv.generation.prompts import text_of
+from kqv.generation.prompts import default_prompt, text_of
 from kqv.options.checks import check_sampling
 from kqv.options.command_line import read_settings
 from kqv.options.settings import SampleSettings
 from kqv.training.remarks import checkpoint_remarks
-
-if TYPE_CHECKING:
-    import torch
-
-    from kqv.text.tokenizer import Tokenizer
-    from model import GPT
-
-SEPARATOR = "---------------"
 
 
 def main(arguments: list[str]) -> int:
@@ -42,11 +32,9 @@ def main(arguments: list[str]) -> int:
         print("compile=True is for train.py: sampling is not compiled", file=sys.stderr)
 
     # torch takes a second to import, so this waits until the options are known to be good.
-    import torch
-
     from kqv.checkpoints.loading import load_model
     from kqv.exchange.huggingface import locate
-    from kqv.generation.prompts import default_prompt
+    from kqv.generation.writing import write_samples
     from kqv.machine.device import choose_machine
 
     named = settings.init_from != "resume"
@@ -55,12 +43,11 @@ def main(arguments: list[str]) -> int:
     for remark in checkpoint_remarks(checkpoint, path, where):
         print(remark, file=sys.stderr)
     machine = choose_machine(settings)
-    if checkpoint.get(
-        "nanogpt"
-    ):  # it writes what it wrote there: with a block that slides and, on a CPU, in float32
-        settings.past_block = "slide" if settings.past_block == "auto" else settings.past_block
+    if checkpoint.get("nanogpt"):  # it writes what it wrote there: sliding, and in float32 on a CPU
+        if settings.past_block == "auto":
+            settings.past_block = "slide"
         if settings.dtype == "auto" and machine.device.type == "cpu":
-            machine.dtype = torch.float32
+            machine = choose_machine(replace(settings, dtype="float32"))
     model.to(machine.device).eval()
     if "start" not in given:
         settings.start = default_prompt(tokenizer)
@@ -75,7 +62,8 @@ def main(arguments: list[str]) -> int:
 
 
 def prompts(settings: SampleSettings, newline: str) -> Iterator[str]:
-    """The texts to continue: the one of --start, or with --interactive each line typed, ended with `newline`."""
+    """The prompts: that of --start, or with --interactive each line typed, with `newline` at its
+    end."""
     if settings.interactive:
         while True:
             try:
@@ -83,59 +71,6 @@ def prompts(settings: SampleSettings, newline: str) -> Iterator[str]:
             except EOFError:
                 return
     yield text_of(settings.start)
-
-
-def write_samples(
-    model: "GPT",
-    tokenizer: "Tokenizer",
-    prompt: str,
-    settings: SampleSettings,
-    dtype: "torch.dtype",
-) -> None:
-    """Generate num_samples continuations at once; show the first as it grows and the others when all are done."""
-    from kqv.generation.continuation import Continuation
-    from kqv.generation.sampling import generate
-
-    if settings.unknown == "skip":
-        ids, skipped = tokenizer.encode_known(prompt)
-        if skipped:
-            print(
-                f"left out of the prompt, unknown to the model: {' '.join(map(repr, skipped))}",
-                file=sys.stderr,
-            )
-            prompt = tokenizer.decode(ids)
-    else:
-        ids = tokenizer.encode_prompt(prompt)
-    if not ids:
-        raise UserError(
-            "the prompt is empty: give at least one character the model knows with --start="
-        )
-
-    streaming = settings.output == "text"
-    samples = [Continuation(tokenizer, settings.stop) for _ in range(settings.num_samples)]
-    if streaming:
-        show(prompt)
-    for tokens, log_probabilities in generate(model, ids, settings, dtype, tokenizer.vocab_size):
-        for sample, token, log_probability in zip(samples, tokens, log_probabilities, strict=True):
-            fresh = sample.add(token, log_probability)
-            if streaming and sample is samples[0]:
-                show(fresh)
-        if all(sample.stopped for sample in samples):
-            break
-    for k, sample in enumerate(samples):
-        rest = sample.finish()
-        if streaming:
-            show((rest if k == 0 else prompt + sample.text) + "\n")
-            if settings.num_samples > 1:
-                show(SEPARATOR + "\n")
-        else:
-            show(json.dumps({"sample": k, "prompt": prompt, **sample.to_dict()}) + "\n")
-
-
-def show(text: str) -> None:
-    """Put text on standard output now, not when a line is full."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
