@@ -1,4 +1,5 @@
-"""What a user can rely on of model.py: it is exactly the families it claims to be, and its two attentions agree."""
+"""What a user can rely on of model.py: it is exactly the families it claims to be, and the fast
+bodies of its formulas agree with them."""
 
 import itertools
 import math
@@ -73,9 +74,11 @@ def test_default_shape_is_transformers_qwen3() -> None:
     model = randomised(config)
     theirs = transformers.Qwen3ForCausalLM(
         transformers.Qwen3Config(
-            vocab_size=65, hidden_size=64, intermediate_size=model.blocks[0].mlp.up.out_features, num_hidden_layers=3,
-            num_attention_heads=4, num_key_value_heads=4, head_dim=16, max_position_embeddings=48, rms_norm_eps=1e-6,
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, tie_word_embeddings=False, attention_bias=False,
+            vocab_size=65, hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
+            intermediate_size=model.blocks[0].mlp.up.out_features,
+            num_key_value_heads=4, head_dim=16, max_position_embeddings=48, rms_norm_eps=1e-6,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            tie_word_embeddings=False, attention_bias=False,
         )
     ).eval()  # fmt: skip
     assert (
@@ -149,7 +152,8 @@ def test_linear_attention_is_that_of_all_pairs_and_has_its_gradients(length: int
 
 @pytest.mark.parametrize("score", ["dot", "squared", "linear"])
 def test_attention_is_the_formula(score: str) -> None:
-    """softmax(q·k / √d_k + mask) v, written out with loops over one head; for linear attention φ(q)·φ(k) over its sum."""
+    """softmax(q·k / √d_k + mask) v, written out with loops over one head; for linear attention
+    φ(q)·φ(k) over its sum."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 1, 6, 4).unbind()
     scale = 1 if score == "linear" else 1 / 2
@@ -302,7 +306,7 @@ def test_gpt2s_first_weights_begin_near_the_loss_of_a_die() -> None:
     assert loss == pytest.approx(math.log(65), abs=0.2)
 
 
-# --- written by hand, so compared ---------------------------------------------------------------------------------
+# --- fast bodies beside their formulas
 
 
 @pytest.mark.parametrize("shape", [(3, 16), (2, 5, 7), (2, 3, 4, 8)])
@@ -365,7 +369,7 @@ def test_rotated_queries_and_keys_know_only_their_distance() -> None:
         torch.testing.assert_close(torch.stack(scores), scores[0].expand(3), atol=1e-5, rtol=0)
 
 
-# --- the loss of a large vocabulary, and blocks that are computed again ---------------------------------------------
+# --- the loss of a large vocabulary, and activation checkpointing
 
 
 @pytest.fixture
@@ -436,7 +440,7 @@ def test_activation_checkpointing_changes_no_loss_and_no_gradient(family, dtype)
 def test_a_compiled_model_computes_the_same_loss_in_chunks_and_with_blocks_computed_again(
     monkeypatch, in_chunks
 ) -> None:
-    """What torch.compile makes of the model, less the C++ at its end, for which a compiler is needed."""
+    """What torch.compile makes of the model, without the C++ at its end, which needs a compiler."""
     monkeypatch.setattr("kqv.kernels.LOGITS_AT_ONCE", 1000)
     model = randomised(
         GPTConfig(vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16)

@@ -1,4 +1,5 @@
-"""A user changes model.py: what they see is what their model computes, or one line says what else to touch."""
+"""A user changes model.py: what they see is what their model computes, or one line says what else
+to change."""
 
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ from helpers.shell import TINY, Shell, copy_project
 
 pytestmark = pytest.mark.slow
 
-# A plain loop over GPT.forward, in the changed copy of the project: the likeliest next character, again and again.
+# A plain loop over GPT.forward, in the changed copy of the project: greedy decoding.
 PLAIN = """
 import sys, torch
 from kqv.checkpoints.loading import load_model

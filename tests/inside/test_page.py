@@ -127,6 +127,7 @@ def test_scores_and_masks_that_the_page_cannot_show_are_refused_by_name(
     table, name, entry, monkeypatch, refused
 ) -> None:
     monkeypatch.setitem(table, "mine", entry)
+    monkeypatch.setattr("kqv.options.config.check_model", lambda options: None)
     view = view_of("abcdefgh", n_layer=1, n_head=1, n_embd=8, **{name: "mine"})
     with refused(f"{name}=mine", "--format=json"):
         html_of("abcdefgh", view)
