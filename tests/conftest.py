@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--kills", type=int, default=6, help="how often test_never_lose.py kills a run"
+        "--kills", type=int, default=4, help="how often test_never_lose.py kills a run"
     )
     parser.addoption(
         "--cases", type=int, default=100, help="how many examples a property test tries"
