@@ -332,6 +332,7 @@ def changed(state: Any, place: tuple[Any, ...], value: Any, how: str) -> Any:
     return state
 
 
+@pytest.mark.slow
 @many
 @given(data=st.data())
 def test_any_checkpoint_is_used_or_refused(room: Path, trained: Path, data: st.DataObject) -> None:

@@ -437,6 +437,7 @@ def test_activation_checkpointing_changes_no_loss_and_no_gradient(family, dtype)
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_computes_the_same_loss_in_chunks_and_with_blocks_computed_again(
     monkeypatch, in_chunks
 ) -> None:

@@ -230,6 +230,7 @@ UNTRAINABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", UNTRAINABLE)
 def test_what_cannot_be_trained_on_is_named_with_what_to_do(
     shell, text, texts, trained, tmp_path, words
@@ -336,6 +337,7 @@ def spoil(kind: str, good: Path, bad: Path, proof: Path) -> None:
         os.mkfifo(bad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "kind"),
     [

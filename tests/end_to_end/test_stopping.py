@@ -260,6 +260,7 @@ def test_a_folder_that_is_moved_away_during_a_run_ends_the_run_with_a_checkpoint
     shell.succeed("train.py", "--init_from=resume", f"--out_dir={folder}", "--max_iters=60")
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_first_step_can_be_resumed(shell, text, tmp_path):
     folder = tmp_path / "my run"
     words = (text, TINY, f"--max_iters={LENGTH}", f"--out_dir={folder}")

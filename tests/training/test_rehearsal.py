@@ -125,6 +125,7 @@ def test_a_large_vocabulary_takes_the_memory_of_a_chunk_of_logits(monkeypatch):
     assert live.peak < all_logits / 5
 
 
+@pytest.mark.slow
 def test_extrapolating_a_deep_model_gives_what_rehearsing_all_its_blocks_gives():
     settings = TrainSettings(device="cpu", dtype="float32")
     config, machine = GPTConfig(**{**SMALL, "n_layer": 30}), choose_machine(settings)

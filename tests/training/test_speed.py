@@ -69,6 +69,7 @@ def test_the_measured_speed_is_that_of_steps_with_their_updates(micro_batches):
     assert (speed.windows, speed.blocks) == (4, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window_seconds", [0.01, 1.0, 3.0, 10.0, 30.0, 300.0])
 def test_measuring_ends_in_time_however_slow_the_model_is_and_finds_its_speed(window_seconds):
     config = GPTConfig(**{**SMALL, "n_layer": 24})
