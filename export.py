@@ -29,15 +29,14 @@ def main(arguments: list[str]) -> int:
     check_exporting(settings)
 
     # torch takes a second to import, so this waits until the options are known to be good.
-    from kqv.checkpoints.exporting import WRITERS
-    from kqv.checkpoints.loading import load_model
+    from kqv.checkpoints import exporting, loading
 
     end_by_exception()
-    loaded = load_model(settings.out_dir)
+    loaded = loading.load_model(settings.out_dir)
     suffix = EXPORT_SUFFIXES.get(settings.format)
     name = f"model{suffix}" if suffix else settings.format
     to = Path(settings.to) if settings.to else loaded.path.parent / name
-    if remark := WRITERS[settings.format](loaded, to, settings):
+    if remark := exporting.WRITERS[settings.format](loaded, to, settings):
         print(remark)
     print(to)
     return 0
