@@ -1,5 +1,6 @@
 """Settings of all tests, and the fixtures that several rooms use."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -11,6 +12,10 @@ from kqv.errors import UserError
 
 # Small models gain nothing from more threads, and lose much where other processes compute.
 torch.set_num_threads(1)
+
+DEFAULT_HANDLERS = {signal.SIGINT: signal.default_int_handler}
+if hasattr(signal, "SIGHUP"):  # not on Windows
+    DEFAULT_HANDLERS[signal.SIGHUP] = signal.SIG_DFL
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "kqv", hypothesis.settings.get_profile("ci"), max_examples=config.getoption("--cases")
     )
     hypothesis.settings.load_profile("kqv")
+    # A shell ignores SIGINT in its background jobs, and nohup ignores SIGHUP. The processes that
+    # tests start would inherit that, and wait for ever.
+    for number, default in DEFAULT_HANDLERS.items():
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, default)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ Every rank runs the whole program on its micro-batches of each step. Rank 0 writ
 import contextlib
 import io
 import math
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -17,7 +18,8 @@ from kqv.errors import MachineError, UserError
 from kqv.machine.launching import Launch
 
 T = TypeVar("T")
-PREPARING = timedelta(days=7)  # the longest that ranks wait while one prepares the text
+PREPARING = timedelta(days=7)  # the longest that machines wait while one prepares the text
+POLL = 0.1  # seconds between two looks at whether local rank 0 is done
 
 
 class Ranks:
@@ -102,7 +104,8 @@ class Ranks:
             return action()
         done = f"first on node {self.launch.node}"
         if self.local_rank:
-            store.wait([done], PREPARING)
+            while not store.check([done]):  # store.wait would let no signal handler run
+                time.sleep(POLL)
             with contextlib.redirect_stderr(io.StringIO()):
                 result = action()
         else:

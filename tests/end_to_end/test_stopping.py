@@ -20,7 +20,6 @@ from helpers.shell import (
     SENTENCES,
     TINY,
     Done,
-    end_at_hangup,
     full_pipe,
     metrics,
     same_weights,
@@ -178,7 +177,6 @@ def test_a_run_whose_terminal_closes_saves_and_ends_with_129(shell, text, tmp_pa
     master, terminal = os.openpty()
 
     def take_terminal():
-        end_at_hangup()
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
     script, out_dir = shell.folder / "train.py", f"--out_dir={tmp_path}"

@@ -158,7 +158,6 @@ class Shell:
             stderr=stderr,
             bufsize=0,
             pipesize=4096,
-            preexec_fn=end_at_hangup,
         ) as process:
             watchdog = threading.Timer(TIMEOUT, _end, [process])
             watchdog.start()
@@ -190,11 +189,6 @@ class Shell:
         self, script: str, words: tuple[object, ...], python: tuple[str, ...] = ()
     ) -> list[str]:
         return [sys.executable, *python, str(self.folder / script), *map(str, words)]
-
-
-def end_at_hangup() -> None:
-    """Undo what nohup does to a test run: its processes would ignore SIGHUP."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def torchrun(processes: int, *options: str) -> tuple[str, ...]:
