@@ -1,8 +1,18 @@
 """Models and inputs for tests."""
 
+from typing import Any
+
 import torch
 
 from model import GPT, GPTConfig
+
+SHAPE: dict[str, Any] = {  # of a model that is small, and has several of everything
+    "vocab_size": 11,
+    "block_size": 16,
+    "n_layer": 3,
+    "n_head": 2,
+    "n_embd": 16,
+}
 
 
 def randomised(config: GPTConfig, seed: int = 0, kind: type[GPT] = GPT, spread: float = 0.2) -> GPT:

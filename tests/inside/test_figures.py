@@ -3,11 +3,10 @@
 import math
 from collections.abc import Container
 from dataclasses import fields
-from typing import Any
 
 import pytest
 import torch
-from helpers.models import random_ids, randomised
+from helpers.models import SHAPE, random_ids, randomised
 from torch import Tensor
 
 from kqv.inside.figures import (
@@ -21,13 +20,6 @@ from kqv.inside.figures import (
 from kqv.inside.trace import record
 from model import GPT, GPTConfig
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 11,
-    "block_size": 16,
-    "n_layer": 3,
-    "n_head": 2,
-    "n_embd": 16,
-}
 TIME = 6
 CAUSAL = torch.ones(TIME, TIME).tril()
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.models import random_ids, randomised
+from helpers.models import SHAPE, random_ids, randomised
 from torch import Tensor, nn
 
 from kqv.inside.trace import (
@@ -17,13 +17,6 @@ from kqv.inside.trace import (
 )
 from model import GPT, GPT2, GPTConfig
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 11,
-    "block_size": 16,
-    "n_layer": 3,
-    "n_head": 2,
-    "n_embd": 16,
-}
 VARIANTS: list[dict[str, Any]] = [
     {},
     {**GPT2, "bias": True},
