@@ -24,15 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from kqv.errors import MachineError, run_script
 from kqv.machine.launching import Launch, lost_ranks, one_error
+from kqv.options.settings import TrainSettings
 from kqv.project import shell_command
 from kqv.run_files import BEST, CURVE, LATEST
 from kqv.signals import end_by_exception, stop_signals
 from kqv.training.log import RunLog, SilentLog, open_log
-from kqv.training.remarks import (
-    describe_loss,
-    describe_trivial_losses,
-    no_best_remark,
-)
+from kqv.training.remarks import describe_loss, describe_trivial_losses, no_best_remark
 from kqv.training.request import Request, read_request
 from kqv.training.run_folder import enter_folder
 from kqv.training.schedule import rate_factor, set_rates
@@ -103,15 +100,14 @@ def fit(run: "Run", log: RunLog | SilentLog, saver: "Saver") -> dict[str, Any]:
     due = False  # whether last.pt is, by the clock
     while True:
         last = run.step >= settings.max_iters
-        at_interval = run.step % settings.eval_interval == 0 or last
-        evaluated = at_interval and not run.stop and "val_loss" not in metrics
+        evaluated = evaluates_at(run.step, settings) and not run.stop and "val_loss" not in metrics
         if evaluated:
             metrics |= evaluate(run, log)
         if last and not run.stop:
             metrics["val_loss_full"] = run.evaluator.whole_loss()
             if run.data.tokenizer.kind != "char":
-                per_token = max(run.data.characters_per_token, 1e-9)
-                metrics["val_loss_per_character"] = metrics["val_loss_full"] / per_token
+                per_character = metrics["val_loss_full"] / run.data.characters_per_token
+                metrics["val_loss_per_character"] = per_character
         saver.save(metrics, evaluated, due, last)
         if run.stop or last:
             log.curve()
@@ -122,9 +118,7 @@ def fit(run: "Run", log: RunLog | SilentLog, saver: "Saver") -> dict[str, Any]:
         factor = rate_factor(settings, run.step)
         set_rates(trainer.optimizers, factor)
         own_loss = trainer.forward_backward(run.data.batches(settings, ranks, run.step), run.step)
-        next_is_last = run.step + 1 >= settings.max_iters
-        evaluates_next = (run.step + 1) % settings.eval_interval == 0 or next_is_last
-        if settings.inner_figures and evaluates_next:
+        if settings.inner_figures and evaluates_at(run.step + 1, settings):
             metrics["grad_norm_layers"] = trainer.layer_gradient_norms()
         grad_norm = float(trainer.clip_gradients())
         loss, signals, overdue = ranks.all_reduce(float(own_loss), len(run.signals), saver.is_due())
@@ -144,6 +138,11 @@ def fit(run: "Run", log: RunLog | SilentLog, saver: "Saver") -> dict[str, Any]:
             metrics["tokens_per_second"] = speed
             log.progress(run.step, loss, speed)
             steps, seconds = 0, 0.0
+
+
+def evaluates_at(step: int, settings: TrainSettings) -> bool:
+    """Whether the model is evaluated after this many steps."""
+    return step % settings.eval_interval == 0 or step >= settings.max_iters
 
 
 def evaluate(run: "Run", log: RunLog | SilentLog) -> dict[str, Any]:
@@ -173,9 +172,8 @@ def count_skipped(
         raise MachineError(
             f"nothing finite in {MOST_SKIPPED} steps: the run has diverged; "
             f"{saver.folder / LATEST} is from before that; go on from there with "
-            f"--init_from=resume and lower "
-            f"--learning_rate= and --muon_learning_rate=, or start again with a longer "
-            f"--warmup_iters=, --grad_clip=1 or --dtype=float32"
+            f"--init_from=resume and lower --learning_rate= and --muon_learning_rate=, or start "
+            f"again with a longer --warmup_iters=, --grad_clip=1 or --dtype=float32"
         )
 
 

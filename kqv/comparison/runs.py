@@ -59,8 +59,7 @@ class Run:
     @property
     def tokens_per_step(self) -> int:
         """Size of the global batch in tokens."""
-        windows = self.settings.batch_size * self.settings.gradient_accumulation_steps
-        return windows * self.settings.block_size
+        return self.settings.step_windows * self.settings.block_size
 
     def seconds(self, steps: Sequence[int]) -> list[float]:
         """The time spent in training up to each of these steps.
@@ -76,17 +75,9 @@ class Run:
                 tokens = (line["step"] - known[-1]) * self.tokens_per_step
                 elapsed.append(elapsed[-1] + tokens / speed)
                 known.append(line["step"])
-        return [_interpolated(step, known, elapsed) for step in steps]
+        import numpy as np  # here, so that compare.py --help does not wait for it
 
-
-def _interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """The line through the points (xs, ys), xs rising, at x; beyond them the nearest y."""
-    for right in range(1, len(xs)):
-        if x <= xs[right]:
-            left = right - 1
-            fraction = max(0.0, (x - xs[left]) / (xs[right] - xs[left]))
-            return ys[left] + fraction * (ys[right] - ys[left])
-    return ys[-1]
+        return [float(second) for second in np.interp(steps, known, elapsed)]
 
 
 @dataclass

@@ -151,8 +151,7 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine, ran
     """Raises UserError if a training step needs more memory than the machine has (with eval_only,
     if the weights do): the system would kill this process, or another, without a word. The estimate
     is below what is needed, so that nothing is refused that would fit, and takes no time."""
-    step_windows = settings.batch_size * settings.gradient_accumulation_steps
-    _, windows = ranks.micro_batches(step_windows, settings.batch_size)
+    _, windows = ranks.micro_batches(settings.step_windows, settings.batch_size)
     tokens = windows * settings.block_size
     shards = ranks.world_size if settings.fsdp else 1
     try:
@@ -164,10 +163,9 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine, ran
         what = "a step of this model takes"
         stored = 1 if settings.activation_checkpointing else 8  # activations a layer and token
         activations = 4 * stored * settings.n_layer * settings.n_embd * tokens
-        logits = (
-            2 * 4 * min(tokens * vocab_size, LOGITS_AT_ONCE)
-        )  # and their gradient, in chunks if many
-        starts = 8 * step_windows  # where the windows begin
+        # logits and their gradient, in chunks if there are many
+        logits = 2 * 4 * min(tokens * vocab_size, LOGITS_AT_ONCE)
+        starts = 8 * settings.step_windows  # where the windows begin
         # weights, gradient and two moments
         needed = 4 * 4 * parameters // shards + activations + logits + starts
     there = memory_there(machine)

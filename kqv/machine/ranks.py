@@ -91,11 +91,6 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        if self.world_size > 1:
-            dist.barrier()
-
     def local_main_first(self, action: Callable[[], T]) -> T:
         """Run `action`, such as preparing a text, on local rank 0 first, then on the other ranks.
         Returns its result. What it prints to stderr is printed once."""

@@ -96,6 +96,11 @@ class BatchOptions:
     activation_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, a third more work"""
 
+    @property
+    def step_windows(self) -> int:
+        """Windows in a step, of all ranks: the global batch."""
+        return self.batch_size * self.gradient_accumulation_steps
+
 
 @dataclass
 class RankOptions:

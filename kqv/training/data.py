@@ -24,7 +24,7 @@ class RunData:
     fingerprint: str
     """what tells the training split from any other text"""
     characters_per_token: float
-    """mean over the validation split"""
+    """mean over the validation split; above 0, because losses are divided by it"""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -35,7 +35,7 @@ class RunData:
         self, settings: TrainSettings, ranks: Ranks, step: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The micro-batches (x, y) of this rank in a step, each (windows, block_size) int64."""
-        windows = settings.batch_size * settings.gradient_accumulation_steps
+        windows = settings.step_windows
         each, _ = ranks.micro_batches(windows, settings.batch_size)
         for number in range(ranks.rank * each, (ranks.rank + 1) * each):
             yield training_batch(
@@ -69,7 +69,7 @@ def open_data(
     train, val = (
         open_tokens(dataset.folder / name, size, block_size) for name in ("train.bin", "val.bin")
     )
-    per_token = characters_per_token(val, dataset.tokenizer)
+    per_token = max(characters_per_token(val, dataset.tokenizer), 1e-9)
     return RunData(dataset, train, val, fingerprint(train), per_token)
 
 

@@ -45,15 +45,15 @@ class Evaluator:
         self.settings, self.machine, self.ranks = settings, machine, ranks
 
     def estimated_loss(self) -> float:
-        """See `estimated_loss` below."""
+        """Mean loss over eval_iters batches of the validation split, nats per token."""
         return estimated_loss(self.model, self.data.val, self.settings, self.machine, self.ranks)
 
     def whole_loss(self) -> float:
-        """See `whole_loss` below."""
+        """Mean loss over the whole validation split, nats per token."""
         return whole_loss(self.model, self.data.val, self.settings, self.machine, self.ranks)
 
     def trivial_losses(self) -> tuple[float, float]:
-        """See `trivial_losses` below."""
+        """Losses to compare it with: of guessing uniformly, and by token frequencies."""
         data = self.data
         return trivial_losses(data.train, data.val, data.tokenizer.vocab_size)
 

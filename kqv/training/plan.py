@@ -87,7 +87,7 @@ def plan_lines(
         model = GPT(config)
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     in_matrices = sum(linear.weight.numel() for linear in linears)
-    step_windows = settings.batch_size * settings.gradient_accumulation_steps
+    step_windows = settings.step_windows
     micro_batches, windows = ranks.micro_batches(step_windows, settings.batch_size)
     step_tokens = step_windows * config.block_size
     tokens = step_tokens * settings.max_iters
@@ -159,8 +159,7 @@ def _measured(
             "the model is too large to measure its speed here: give --rate=TOKENS_PER_SECOND, of "
             "all processes"
         )
-    step_windows = settings.batch_size * settings.gradient_accumulation_steps
-    micro_batches, windows = ranks.micro_batches(step_windows, settings.batch_size)
+    micro_batches, windows = ranks.micro_batches(settings.step_windows, settings.batch_size)
     speed = measure_speed(settings, config, machine, windows, micro_batches)
     how = f"measured here with {speed.windows} of {windows} windows"
     if speed.blocks < config.n_layer:

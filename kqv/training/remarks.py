@@ -71,7 +71,7 @@ def describe_loss(loss: float, characters: float = 1.0) -> str:
     >>> describe_loss(3, 2)
     '3.0000 nats per token, 1.5000 per character (2.164 bits)'
     """
-    each = loss / max(characters, 1e-9)
+    each = loss / characters
     units = (
         f"{loss:.4f} nats per character"
         if characters == 1
@@ -90,7 +90,7 @@ def describe_trivial_losses(uniform: float, frequencies: float, characters: floa
     """
     if characters == 1:
         return f"{uniform:.4f} by guessing, {frequencies:.4f} by letter frequencies"
-    each = [loss / max(characters, 1e-9) for loss in (uniform, frequencies)]
+    each = [loss / characters for loss in (uniform, frequencies)]
     guessing = f"{uniform:.4f} by guessing ({each[0]:.4f} per character)"
     return f"{guessing}, {frequencies:.4f} by token frequencies ({each[1]:.4f})"
 

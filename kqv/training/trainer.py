@@ -24,9 +24,7 @@ class Trainer:
     def __init__(self, model: GPT, settings: TrainSettings, machine: Machine, ranks: Ranks) -> None:
         """Raises UserError if there are too few windows in a step for the ranks."""
         self.model, self.settings, self.machine, self.ranks = model, settings, machine, ranks
-        self.windows = settings.batch_size * settings.gradient_accumulation_steps
-        """windows in a step, of all ranks"""
-        self.micro_batches, _ = ranks.micro_batches(self.windows, settings.batch_size)
+        self.micro_batches, _ = ranks.micro_batches(settings.step_windows, settings.batch_size)
         """micro-batches of this rank in a step"""
         model.activation_checkpointing = settings.activation_checkpointing
         if settings.fsdp:
@@ -43,7 +41,7 @@ class Trainer:
     @property
     def step_tokens(self) -> int:
         """Tokens that a step reads."""
-        return self.windows * self.settings.block_size
+        return self.settings.step_windows * self.settings.block_size
 
     @property
     def scale_may_fall(self) -> bool:
@@ -65,7 +63,7 @@ class Trainer:
             with no_sync_until(number == self.micro_batches, self.forward):
                 with self.machine.autocast():
                     mean = self.forward(x.to(device), targets=y.to(device))
-                    share = mean * (len(x) / self.windows)
+                    share = mean * (len(x) / settings.step_windows)
                 # The loss is divided by the global batch, and DDP and FSDP average gradients over
                 # the ranks, which divides once more: undo one of the two.
                 self.scaler.scale(share * self.ranks.world_size).backward()
