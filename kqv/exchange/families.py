@@ -43,6 +43,7 @@ SIZES = (
 # Options that change nothing of what a trained model computes.
 IN_TRAINING_ONLY = ("dropout", "weight_init")
 TITLES = {"gpt2": "GPT-2", "qwen3": "Qwen3"}
+LAYERNORM_EPSILON = 1e-5  # GPT-2's, and torch's default, which model.py keeps
 
 
 class Name(NamedTuple):

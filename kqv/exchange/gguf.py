@@ -16,7 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from kqv.exchange.families import TITLES, check_formula, family, places, to_theirs
+from kqv.exchange.families import (
+    LAYERNORM_EPSILON,
+    TITLES,
+    check_formula,
+    family,
+    places,
+    to_theirs,
+)
 from kqv.exchange.tokenizer_json import to_tokenizer_json, unused_id
 from kqv.files import replacing
 from kqv.text.tokenizer import Tokenizer
@@ -25,7 +32,6 @@ from model import GPT, RMSNORM_EPSILON, GPTConfig
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}  # llama.cpp's numbers for dtypes of a file
 Q8_BLOCK = 32  # numbers of a row that share one scale in q8_0
 NORMAL, CONTROL = 1, 3  # llama.cpp's kinds of tokens
-LAYERNORM_EPSILON = 1e-5  # torch's default, which model.py keeps
 
 
 def to_gguf(model: GPT, tokenizer: Tokenizer, dtype: str, path: Path) -> list[str]:

@@ -19,12 +19,20 @@ import torch
 from torch import Tensor
 
 from kqv.errors import UserError
-from kqv.exchange.families import check_formula, family, places, to_ours, to_theirs
+from kqv.exchange.families import (
+    LAYERNORM_EPSILON,
+    check_formula,
+    family,
+    places,
+    to_ours,
+    to_theirs,
+)
 from kqv.exchange.malformed import refuse_malformed
 from kqv.exchange.model_card import model_card
 from kqv.exchange.safetensors import load_tensors, tensors_to_bytes
 from kqv.exchange.tokenizer_json import from_tokenizer_json, to_tokenizer_json, unused_id
 from kqv.files import read_small, replacing_folder
+from kqv.options.checks import HUGGING_FACE_NAMES
 from kqv.text.registry import (
     MAX_JSON_BYTES,
     NANOGPT_FILE,
@@ -38,7 +46,6 @@ from kqv.text.tokenizer import Tokenizer
 from kqv.text.tokenizer_names import TIKTOKEN_SIZES
 from model import GPT, GPT2, RMSNORM_EPSILON, GPTConfig
 
-NAMED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG = 1 << 24  # bytes of a config.json or an index
 
@@ -152,7 +159,7 @@ CONFIG_KEYS: dict[str, list[Field | Fixed | Note]] = {
         Field("n_head", "n_head"),
         Field("n_inner", "mlp_width", default=0, written="hidden"),
         Field("activation_function", "mlp", default="gelu_new", spelling=ACTIVATIONS),
-        Fixed("layer_norm_epsilon", 1e-5),
+        Fixed("layer_norm_epsilon", LAYERNORM_EPSILON),
         Note("attn_pdrop", _dropout),
         Note("embd_pdrop", _dropout),
         Note("resid_pdrop", _dropout),
@@ -309,7 +316,7 @@ def locate(init_from: str) -> str:
 
     Raises UserError that says how to get a named one that is not there.
     """
-    if init_from not in NAMED:
+    if init_from not in HUGGING_FACE_NAMES:
         return init_from
     by_hand = (
         f"put its config.json, {WEIGHTS} and {TOKENIZER_FILE} into a folder and write "

@@ -15,6 +15,7 @@ from kqv.text.bpe import END_OF_TEXT, OWN_PATTERN, PATTERNS, BpeTokenizer, check
 from kqv.text.byte_level import ByteTokenizer
 from kqv.text.characters import CharTokenizer
 from kqv.text.tokenizer import DOCUMENT_END, Tokenizer
+from kqv.text.tokenizer_names import TIKTOKEN_SIZES
 
 EVERY_CHARACTER = {
     "type": "Split",
@@ -40,7 +41,7 @@ SPECIAL_FLAGS = {
     "normalized": False,
     "special": True,
 }
-GPT2_SIZE, GPT2_SPECIAL = 50257, {"<|endoftext|>": 50256}
+GPT2_SIZE, GPT2_SPECIAL = TIKTOKEN_SIZES["gpt2"], {"<|endoftext|>": 50256}
 UNKNOWN_KIND = (
     "its tokenizer.json is of a kind that kqv does not know: it reads characters and GPT-2's byte "
     "pairs"

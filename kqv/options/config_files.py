@@ -134,14 +134,9 @@ def _check_is_config(settings_class: type, tree: ast.Module, path: Path, instead
         known = {*option_types(settings_class), VARIANTS}
     assigned = _assigned(tree)
     if not known & {SYNONYMS.get(name, name) for name in (*assigned, *_imported(tree))}:
-        hint = ""
-        for name in assigned if plain else ():
-            if (
-                not hint
-                and not name.startswith("_")
-                and (meant := suggestion(settings_class, name))
-            ):
-                hint = f" ({name}: {meant})"
+        public = [name for name in assigned if plain and not name.startswith("_")]
+        meant = ((name, suggestion(settings_class, name)) for name in public)
+        hint = next((f" ({name}: {advice})" for name, advice in meant if advice), "")
         raise UserError(
             f"{path} sets no option of {script_name()}{hint}: it was not run"
             f"{_otherwise(path, instead)}"

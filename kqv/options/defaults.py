@@ -1,6 +1,6 @@
-"""From which defaults a run starts: kqv's own, or with --like=nanogpt those of nanoGPT.
+"""The defaults of a training run: kqv's own, or with --like=nanogpt those of nanoGPT.
 
-nanoGPT's config files rely on nanoGPT's defaults, so that one is recognised by what it sets.
+nanoGPT's config files rely on nanoGPT's defaults, so such a file is recognised by what it sets.
 """
 
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ NANOGPT_DEFAULTS: dict[str, Any] = dict(
     device="auto", dtype="auto", compile="auto", backend="auto",
 )  # fmt: skip
 
-# What nanoGPT has no option for: this is what it is. (The model's part is GPT2 in model.py.)
+# What is fixed in nanoGPT, and an option here. (The model's part is GPT2 in model.py.)
 NANOGPT_FIXED: dict[str, Any] = dict(
     position="learned", norm="layernorm", mlp="gelu", qk_norm=False, tie_weights=True,
     weight_init="gpt2", optimizer="adamw", lr_schedule="cosine",
 )  # fmt: skip
 
-# A config file that sets two of these is nanoGPT's: they are what its files set and what a tweak of
-# kqv's seldom does. Each of its files sets wandb_log; kqv needs no lr_decay_iters.
+# A config file that sets two of these, and nothing that nanoGPT lacks, is taken for nanoGPT's: its
+# files set them (each sets wandb_log), and config files for kqv seldom do.
 NANOGPT_SIGNS = (
     "wandb_log", "eval_only", "always_save_checkpoint", "decay_lr", "lr_decay_iters", "min_lr"
 )  # fmt: skip
 
-# Options of the model and the optimizer that nanoGPT lacks: who sets one means kqv's.
-FAMILY = (
+# Options of the model and the optimizer that nanoGPT lacks: where one is set, kqv is meant.
+KQV_OPTIONS = (
     *NANOGPT_FIXED, "rope_base", "mlp_width", "attention_scale", "attention_score", "mask",
     "window", "muon_learning_rate", "muon_momentum", "cooldown",
 )  # fmt: skip
@@ -65,7 +65,7 @@ def take_nanogpt_defaults(arguments: Sequence[str], given: dict[str, Any]) -> st
         f"{path} is a config file of nanoGPT's (it sets {', '.join(signs[path])}, "
         f"and nothing that nanoGPT lacks)"
     )
-    if ours := [name for name in given if name in FAMILY]:
+    if ours := [name for name in given if name in KQV_OPTIONS]:
         return (
             f"{reason}, but {ours[0]} is an option of kqv's: kqv's defaults are taken; "
             f"for nanoGPT's add --like=nanogpt"

@@ -26,7 +26,6 @@ from safetensors.torch import load_file, save_file
 
 from kqv.checkpoints.loading import load_model
 from kqv.exchange.huggingface import (
-    NAMED,
     from_config_json,
     from_huggingface,
     locate,
@@ -34,6 +33,7 @@ from kqv.exchange.huggingface import (
     to_huggingface,
 )
 from kqv.exchange.tokenizer_json import to_tokenizer_json
+from kqv.options.checks import HUGGING_FACE_NAMES
 from kqv.text.characters import CharTokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -364,7 +364,7 @@ def test_a_header_or_a_vocabulary_larger_than_any_is_refused_unread(
 # --- named models -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", HUGGING_FACE_NAMES)
 def test_a_named_gpt2_is_taken_from_the_cache_or_asked_for(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable
 ) -> None:

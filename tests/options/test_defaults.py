@@ -9,7 +9,7 @@ from helpers.options import TYPES, train_options
 
 from kqv.options.command_line import read_arguments
 from kqv.options.defaults import (
-    FAMILY,
+    KQV_OPTIONS,
     NANOGPT_DEFAULTS,
     NANOGPT_FIXED,
     take_nanogpt_defaults,
@@ -142,5 +142,5 @@ def test_nanogpt_s_options_are_ours_too_and_each_other_option_of_the_model_is_a_
     assert NANOGPT_DEFAULTS.keys() | NANOGPT_FIXED.keys() <= TYPES.keys()
     assert {name: NANOGPT_FIXED[name] for name in GPT2} == GPT2
     model = {field.name for field in dataclasses.fields(ModelOptions)}
-    assert model <= NANOGPT_DEFAULTS.keys() | set(FAMILY)
-    assert not NANOGPT_DEFAULTS.keys() & set(FAMILY)
+    assert model <= NANOGPT_DEFAULTS.keys() | set(KQV_OPTIONS)
+    assert not NANOGPT_DEFAULTS.keys() & set(KQV_OPTIONS)
