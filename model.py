@@ -1,12 +1,18 @@
-"""The transformer: a decoder-only language model.
+"""The transformer: decoder (GPT), encoder (BERT), and both (the 2017 Transformer, T5).
 
     ids ─▶ embedding ─▶ [ x + attention(norm(x)) ─▶ x + mlp(norm(x)) ] × n_layer ─▶ norm ─▶ head
+
+An encoder is the same without a mask. A decoder with an encoder attends to its output, too:
+
+    source ─▶ encoder ──────────────────┐ keys and values
+    ids ─▶ embedding ─▶ [ attention ─▶ cross-attention ─▶ mlp ] × n_layer ─▶ norm ─▶ head
 
 Notable:
 - `attend` is the attention of the paper, written out; `attend_fused` and `causal_linear_attention`
   compute the same faster;
 - what a reader may want to vary is an option of `GPTConfig`, looked up in a small table;
-- two combinations of options are the families of known models: Qwen3 (the default) and GPT-2;
+- some combinations of options are the families of known models: Qwen3 (the default), GPT-2, BERT,
+  T5, the Transformer of 2017 (config/ has each);
 - projections into the residual stream start at zero, so an untrained block is the identity
   (`weight_init` has GPT-2's initialisation, too);
 - decoding runs these same classes with a KV cache, on a copy of the model with faster parts
@@ -27,10 +33,15 @@ from torch.utils.checkpoint import checkpoint
 from kqv import kernels
 from kqv.initialization import initialize
 from kqv.kernels import Dropout, attend_fused, causal_linear_attention, drop
-from kqv.options.config import GPT2, GPTConfig  # noqa: F401 (other files import both from here)
-from kqv.positions import Rotary, Rotation, rotate, sinusoids
+from kqv.options.config import (  # noqa: F401 (other files import these from here)
+    GATED_MLPS,
+    GPT2,
+    GPTConfig,
+)
+from kqv.positions import RelativeBias, Rotary, Rotation, rotate, sinusoids
 
-RMSNORM_EPSILON = 1e-6  # Qwen3's; LayerNorm keeps torch's 1e-5, which is GPT-2's
+RMSNORM_EPSILON, LAYERNORM_EPSILON = 1e-6, 1e-5  # Qwen3's and GPT-2's
+PADDING = -1  # stands for an id beyond the end of a source
 
 
 class RMSNorm(nn.Module):
@@ -39,18 +50,25 @@ class RMSNorm(nn.Module):
     Always in float32: more exact than bfloat16, and no slower on a CPU (docs/log.md).
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, epsilon: float = 0.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon or RMSNORM_EPSILON
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) of any float type to the same shape in float32."""
-        return kernels.rms_norm(x.float(), self.weight, RMSNORM_EPSILON)
+        return kernels.rms_norm(x.float(), self.weight, self.epsilon)
 
 
-NORMS = {
-    "rmsnorm": lambda config: RMSNorm(config.n_embd),
-    "layernorm": lambda config: nn.LayerNorm(config.n_embd, bias=config.bias),
+def layer_norm(config: GPTConfig) -> nn.LayerNorm:
+    """(x - mean(x)) / √(variance(x) + ε) · weight + bias (Ba et al. 2016)."""
+    epsilon = config.norm_epsilon or LAYERNORM_EPSILON
+    return nn.LayerNorm(config.n_embd, epsilon, bias=config.bias)
+
+
+NORMS: dict[str, Callable[[GPTConfig], nn.Module]] = {
+    "rmsnorm": lambda config: RMSNorm(config.n_embd, config.norm_epsilon),
+    "layernorm": layer_norm,
 }
 
 
@@ -105,6 +123,13 @@ def future_mask(distance: Tensor) -> Tensor:
 MASKS = {"causal": causal_mask, "none": no_mask, "future": future_mask}
 
 
+def as_bias(mask: Tensor) -> Tensor:
+    """A mask as numbers to add to scores: -∞ where it is False. One of numbers already stays."""
+    if mask.is_floating_point():
+        return mask
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, -math.inf)
+
+
 def attend(
     query: Tensor,
     key: Tensor,
@@ -116,13 +141,14 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """softmax(query @ keyᵀ · scale + mask) @ value (Vaswani et al. 2017, section 3.2.1).
 
-    query (batch, heads, time, d_k), key and value (batch, heads, seen, d_k), mask (time, seen),
-    True where the query may look, or None. Returns the output (batch, heads, time, d_k) and the
+    query (batch, heads, time, d_k), key and value (batch, heads, seen, d_k). mask, of a shape that
+    broadcasts to that of the weights, is True where the query may look, or a number to add to the
+    score; None lets it look anywhere. Returns the output (batch, heads, time, d_k) and the
     attention weights (batch, heads, time, seen).
     """
     scores = SCORES[score](query, key, scale)
     if mask is not None:
-        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -math.inf)
+        scores = scores + as_bias(mask)
     weights = torch.softmax(scores, dim=-1)
     return drop(weights, dropout) @ value, weights
 
@@ -139,33 +165,38 @@ class Observer(Protocol):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: each token asks (query) which others (key) to hear (value)."""
+    """Multi-head attention: each token of x asks (query) which of the source (key) to hear (value).
 
-    def __init__(self, config: GPTConfig) -> None:
+    The source is x itself in self-attention, and an encoder's output in cross-attention.
+    """
+
+    def __init__(self, config: GPTConfig, cross: bool = False) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.cross = config, cross
         self.query = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.key = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.value = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.output = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.query_norm = RMSNorm(config.d_k) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(config.d_k) if config.qk_norm else nn.Identity()
+        epsilon = config.norm_epsilon
+        self.query_norm = RMSNorm(config.d_k, epsilon) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(config.d_k, epsilon) if config.qk_norm else nn.Identity()
         scale = config.attention_scale if config.attention_score != "linear" else "none"
         self.scale = SCALES[scale](config.d_k) if isinstance(scale, str) else float(scale)
-        self.causal = (
-            config.mask == "causal" and not config.window
-        )  # kernels have this mask built in
+        # kernels have this mask built in
+        plain = config.mask == "causal" and not config.window and config.position != "relative"
+        self.causal = plain and not cross
         self.fused = config.attention_score in HAVE_FAST_BODY  # see GPT.fuse_attention
 
     def forward(
         self,
         x: Tensor,
+        source: Tensor,
         rotation: Rotation | None,
         mask: Tensor | None,
         observer: Observer | None = None,
     ) -> Tensor:
-        """x (batch, time, n_embd) to the same shape."""
-        query, key, value = self.project(x, rotation)
+        """x (batch, time, n_embd) to the same shape; source (batch, seen, n_embd)."""
+        query, key, value = self.project(x, source, rotation)
         if observer is not None:
             key, value = observer.see(query, key, value)
         causal = self.causal and mask is not None
@@ -178,11 +209,14 @@ class Attention(nn.Module):
             output, _ = attend(query, key, value, mask, self.scale, score, dropout)
         return self.output(output.transpose(1, 2).reshape(x.shape))
 
-    def project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of x (batch, time, n_embd), each (batch, heads, time, d_k)."""
+    def project(
+        self, x: Tensor, source: Tensor, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The query of x (batch, time, n_embd), the key and value of source (batch, seen, n_embd);
+        each (batch, heads, time or seen, d_k)."""
         query = self.query_norm(self.heads(self.query(x)))
-        key = self.key_norm(self.heads(self.key(x)))
-        value = self.heads(self.value(x))
+        key = self.key_norm(self.heads(self.key(source)))
+        value = self.heads(self.value(source))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         return query, key, value
@@ -196,14 +230,16 @@ class Attention(nn.Module):
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": F.silu,  # of the gate
+    "geglu": lambda x: F.gelu(x, approximate="tanh"),  # of the gate, as in T5 v1.1
+    "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # OpenAI trained GPT-2 with this one
     "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
 }
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)) (Shazeer 2020)."""
+class GatedMLP(nn.Module):
+    """down(activation(gate(x)) · up(x)) (Shazeer 2020)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -237,14 +273,21 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention moves information between tokens, the MLP transforms each; both add to x."""
+    """Attention moves information between tokens, the MLP transforms each; both add to x.
+
+    A decoder with an encoder has cross-attention in between.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        self.norm_first = config.norm_first
         self.attention_norm = NORMS[config.norm](config)
         self.attention = Attention(config)
+        if config.has_cross_attention:
+            self.cross_norm = NORMS[config.norm](config)
+            self.cross_attention = Attention(config, cross=True)
         self.mlp_norm = NORMS[config.norm](config)
-        self.mlp = SwiGLU(config) if config.mlp == "swiglu" else MLP(config)
+        self.mlp = GatedMLP(config) if config.mlp in GATED_MLPS else MLP(config)
         self.dropout = Dropout(config.dropout)
 
     def forward(
@@ -252,16 +295,34 @@ class Block(nn.Module):
         x: Tensor,
         rotation: Rotation | None,
         mask: Tensor | None,
-        observer: Observer | None = None,
+        observers: Sequence[Observer | None] = (None, None),
+        source: Tensor | None = None,
+        source_mask: Tensor | None = None,
     ) -> Tensor:
-        """x (batch, time, n_embd) to the same shape."""
-        attended = self.attention(self.attention_norm(x), rotation, mask, observer)
-        x = x + self.dropout(attended)
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        """x (batch, time, n_embd) to the same shape. `source` (batch, source_time, n_embd) is the
+        encoder's output; the first observer is of self-attention, the second of cross-attention.
+        """
+        h = self.before(self.attention_norm, x)
+        x = self.after(self.attention_norm, x, self.attention(h, h, rotation, mask, observers[0]))
+        if source is not None:
+            h = self.before(self.cross_norm, x)
+            attended = self.cross_attention(h, source, None, source_mask, observers[1])
+            x = self.after(self.cross_norm, x, attended)
+        return self.after(self.mlp_norm, x, self.mlp(self.before(self.mlp_norm, x)))
+
+    def before(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """What a part of the block reads: norm(x), or with post-norm x itself."""
+        return norm(x) if self.norm_first else x
+
+    def after(self, norm: nn.Module, x: Tensor, change: Tensor) -> Tensor:
+        """x + change (Xiong et al. 2020), or with post-norm norm(x + change) (Vaswani et al. 2017,
+        section 3.1)."""
+        x = x + self.dropout(change)
+        return x if self.norm_first else norm(x)
 
 
-class GPT(nn.Module):
-    """Token ids in, logits of the next token out."""
+class Stack(nn.Module):
+    """Embedding, blocks, final norm: an encoder, or a decoder without its head."""
 
     sinusoids: Tensor
 
@@ -277,12 +338,97 @@ class GPT(nn.Module):
         if config.position == "sinusoidal":  # computed, so not part of a checkpoint
             self.register_buffer("sinusoids", sinusoids(config), persistent=False)
         self.rotary = Rotary(config) if config.position == "rope" else None
+        self.relative = RelativeBias(config) if config.position == "relative" else None
+        self.embedding_norm = NORMS[config.norm](config) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = NORMS[config.norm](config)
+        self.norm = NORMS[config.norm](config) if config.norm_first else nn.Identity()
+
+    def embed(self, ids: Tensor, start: int) -> Tensor:
+        """ids (batch, time) to x (batch, time, n_embd), with positions that are added to x."""
+        config, time = self.config, ids.shape[1]
+        x = self.embedding(ids)
+        if config.scale_embedding:
+            x = x * math.sqrt(config.n_embd)
+        if config.position == "learned":
+            x = x + self.positions.weight[start : start + time]
+        elif config.position == "sinusoidal":
+            x = x + self.sinusoids[start : start + time]
+        return self.dropout(self.embedding_norm(x))
+
+    def allowed(self, time: int) -> Tensor | None:
+        """Which keys each query may see: (time, time) bool, queries by keys; None means all."""
+        config = self.config
+        if not config.window and config.mask == "none":
+            return None
+        distance = self.distance(time)
+        mask = MASKS[config.mask](distance)
+        return mask & (distance.abs() < config.window) if config.window else mask
+
+    def distance(self, time: int) -> Tensor:
+        """How far each key is before each query: (time, time) int64, queries by keys."""
+        place = torch.arange(time, device=self.embedding.weight.device)
+        return place[:, None] - place
+
+    def mask(self, start: int, time: int, padding: Tensor | None = None) -> Tensor | None:
+        """The mask of self-attention, as `attend` takes it: what may be seen, padding, and biases
+        of relative positions. padding (batch, 1, 1, time), False where a text has ended."""
+        if start == 0:
+            mask = self.allowed(time)
+            if padding is not None:
+                mask = padding if mask is None else mask & padding
+            if self.relative is None:
+                return mask
+            bias = self.relative(self.distance(time))
+            return bias if mask is None else bias + as_bias(mask)
+        if self.relative is None:
+            return None  # a cache holds only what may be seen
+        # key and value of position p are in slot p % reach of a cache
+        slots = torch.arange(min(start + 1, self.config.reach), device=self.embedding.weight.device)
+        return self.relative(((start - slots) % self.config.reach)[None])
+
+    def run(
+        self,
+        ids: Tensor,
+        observers: Sequence[Observer] | None = None,
+        start: int = 0,
+        padding: Tensor | None = None,
+        source: Tensor | None = None,
+        source_mask: Tensor | None = None,
+    ) -> Tensor:
+        """ids (batch, time), int64, to hidden states (batch, time, n_embd).
+
+        `observers` are one per attention, in the order of computation.
+        """
+        time = ids.shape[1]
+        x = self.embed(ids, start)
+        rotation = self.rotary(start, time) if self.rotary is not None else None
+        mask = self.mask(start, time, padding)
+        each = 1 if source is None else 2  # attentions of a block
+        for layer, block in enumerate(self.blocks):
+            if self.activation_checkpointing and self.training:
+                inputs = (x, rotation, mask, (None, None), source, source_mask)
+                x = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                seen_by = (
+                    observers[layer * each : (layer + 1) * each] if observers else (None, None)
+                )
+                x = block(x, rotation, mask, seen_by, source, source_mask)
+        return self.norm(x)
+
+
+class GPT(Stack):
+    """Token ids in, logits out: of the next token, or of an encoder, of the tokens themselves."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.head.weight = self.embedding.weight
+        if config.has_cross_attention:
+            self.encoder = Stack(config.encoder)
+            if not config.source_vocab_size:
+                self.encoder.embedding = self.embedding
         initialize(self, config)
 
     def fuse_attention(self, fused: bool) -> None:
@@ -291,25 +437,10 @@ class GPT(nn.Module):
             if isinstance(module, Attention):
                 module.fused = fused and self.config.attention_score in HAVE_FAST_BODY
 
-    def allowed(self, time: int) -> Tensor | None:
-        """Which keys each query may see: (time, time) bool, queries by keys; None means all."""
-        config = self.config
-        if not config.window and config.mask == "none":
-            return None
-        place = torch.arange(time, device=self.embedding.weight.device)
-        distance = place[:, None] - place
-        mask = MASKS[config.mask](distance)
-        return mask & (distance.abs() < config.window) if config.window else mask
-
-    def embed(self, ids: Tensor, start: int) -> Tensor:
-        """ids (batch, time) to x (batch, time, n_embd), with positions that are added to x."""
-        time = ids.shape[1]
-        x = self.embedding(ids)
-        if self.config.position == "learned":
-            x = x + self.positions.weight[start : start + time]
-        elif self.config.position == "sinusoidal":
-            x = x + self.sinusoids[start : start + time]
-        return self.dropout(x)
+    def encode(self, source: Tensor, observers: Sequence[Observer] | None = None) -> Tensor:
+        """The encoder's output (batch, source_time, n_embd) for source (batch, source_time), int64,
+        which ends with PADDING where others are longer."""
+        return self.encoder.run(source.clamp_min(0), observers, padding=not_padding(source))
 
     def forward(
         self,
@@ -317,29 +448,38 @@ class GPT(nn.Module):
         observers: Sequence[Observer] | None = None,
         targets: Tensor | None = None,
         start: int = 0,
+        weights: Tensor | None = None,
+        source: Tensor | None = None,
+        encoded: Tensor | None = None,
     ) -> Tensor:
-        """Logits (batch, time, vocab_size) for the token after each of ids (batch, time), int64.
+        """Logits (batch, time, vocab_size) for the token after each of ids (batch, time), int64; of
+        an encoder, for the token at each.
 
-        Given `targets` (batch, time), these next tokens, the mean loss instead: a float32 scalar in
-        nats per token. `observers`, one per layer, see its queries, keys and values. `start` is the
-        position of ids: above 0 they are one token per text, and observers are KV caches that hold
-        the tokens before it. start + time must not exceed block_size, except for rope and none.
+        Given `targets` (batch, time), these tokens, the mean loss instead: a float32 scalar in nats
+        per token, weighted by `weights` (batch, time) if there are some. `observers`, one per
+        attention, see its queries, keys and values. `start` is the position of ids: above 0 they
+        are one token per text, and observers are KV caches that hold the tokens before it.
+        start + time must not exceed block_size, except for rope, relative and none.
+
+        An encoder–decoder translates `source` (batch, source_time); `encoded` is what `encode` made
+        of it, if it has been called already.
         """
-        config, time = self.config, ids.shape[1]
-        x = self.embed(ids, start)
-        rotation = self.rotary(start, time) if self.rotary is not None else None
-        mask = self.allowed(time) if start == 0 else None  # a cache holds only what may be seen
-        for layer, block in enumerate(self.blocks):
-            if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, rotation, mask, use_reentrant=False)
-            else:
-                x = block(x, rotation, mask, observers[layer] if observers else None)
+        if source is not None and encoded is None:
+            encoded = self.encode(source)
+        source_mask = not_padding(source) if source is not None else None
+        hidden = self.run(ids, observers, start, source=encoded, source_mask=source_mask)
         if targets is None:
-            return self.head(self.norm(x))
-        if targets.numel() * config.vocab_size <= kernels.LOGITS_AT_ONCE:  # simpler, and as fast
-            return kernels.cross_entropy(self.head(self.norm(x)), targets)
-        return kernels.linear_cross_entropy(self.norm(x), self.head.weight, targets)
+            return self.head(hidden)
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        if targets.numel() * self.config.vocab_size <= kernels.LOGITS_AT_ONCE:
+            return kernels.cross_entropy(self.head(hidden), targets, weights, smoothing)  # simpler
+        return kernels.linear_cross_entropy(hidden, self.head.weight, targets, weights, smoothing)
 
     def parameter_count(self) -> int:
         """Number of trained parameters; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def not_padding(source: Tensor) -> Tensor:
+    """Where a source (batch, source_time) has not ended: a mask (batch, 1, 1, source_time)."""
+    return (source != PADDING)[:, None, None]

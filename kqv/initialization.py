@@ -11,12 +11,12 @@ def std_zero_residual(config: Any, name: str, inputs: int) -> float:
     """1/√inputs for matrices, 0.5 for embeddings.
 
     Zero for projections into the residual stream (`output`, `down`), so that each block starts as
-    the identity, and for the head, so that the first loss is log(vocab_size). A tied head cannot be
-    zero, so embeddings have 0.02 then.
+    the identity, for biases of relative positions, and for the head, so that the first loss is
+    log(vocab_size). A tied head cannot be zero, so embeddings have 0.02 then.
     """
-    if name in ("embedding", "positions"):
+    if name.endswith(("embedding", "positions")):
         return 0.02 if config.tie_weights else 0.5
-    if name == "head" or name.endswith((".output", ".down")):
+    if name == "head" or name.endswith((".output", ".down", "relative.bias")):
         return 0.0
     return inputs**-0.5
 

@@ -90,6 +90,8 @@ def attend_fused(
     which the kernel has built in.
     """
     mask = None if causal else mask
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(query.dtype)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale
     )
@@ -116,20 +118,29 @@ def causal_linear_attention(query: Tensor, key: Tensor, value: Tensor, chunk: in
     return output.view(batch, heads, -1, d_k)[:, :, :time]
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
     """Mean loss in nats per token: -log p(target), computed in float32.
 
-    logits (batch, time, vocab_size), targets (batch, time) int64.
+    logits (batch, time, vocab_size), targets (batch, time) int64. The mean is weighted by `weights`
+    (batch, time) if there are some. `smoothing` spreads this share of the target probability over
+    all tokens (Szegedy et al. 2016, section 7).
     """
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    logits, targets = logits.flatten(0, 1).float(), targets.flatten()
+    if weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    weights = weights.flatten()
+    return losses @ weights / weights.sum().clamp_min(SMALLEST_SUM)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Output layer and loss in chunks of positions: only one chunk of logits exists at a time.
 
     Hsu et al. 2024 (arXiv 2410.10989), section 3.2; Wijmans et al. 2024 (arXiv 2411.09009). The
-    gradients of a chunk, softmax(logits) minus 1 at the target times the other factor, are computed
-    in the forward pass, while its logits are there.
+    gradients of a chunk, softmax(logits) minus the target's distribution times the other factor,
+    are computed in the forward pass, while its logits are there.
     """
 
     @staticmethod
@@ -138,48 +149,67 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
+        weights: Tensor,
+        smoothing: float,
         dtype: torch.dtype,
         training: bool,
     ) -> Tensor:
         short, chunk = weight.to(dtype), max(1, LOGITS_AT_ONCE // len(weight))
-        total = torch.zeros((), device=hidden.device)
+        total, count = torch.zeros((), device=hidden.device), weights.sum().clamp_min(SMALLEST_SUM)
         hidden_gradients = []
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if training else None
-        for part, target in zip(hidden.to(dtype).split(chunk), targets.split(chunk), strict=True):
+        parts = zip(
+            hidden.to(dtype).split(chunk), targets.split(chunk), weights.split(chunk), strict=True
+        )
+        for part, target, each in parts:
             log_probabilities = F.log_softmax(part @ short.mT, dim=-1, dtype=torch.float32)
-            total += F.nll_loss(log_probabilities, target, reduction="sum")
+            losses = F.nll_loss(log_probabilities, target, reduction="none")
+            if smoothing:
+                losses = torch.lerp(losses, -log_probabilities.mean(-1), smoothing)
+            total += losses @ each
             if weight_gradient is not None:
-                minus_one = torch.full_like(target, -1, dtype=torch.float32)[:, None]
-                slope = log_probabilities.exp_().scatter_add_(1, target[:, None], minus_one)
-                slope = slope.to(dtype)
+                at_target = torch.full_like(target, smoothing - 1, dtype=torch.float32)[:, None]
+                slope = log_probabilities.exp_().scatter_add_(1, target[:, None], at_target)
+                if smoothing:
+                    slope -= smoothing / len(weight)
+                slope = (slope * each[:, None]).to(dtype)
                 hidden_gradients.append(slope @ short)
                 if dtype == torch.float32:
                     weight_gradient.addmm_(slope.mT, part)
                 else:
                     weight_gradient += slope.mT @ part
         if weight_gradient is not None:
-            ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient)
-        return total / len(targets)
+            ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient, count)
+        return total / count
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
+        hidden_gradient, weight_gradient, count = ctx.saved_tensors
         # The mean is taken only here, in float32: a slope divided by the number of all tokens is
         # too small for float16.
-        each = gradient / len(hidden_gradient)
-        return hidden_gradient.float() * each, weight_gradient * each, None, None, None
+        each = gradient / count
+        return hidden_gradient.float() * each, weight_gradient * each, *(None,) * 5
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    smoothing: float = 0.0,
+) -> Tensor:
     """Mean cross-entropy of hidden @ weightᵀ in nats, a float32 scalar, in the memory of a chunk.
 
     hidden (batch, time, n_embd) and weight (vocab_size, n_embd) float32, targets (batch, time)
-    int64. Products are made in the precision of autocast. (torch has a function of this name from
-    2.13 on, which torch.compile cannot trace.)
+    int64; `weights` and `smoothing` as in `cross_entropy`. Products are made in the precision of
+    autocast. (torch has a function of this name from 2.13 on, which torch.compile cannot trace.)
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    if weights is None:
+        weights = torch.ones_like(targets, dtype=torch.float32)
     with torch.autocast(device, enabled=False):
         return _LinearCrossEntropy.apply(
-            hidden.flatten(0, 1), weight, targets.flatten(), dtype, torch.is_grad_enabled()
-        )
+            hidden.flatten(0, 1), weight, targets.flatten(), weights.flatten(), smoothing, dtype,
+            torch.is_grad_enabled(),
+        )  # fmt: skip

@@ -1,5 +1,7 @@
-"""Where a token stands: sinusoidal positions, added to x, and rotary ones, which turn q and k."""
+"""Where a token stands: sinusoidal positions, added to x; rotary ones, which turn q and k; relative
+ones, added to the scores."""
 
+import math
 from typing import Any
 
 import torch
@@ -61,3 +63,40 @@ class Rotary(nn.Module):
             self.table = rotation_table(self.config, start).to(self.table.device)
         cosine, sine = self.table.narrow(1, start - self.first, time).unbind()
         return cosine, sine
+
+
+RELATIVE_BUCKETS = 32  # of T5; half of them for distances that have one of their own
+FARTHEST = 128  # a distance of this much or more is in the last bucket
+
+
+def relative_buckets(distance: Tensor, both_ways: bool) -> Tensor:
+    """The bucket of each distance from a query back to a key, int64, of RELATIVE_BUCKETS in all.
+
+    Small distances have a bucket each, larger ones share them on a logarithmic scale, up to
+    FARTHEST (Raffel et al. 2020, T5, section 2.1). `both_ways`: half of the buckets are for keys
+    that come after the query; otherwise these are all in bucket 0.
+    """
+    buckets, later = RELATIVE_BUCKETS, torch.zeros_like(distance)
+    if both_ways:
+        buckets //= 2
+        later = (distance < 0) * buckets
+        distance = distance.abs()
+    else:
+        distance = distance.clamp_min(0)
+    exact = buckets // 2
+    scaled = (distance.clamp_min(1).float() / exact).log() / math.log(FARTHEST / exact)
+    shared = exact + (scaled * (buckets - exact)).long()
+    return later + torch.where(distance < exact, distance, shared.clamp_max(buckets - 1))
+
+
+class RelativeBias(nn.Module):
+    """A learned number for each head and bucket of distances, which is added to the scores."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.both_ways = config.mask != "causal"
+        self.bias = nn.Embedding(RELATIVE_BUCKETS, config.n_head)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """distance (time, seen) from queries back to keys, to biases (heads, time, seen)."""
+        return self.bias(relative_buckets(distance, self.both_ways)).permute(2, 0, 1)

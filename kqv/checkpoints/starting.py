@@ -126,6 +126,7 @@ def find_start(request: Request, ranks: Ranks, stack: ExitStack) -> tuple[Start,
     request = replace(request, settings=_settings_of(start, request))
     settings = request.settings
     model.config.dropout = settings.dropout
+    model.config.label_smoothing = settings.label_smoothing
     text_named = request.texts or "dataset" in request.given
     if start.from_nanogpt and ranks.is_main and not text_named and not settings.dry_run:
         print(data_remark(state, path, settings.dataset), file=sys.stderr)
@@ -191,7 +192,7 @@ def _settings_of(start: Start, request: Request) -> TrainSettings:
     elif "dataset" not in given:
         settings = replace(settings, dataset=before.get("dataset", settings.dataset))
     fixed = dict(start.checkpoint["model_args"])
-    for free in ("vocab_size", "dropout"):
+    for free in ("vocab_size", "source_vocab_size", "dropout", "label_smoothing"):
         fixed.pop(free, None)
     if start.tokenizer:
         fixed["tokenizer"] = start.tokenizer.name

@@ -41,9 +41,8 @@ SIZES = (
     *("rope_base", "bias", "tie_weights"),
 )
 # Options that change nothing of what a trained model computes.
-IN_TRAINING_ONLY = ("dropout", "weight_init")
+IN_TRAINING_ONLY = ("dropout", "label_smoothing", "weight_init")
 TITLES = {"gpt2": "GPT-2", "qwen3": "Qwen3"}
-LAYERNORM_EPSILON = 1e-5  # GPT-2's, and torch's default, which model.py keeps
 
 
 class Name(NamedTuple):

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from kqv.exchange.families import (
-    LAYERNORM_EPSILON,
     TITLES,
     check_formula,
     family,
@@ -27,7 +26,7 @@ from kqv.exchange.families import (
 from kqv.exchange.tokenizer_json import to_tokenizer_json, unused_id
 from kqv.files import replacing
 from kqv.text.tokenizer import Tokenizer
-from model import GPT, RMSNORM_EPSILON, GPTConfig
+from model import GPT, LAYERNORM_EPSILON, RMSNORM_EPSILON, GPTConfig
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}  # llama.cpp's numbers for dtypes of a file
 Q8_BLOCK = 32  # numbers of a row that share one scale in q8_0

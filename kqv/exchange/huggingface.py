@@ -20,7 +20,6 @@ from torch import Tensor
 
 from kqv.errors import UserError
 from kqv.exchange.families import (
-    LAYERNORM_EPSILON,
     check_formula,
     family,
     places,
@@ -44,7 +43,7 @@ from kqv.text.registry import (
 from kqv.text.tiktoken_files import load_tiktoken
 from kqv.text.tokenizer import Tokenizer
 from kqv.text.tokenizer_names import TIKTOKEN_SIZES
-from model import GPT, GPT2, RMSNORM_EPSILON, GPTConfig
+from model import GPT, GPT2, LAYERNORM_EPSILON, RMSNORM_EPSILON, GPTConfig
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG = 1 << 24  # bytes of a config.json or an index

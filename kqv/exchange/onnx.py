@@ -13,7 +13,7 @@ from torch import nn
 from kqv.errors import UserError
 from kqv.files import replacing
 from kqv.text.tokenizer import Tokenizer
-from model import GPT, RMSNORM_EPSILON, RMSNorm
+from model import GPT, RMSNorm
 
 MAX_ONNX = 2**31  # bytes; a larger model would need files beside it
 
@@ -68,7 +68,7 @@ def _with_plain_norms(model: GPT) -> GPT:
     for name, module in list(copy.named_modules()):
         if isinstance(module, RMSNorm):
             parent, _, child = name.rpartition(".")
-            plain = nn.RMSNorm(len(module.weight), eps=RMSNORM_EPSILON)
+            plain = nn.RMSNorm(len(module.weight), eps=module.epsilon)
             plain.weight = module.weight
             setattr(copy.get_submodule(parent), child, plain)
     return copy.eval()

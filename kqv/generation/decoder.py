@@ -41,9 +41,8 @@ class Decoder:
         self.cached = cached and config.mask == "causal"
         # Rotary keys know only distances, so a ring of them can go on for ever. Positions that are
         # added to x count from the beginning of the block and end with it.
-        self.endless = config.position in ("rope", "none")
+        self.endless = config.position in ("rope", "relative", "none")
         self.kept = config.block_size if slide else max(1, config.block_size // 2)
-        self.reach = min(config.window or config.block_size, config.block_size)
         self.step = fast_copy(model, dtype) if self.cached else None
         self.caches: list[KVCache] = []
         self.length = 0  # tokens that the caches have seen
@@ -62,7 +61,9 @@ class Decoder:
     def prefill(self, ids: Tensor) -> Tensor:
         """Fill the KV caches with ids (batch, time), at most block_size; logits as next_logits."""
         self.length = ids.shape[1]
-        self.caches = [KVCache(self.reach) for _ in self.model.blocks] if self.cached else []
+        self.caches = (
+            [KVCache(self.model.config.reach) for _ in self.model.blocks] if self.cached else []
+        )
         short = self.prefill_dtype != torch.float32
         with torch.autocast(ids.device.type, self.prefill_dtype, enabled=short):
             return self.model(ids, self.caches)[:, -1].float()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kqv.kernels import Dropout
 from kqv.machine.device import onednn_has_bfloat16
 from kqv.positions import Rotation, rotate
-from model import GPT, RMSNORM_EPSILON, Attention, RMSNorm, SwiGLU
+from model import GPT, Attention, GatedMLP, RMSNorm
 
 Function = Callable[..., Any]
 
@@ -52,8 +52,9 @@ def _twin(module: nn.Module, dtype: torch.dtype) -> Any:
     # A rotary table moves along with the text: the copy has its own dictionary of buffers.
     vars(twin).update(children, _modules={}, _buffers=dict(module._buffers), training=False)
     if isinstance(module, Attention):
-        vars(twin)["project"] = joined_query_key_value(module, dtype)
-    if isinstance(module, SwiGLU):
+        project = cached_query if module.cross else joined_query_key_value
+        vars(twin)["project"] = project(module, dtype)
+    if isinstance(module, GatedMLP):
         joined = joined_linear([module.gate, module.up], dtype)
         vars(twin)["project"] = lambda x: joined(x).chunk(2, dim=-1)
     return twin
@@ -71,7 +72,7 @@ def _faster(module: nn.Module, dtype: torch.dtype) -> Any:
     if type(module) is nn.Embedding:
         return FastEmbedding(module.weight)
     if type(module) is RMSNorm:
-        return fast_rms_norm(module.weight)
+        return fast_rms_norm(module.weight, module.epsilon)
     if type(module) is nn.LayerNorm:
         return fast_layer_norm(module)
     if type(module) in (Dropout, nn.Identity):
@@ -108,9 +109,9 @@ def joined_query_key_value(attention: Attention, dtype: torch.dtype) -> Function
     if config.qk_norm:
         norms: Any = (attention.query_norm, attention.key_norm)
         weights = torch.stack([each.weight for each in norms])
-        norm = fast_rms_norm(weights[:, None, None])  # (2, 1, 1, d_k)
+        norm = fast_rms_norm(weights[:, None, None], norms[0].epsilon)  # (2, 1, 1, d_k)
 
-    def project(x: Tensor, rotation: Rotation | None) -> tuple[Tensor, ...]:
+    def project(x: Tensor, source: Tensor, rotation: Rotation | None) -> tuple[Tensor, ...]:
         """x (batch, n_embd) to query, key and value, each (batch, heads, 1, d_k)."""
         projected = linear(x).float().view(shape)
         if norm is None and rotation is None:
@@ -121,6 +122,19 @@ def joined_query_key_value(attention: Attention, dtype: torch.dtype) -> Function
         if rotation is not None:
             query_key = rotate(query_key, rotation)
         return *query_key.unbind(1), projected.select(1, 2)
+
+    return project
+
+
+def cached_query(attention: Attention, dtype: torch.dtype) -> Function:
+    """`Attention.project` of cross-attention whose keys and values are in a cache: the query only,
+    (batch, heads, 1, d_k), of x (batch, n_embd)."""
+    config = attention.config
+    query, norm = (_faster(each, dtype) for each in (attention.query, attention.query_norm))
+
+    def project(x: Tensor, source: Tensor, rotation: None) -> tuple[Tensor, None, None]:
+        projected = query(x).float().view(-1, config.n_head, 1, config.d_k)
+        return norm(projected), None, None
 
     return project
 
@@ -173,14 +187,14 @@ def fast_layer_norm(norm: nn.LayerNorm) -> Function:
     return lambda x: torch.layer_norm(x, shape, weight, bias, epsilon)
 
 
-def fast_rms_norm(weight: Tensor) -> Function:
+def fast_rms_norm(weight: Tensor, epsilon: float) -> Function:
     """RMSNorm over the last dimension in four operations; torch's own takes six.
 
     With n numbers, √(mean(x²) + ε) = hypot(|x|, √(n·ε)) / √n.
     """
     root = math.sqrt(weight.shape[-1])
     scaled = weight * root
-    floor = torch.tensor(root * math.sqrt(RMSNORM_EPSILON), device=weight.device)
+    floor = torch.tensor(root * math.sqrt(epsilon), device=weight.device)
 
     def norm(x: Tensor) -> Tensor:
         """x (..., width), float32, to the same shape."""

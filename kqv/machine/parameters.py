@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from model import GPT, GPTConfig
@@ -38,7 +39,8 @@ def count_parameters(config: GPTConfig) -> int:
 
     Raises OverflowError if a single weight has more bytes than an int64 counts.
     """
-    one_block = replace(config, n_layer=1)
+    encoder_layers = config.encoder.n_layer if config.has_cross_attention else 0
+    one_block = replace(config, n_layer=1, encoder_layers=min(1, encoder_layers))
     if config.position in ("rope", "sinusoidal"):
         # These tables hold no parameters, and computing them on "meta" would import sympy too.
         one_block = replace(one_block, position="none")
@@ -47,5 +49,11 @@ def count_parameters(config: GPTConfig) -> int:
             model = GPT(one_block)
     except RuntimeError as error:
         raise OverflowError("a weight of this model has more than 2**63 bytes") from error
-    in_block = sum(weight.numel() for weight in model.blocks[0].parameters())
-    return model.parameter_count() + (config.n_layer - 1) * in_block
+    count = model.parameter_count() + (config.n_layer - 1) * _count(model.blocks[0])
+    if encoder_layers:
+        count += (encoder_layers - 1) * _count(model.encoder.blocks[0])
+    return count
+
+
+def _count(block: nn.Module) -> int:
+    return sum(weight.numel() for weight in block.parameters())

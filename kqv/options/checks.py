@@ -43,10 +43,24 @@ def check_model(options: ModelOptions) -> None:
     _check_between(options, 1, LARGEST_WIDTH, "n_head", "n_embd")
     _check_between(options, 1, LARGEST_SIZE, "block_size", "rope_base")
     _check_between(options, 0, LARGEST_SIZE, "window", "mlp_width")
-    _check_between(options, 0, 1, "dropout", below=True)
+    _check_between(options, 0, 1, "dropout", "label_smoothing", "norm_epsilon", below=True)
+    _check_architecture(options)
     if not isinstance(options.attention_scale, str):
         _check_between(options, -LARGEST_SIZE, LARGEST_SIZE, "attention_scale")
     _check_heads(options)
+
+
+def _check_architecture(options: ModelOptions) -> None:
+    """Refuse options that the architecture does not have."""
+    _check_between(options, 0, LARGEST_DEPTH, "encoder_layers")
+    architecture = options.architecture
+    if options.encoder_layers and architecture != "encoder_decoder":
+        raise UserError(
+            f"encoder_layers={options.encoder_layers} is for --architecture=encoder_decoder: an "
+            f"architecture={architecture} has n_layer blocks; leave it out"
+        )
+    if architecture == "encoder" and options.mask == "future":
+        raise UserError("an encoder attends to every position: leave out --mask=future")
 
 
 def _check_heads(options: ModelOptions) -> None:

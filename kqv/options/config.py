@@ -1,7 +1,7 @@
 """The configuration of a model: its options and the size of its vocabulary."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from kqv.options.checks import check_at_least, check_model
 from kqv.options.model_options import ModelOptions
@@ -12,26 +12,54 @@ class Vocabulary:
     """What the text decides of a model."""
 
     vocab_size: int
+    """different tokens; of an encoder–decoder, of the target"""
+
+
+GATED_MLPS = ("swiglu", "geglu")  # they have three matrices, the others two
 
 
 @dataclass
 class GPTConfig(ModelOptions, Vocabulary):
-    """Everything that decides a model's shape and what it computes: vocab_size, then ModelOptions.
+    """Everything that decides a model's shape and what it computes: the vocabulary, ModelOptions.
 
     The defaults are Qwen3's family; `GPT2` below turns them into GPT-2's. docs/code.md says what a
     new option takes.
     """
 
+    source_vocab_size: int = 0
+    """different tokens of an encoder–decoder's source; 0: those of the target, and one embedding"""
+
     def __post_init__(self) -> None:
         """Raises UserError for options that no model can have."""
         check_model(self)
         check_at_least(self, 1, "vocab_size")
+        check_at_least(self, 0, "source_vocab_size")
+        if self.architecture == "encoder":
+            self.mask = "none"
 
     @classmethod
-    def of(cls, options: ModelOptions, vocab_size: int) -> "GPTConfig":
+    def of(cls, options: ModelOptions, vocab_size: int, source_vocab_size: int = 0) -> "GPTConfig":
         """The configuration with these options, which may be those of train.py."""
         chosen = {field.name: getattr(options, field.name) for field in fields(ModelOptions)}
-        return cls(vocab_size=vocab_size, **chosen)
+        return cls(vocab_size=vocab_size, source_vocab_size=source_vocab_size, **chosen)
+
+    @property
+    def encoder(self) -> "GPTConfig":
+        """The encoder of an encoder–decoder."""
+        return replace(
+            self,
+            architecture="encoder",
+            n_layer=self.encoder_layers or self.n_layer,
+            vocab_size=self.source_vocab_size or self.vocab_size,
+            encoder_layers=0,
+            source_vocab_size=0,
+            mask="none",
+        )
+
+    @property
+    def has_cross_attention(self) -> bool:
+        """Whether the blocks of the decoder attend to an encoder."""
+        return self.architecture == "encoder_decoder"
 
     @property
     def d_k(self) -> int:
@@ -39,12 +67,18 @@ class GPTConfig(ModelOptions, Vocabulary):
         return self.n_embd // self.n_head
 
     @property
+    def reach(self) -> int:
+        """How many tokens back attention looks, the token itself included."""
+        return min(self.window or self.block_size, self.block_size)
+
+    @property
     def hidden(self) -> int:
-        """Hidden width of an MLP: 4·n_embd; for SwiGLU 8/3·n_embd, rounded up to a multiple of 32
-        (Shazeer 2020)."""
+        """Hidden width of an MLP: 4·n_embd; of a gated one 8/3·n_embd, rounded up to a multiple of
+        32 (Shazeer 2020)."""
         if self.mlp_width:
             return self.mlp_width
-        return 32 * math.ceil(self.n_embd * 8 / 3 / 32) if self.mlp == "swiglu" else 4 * self.n_embd
+        gated = self.mlp in GATED_MLPS
+        return 32 * math.ceil(self.n_embd * 8 / 3 / 32) if gated else 4 * self.n_embd
 
 
 GPT2 = dict(

@@ -46,27 +46,43 @@ class ModelOptions:
     """
 
     block_size: int = 64
-    """context length: tokens (characters) in a window of text"""
+    """context length: tokens (characters) in a window of text, or on either side of a pair"""
     n_layer: int = 3
     """blocks of attention and MLP"""
     n_head: int = 4
     """attention heads in a block"""
     n_embd: int = 128
     """width of the residual stream; each head has d_k = n_embd / n_head"""
+    architecture: Literal["decoder", "encoder", "encoder_decoder"] = "decoder"
+    """decoder (GPT) predicts the next token; encoder (BERT) reads both ways and fills in blanks;
+    encoder_decoder (the 2017 Transformer, T5) translates pairs"""
+    encoder_layers: int = 0
+    """encoder_decoder: blocks of the encoder; 0: as many as n_layer"""
     dropout: float = 0.0
     """fraction of activations dropped during training"""
+    label_smoothing: float = 0.0
+    """share of the target probability that training spreads evenly over all tokens"""
     bias: bool = False
     """biases in linear layers and LayerNorm"""
-    position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
-    """position encoding"""
+    position: Literal["rope", "learned", "sinusoidal", "relative", "none"] = "rope"
+    """position encoding; relative adds T5's learned bias of the distance to the scores"""
     rope_base: float = 10_000.0
     """rope: base of the angular frequencies; larger for longer contexts"""
     norm: Literal[keys_of("NORMS")] = "rmsnorm"  # type: ignore[valid-type]
     """normalization before attention, before the MLP and before the output head"""
+    norm_first: bool = True
+    """normalize what a part of a block reads; False: its sum with the residual stream (post-norm),
+    as in 2017 and in BERT, without a norm before the head"""
+    norm_epsilon: float = 0.0
+    """added to the variance in norms; 0: 1e-6 for rmsnorm, 1e-5 for layernorm"""
+    embedding_norm: bool = False
+    """normalize the embedding, too, as BERT does"""
+    scale_embedding: bool = False
+    """multiply the embedding by sqrt(n_embd), as in 2017"""
     mlp: Literal[keys_of("ACTIVATIONS")] = "swiglu"  # type: ignore[valid-type]
-    """activation of the MLP; swiglu is a gated MLP"""
+    """activation of the MLP; swiglu and geglu are gated"""
     mlp_width: int = 0
-    """hidden width of the MLP; 0: 4 n_embd, or for swiglu 8/3 n_embd rounded up to 32"""
+    """hidden width of the MLP; 0: 4 n_embd, or if it is gated 8/3 n_embd rounded up to 32"""
     qk_norm: bool = True
     """RMSNorm on each query and key"""
     attention_scale: Literal[keys_of("SCALES")] | float = "sqrt"  # type: ignore[valid-type]
@@ -74,7 +90,8 @@ class ModelOptions:
     attention_score: Literal[keys_of("SCORES")] = "dot"  # type: ignore[valid-type]
     """q.k, its square, or linear attention: phi(q).phi(k) without softmax and scale"""
     mask: Literal[keys_of("MASKS")] = "causal"  # type: ignore[valid-type]
-    """what a position may attend to: itself and the past, everything, or itself and the future"""
+    """what a position may attend to: itself and the past, everything, or itself and the future; an
+    encoder has none"""
     window: int = 0
     """sliding window of attention in tokens, the token itself included; 0 for no limit"""
     tie_weights: bool = False

@@ -46,7 +46,7 @@ def test_a_restored_model_is_the_model(options: dict[str, Any], tmp_path: Path) 
 def test_a_changed_model_of_fewer_weights_is_restored(
     position: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.SwiGLU", MLP)  # without a gate
+    monkeypatch.setattr("model.GatedMLP", MLP)  # without a gate
     model = randomised(GPTConfig(**{**SHAPE, "n_layer": 3, "position": position}))
     back, _ = restore_model(model_state(model, TOKENIZER), PATH)
     assert back.state_dict().keys() == model.state_dict().keys()

@@ -33,7 +33,7 @@ SWIGLU_LINE = "return self.down(self.activation(gate) * up)"
 FOLLOWED = {
     "Block": (MLP_LINE, "return x + 0.9 * self.mlp(self.mlp_norm(x))"),
     "Attention": ("output.transpose(1, 2)", "0.8 * output.transpose(1, 2)"),
-    "SwiGLU": (SWIGLU_LINE, SWIGLU_LINE.replace("self.activation", "F.gelu")),
+    "GatedMLP": (SWIGLU_LINE, SWIGLU_LINE.replace("self.activation", "F.gelu")),
     "GPT": ("return self.head(self.norm(x))", "return 3 * torch.tanh(self.head(self.norm(x)) / 3)"),
 }
 # These have a fast body, which does not follow them.

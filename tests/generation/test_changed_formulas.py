@@ -14,7 +14,7 @@ from kqv.generation.kv_cache import KVCache
 from kqv.options.model_options import ModelOptions
 from kqv.options.option_types import alternatives, option_types
 from kqv.progress import say_once
-from model import GPT, GPT2, MLP, SCORES, Attention, Block, GPTConfig, RMSNorm, SwiGLU
+from model import GPT, GPT2, MLP, SCORES, Attention, Block, GatedMLP, GPTConfig, RMSNorm
 
 NOT_FAST = "decoding with a KV cache does not compute what model.py's forward does"
 Said = Callable[[], list[str]]
@@ -73,7 +73,7 @@ def raises(_: Callable) -> Callable:
 FOLLOWED: dict[str, tuple[type, str, Callable, dict[str, Any]]] = {
     "Block": (Block, "forward", result_times(1.1), {}),
     "Attention": (Attention, "forward", result_times(1.1), {}),
-    "SwiGLU": (SwiGLU, "forward", result_times(1.1), {}),
+    "GatedMLP": (GatedMLP, "forward", result_times(1.1), {}),
     "MLP": (MLP, "forward", result_times(0.9), {"mlp": "gelu"}),
     "rope": (GPT, "forward", result_times(1.1), {"position": "rope", "window": 5}),
     "learned": (GPT, "embed", result_times(1.1), {"position": "learned"}),
@@ -84,7 +84,7 @@ FOLLOWED: dict[str, tuple[type, str, Callable, dict[str, Any]]] = {
 NOT_FOLLOWED: dict[str, tuple[type, str, Callable, dict[str, Any]]] = {
     "RMSNorm": (RMSNorm, "forward", result_times(1.001), {}),
     "Attention": (Attention, "project", last_times(1.001), {}),
-    "SwiGLU": (SwiGLU, "project", last_times(1.001), {}),
+    "GatedMLP": (GatedMLP, "project", last_times(1.001), {}),
     "linear": (Attention, "project", last_times(1.001), {"attention_score": "linear"}),
     "learned": (Attention, "project", last_times(1.001), {**GPT2, "block_size": 1}),
     "a cache that cannot be built": (KVCache, "__init__", raises, {}),
@@ -138,7 +138,7 @@ def test_rounding_to_bfloat16_is_no_change(said: Said) -> None:
 
 def test_an_untrained_model_hides_no_change(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
     """Its logits are all 0, whatever its blocks compute."""
-    monkeypatch.setattr(SwiGLU, "project", last_times(1.001)(SwiGLU.project))
+    monkeypatch.setattr(GatedMLP, "project", last_times(1.001)(GatedMLP.project))
     tokens_of(GPT(GPTConfig(VOCABULARY.vocab_size)), [1])
     assert said()[0].startswith(NOT_FAST)
 

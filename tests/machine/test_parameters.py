@@ -30,7 +30,7 @@ def test_the_count_is_that_of_the_model(options: dict[str, Any]) -> None:
 def test_a_changed_model_is_counted_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     config = GPTConfig(**SIZE)
     before = count_parameters(config)
-    monkeypatch.setattr("model.SwiGLU", MLP)  # without a gate
+    monkeypatch.setattr("model.GatedMLP", MLP)  # without a gate
     assert count_parameters(config) == GPT(config).parameter_count() < before
 
 
