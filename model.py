@@ -33,11 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from kqv import kernels
 from kqv.initialization import initialize
 from kqv.kernels import Dropout, attend_fused, causal_linear_attention, drop
-from kqv.options.config import (  # noqa: F401 (other files import these from here)
-    GATED_MLPS,
-    GPT2,
-    GPTConfig,
-)
+from kqv.options.config import GATED_MLPS, GPT2, GPTConfig  # noqa: F401 (others import GPT2 here)
 from kqv.positions import RelativeBias, Rotary, Rotation, rotate, sinusoids
 
 RMSNORM_EPSILON, LAYERNORM_EPSILON = 1e-6, 1e-5  # Qwen3's and GPT-2's
@@ -60,15 +56,11 @@ class RMSNorm(nn.Module):
         return kernels.rms_norm(x.float(), self.weight, self.epsilon)
 
 
-def layer_norm(config: GPTConfig) -> nn.LayerNorm:
-    """(x - mean(x)) / √(variance(x) + ε) · weight + bias (Ba et al. 2016)."""
-    epsilon = config.norm_epsilon or LAYERNORM_EPSILON
-    return nn.LayerNorm(config.n_embd, epsilon, bias=config.bias)
-
-
 NORMS: dict[str, Callable[[GPTConfig], nn.Module]] = {
     "rmsnorm": lambda config: RMSNorm(config.n_embd, config.norm_epsilon),
-    "layernorm": layer_norm,
+    "layernorm": lambda config: nn.LayerNorm(
+        config.n_embd, config.norm_epsilon or LAYERNORM_EPSILON, bias=config.bias
+    ),
 }
 
 
@@ -361,31 +353,21 @@ class Stack(nn.Module):
         config = self.config
         if not config.window and config.mask == "none":
             return None
-        distance = self.distance(time)
+        place = torch.arange(time, device=self.embedding.weight.device)
+        distance = place[:, None] - place
         mask = MASKS[config.mask](distance)
         return mask & (distance.abs() < config.window) if config.window else mask
 
-    def distance(self, time: int) -> Tensor:
-        """How far each key is before each query: (time, time) int64, queries by keys."""
-        place = torch.arange(time, device=self.embedding.weight.device)
-        return place[:, None] - place
-
-    def mask(self, start: int, time: int, padding: Tensor | None = None) -> Tensor | None:
-        """The mask of self-attention, as `attend` takes it: what may be seen, padding, and biases
-        of relative positions. padding (batch, 1, 1, time), False where a text has ended."""
-        if start == 0:
-            mask = self.allowed(time)
-            if padding is not None:
-                mask = padding if mask is None else mask & padding
-            if self.relative is None:
-                return mask
-            bias = self.relative(self.distance(time))
-            return bias if mask is None else bias + as_bias(mask)
+    def mask(self, start: int, time: int, padding: Tensor | None) -> Tensor | None:
+        """The mask of self-attention, as `attend` takes it. padding (batch, 1, 1, time), False
+        where a text has ended."""
+        mask = self.allowed(time) if start == 0 else None  # a cache holds only what may be seen
+        if padding is not None:
+            mask = padding if mask is None else mask & padding
         if self.relative is None:
-            return None  # a cache holds only what may be seen
-        # key and value of position p are in slot p % reach of a cache
-        slots = torch.arange(min(start + 1, self.config.reach), device=self.embedding.weight.device)
-        return self.relative(((start - slots) % self.config.reach)[None])
+            return mask
+        bias = self.relative(start, time)
+        return bias if mask is None else bias + as_bias(mask)
 
     def run(
         self,
@@ -406,14 +388,10 @@ class Stack(nn.Module):
         mask = self.mask(start, time, padding)
         each = 1 if source is None else 2  # attentions of a block
         for layer, block in enumerate(self.blocks):
-            if self.activation_checkpointing and self.training:
-                inputs = (x, rotation, mask, (None, None), source, source_mask)
-                x = checkpoint(block, *inputs, use_reentrant=False)
-            else:
-                seen_by = (
-                    observers[layer * each : (layer + 1) * each] if observers else (None, None)
-                )
-                x = block(x, rotation, mask, seen_by, source, source_mask)
+            seen_by = observers[layer * each : (layer + 1) * each] if observers else (None, None)
+            inputs = (x, rotation, mask, seen_by, source, source_mask)
+            recompute = self.activation_checkpointing and self.training
+            x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
         return self.norm(x)
 
 
@@ -471,8 +449,8 @@ class GPT(Stack):
         if targets is None:
             return self.head(hidden)
         smoothing = self.config.label_smoothing if self.training else 0.0
-        if targets.numel() * self.config.vocab_size <= kernels.LOGITS_AT_ONCE:
-            return kernels.cross_entropy(self.head(hidden), targets, weights, smoothing)  # simpler
+        if targets.numel() * self.config.vocab_size <= kernels.LOGITS_AT_ONCE:  # simpler, as fast
+            return kernels.cross_entropy(self.head(hidden), targets, weights, smoothing)
         return kernels.linear_cross_entropy(hidden, self.head.weight, targets, weights, smoothing)
 
     def parameter_count(self) -> int:

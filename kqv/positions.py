@@ -94,9 +94,14 @@ class RelativeBias(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.both_ways = config.mask != "causal"
+        self.both_ways, self.reach = config.mask != "causal", config.reach
         self.bias = nn.Embedding(RELATIVE_BUCKETS, config.n_head)
 
-    def forward(self, distance: Tensor) -> Tensor:
-        """distance (time, seen) from queries back to keys, to biases (heads, time, seen)."""
+    def forward(self, start: int, time: int) -> Tensor:
+        """Biases (heads, time, seen) of queries from position `start` on. From 0 on, the keys are
+        those of the same tokens. Later queries are one token, and the keys those in a KV cache,
+        where position p is in slot p % reach."""
+        queries = torch.arange(start, start + time, device=self.bias.weight.device)[:, None]
+        slots = torch.arange(min(start + time, self.reach), device=queries.device)
+        distance = (queries - slots) % self.reach if start else queries - slots
         return self.bias(relative_buckets(distance, self.both_ways)).permute(2, 0, 1)

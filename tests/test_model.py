@@ -1,8 +1,8 @@
 """What a user can rely on of model.py: it is exactly the families it claims to be, and the fast
 bodies of its formulas agree with them."""
 
-import itertools
 import math
+import random
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
@@ -26,6 +26,7 @@ from model import (
     GPT2,
     MASKS,
     NORMS,
+    PADDING,
     SCALES,
     SCORES,
     GPTConfig,
@@ -226,19 +227,20 @@ def test_every_combination_of_options_trains() -> None:
         if values := [True, False] if hint is bool else words:
             choices[name] = values
     assert len(choices) >= 9
-    every = [
-        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
-    ]
-    some = every[::53]
+    draw = random.Random(0)
+    some = [{name: draw.choice(values) for name, values in choices.items()} for _ in range(300)]
     assert all({options[name] for options in some} == {*values} for name, values in choices.items())
     for options in some:
+        if options["architecture"] == "encoder":
+            options["mask"] = "none"
         model = GPT(
             GPTConfig(
                 vocab_size=7, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.1, **options
             )
         )
         ids = random_ids(model.config)
-        cross_entropy(model(ids), ids).backward()
+        source = ids.flip(0) if model.config.has_cross_attention else None
+        cross_entropy(model(ids, source=source), ids).backward()
         assert all(
             parameter.grad is not None and parameter.grad.isfinite().all()
             for parameter in model.parameters()
@@ -377,9 +379,11 @@ def in_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many targets each loss had that was computed in chunks."""
     calls: list[int] = []
 
-    def recorded(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def recorded(
+        hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, *others: Any
+    ) -> torch.Tensor:
         calls.append(targets.numel())
-        return linear_cross_entropy(hidden, weight, targets)
+        return linear_cross_entropy(hidden, weight, targets, *others)
 
     monkeypatch.setattr("kqv.kernels.linear_cross_entropy", recorded)
     return calls
@@ -421,6 +425,77 @@ def test_the_loss_in_chunks_is_that_of_all_logits_and_has_its_gradients(
             model(ids, targets=ids), cross_entropy(model(ids), ids), atol=1e-5, rtol=0
         )
     assert in_chunks == [40, 40]
+
+
+def test_weights_and_label_smoothing_mean_the_same_in_chunks(monkeypatch, in_chunks) -> None:
+    config = GPTConfig(
+        vocab_size=130, block_size=20, n_layer=1, n_head=2, n_embd=16, label_smoothing=0.1
+    )
+    model, ids = randomised(config).train(), random_ids(config)
+    weights = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1))
+    weights[0, :10] = 0
+
+    def loss_and_head() -> list[torch.Tensor]:
+        model.zero_grad()
+        loss = model(ids, targets=ids, weights=weights)
+        loss.backward()
+        return [loss.detach(), model.head.weight.grad, model.embedding.weight.grad]
+
+    plain = loss_and_head()
+    losses = torch.nn.functional.cross_entropy(
+        model(ids).flatten(0, 1), ids.flatten(), reduction="none", label_smoothing=0.1
+    )
+    torch.testing.assert_close(plain[0], (losses @ weights.flatten() / weights.sum()).detach())
+    monkeypatch.setattr("kqv.kernels.LOGITS_AT_ONCE", 700)
+    for one, other in zip(loss_and_head(), plain, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert in_chunks == [40]
+
+
+def test_label_smoothing_is_for_training_only() -> None:
+    config = GPTConfig(vocab_size=13, block_size=8, n_layer=1, n_head=2, n_embd=16)
+    smoothed = GPTConfig(**{**vars(config), "label_smoothing": 0.5})
+    ids = random_ids(config)
+    one, other = randomised(config), randomised(smoothed)
+    assert torch.equal(one(ids, targets=ids), other.eval()(ids, targets=ids))
+    assert not torch.equal(one.train()(ids, targets=ids), other.train()(ids, targets=ids))
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("position", ["rope", "learned", "sinusoidal", "relative", "none"])
+def test_a_padded_source_is_translated_as_it_is_alone(position: str, norm_first: bool) -> None:
+    config = GPTConfig(
+        vocab_size=11, source_vocab_size=7, architecture="encoder_decoder", block_size=12,
+        n_layer=2, n_head=2, n_embd=16, position=position, norm_first=norm_first,
+    )  # fmt: skip
+    model, draw = randomised(config), torch.Generator().manual_seed(0)
+    source, ids = (
+        torch.randint(7, (3, 9), generator=draw),
+        torch.randint(11, (3, 6), generator=draw),
+    )
+    source[1, 5:] = PADDING
+    together = model(ids, source=source)
+    alone = model(ids[1:2], source=source[1:2, :5])
+    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=0)
+    assert not torch.allclose(together, model(ids, source=source.flip(0)), atol=1e-3)
+
+
+def test_an_encoder_reads_both_ways_and_a_decoder_with_one_does_not() -> None:
+    ids = torch.arange(6)[None]
+    changed = torch.tensor([[0, 1, 2, 3, 4, 9]])
+    shape = dict(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=16)
+    encoder = randomised(GPTConfig(architecture="encoder", **shape))
+    assert (encoder(ids) != encoder(changed)).any(-1).all()
+    both = randomised(GPTConfig(architecture="encoder_decoder", **shape))
+    assert torch.equal(both(ids, source=ids)[:, :5], both(changed, source=ids)[:, :5])
+    assert (both(ids, source=ids) != both(ids, source=changed)).any(-1).all()
+
+
+def test_one_vocabulary_has_one_embedding_for_both_sides() -> None:
+    shape = dict(vocab_size=11, architecture="encoder_decoder", n_embd=16, n_head=2, n_layer=1)
+    model = GPT(GPTConfig(**shape))
+    assert model.encoder.embedding is model.embedding
+    assert GPT(GPTConfig(source_vocab_size=5, **shape)).encoder.embedding.weight.shape == (5, 16)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=["default", "gpt2"])

@@ -33,7 +33,7 @@ CODE: dict[str, tuple[Callable[..., Any], str]] = {
     "vectors": (model_py.Attention.project, "query = "),
     "raw": (model_py.attend, "scores = SCORES"),
     "scaled": (model_py.Attention.__init__, "self.scale = "),
-    "masked": (model_py.attend, "masked_fill"),
+    "masked": (model_py.as_bias, "masked_fill"),
     "weights": (model_py.attend, "weights = "),
     "output": (model_py.attend, "return"),
     "next": (model_py.GPT.forward, "return"),

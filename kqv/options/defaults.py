@@ -4,11 +4,13 @@ nanoGPT's config files rely on nanoGPT's defaults, so such a file is recognised 
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from kqv.options.command_line import split_configs
 from kqv.options.config_files import assigned_names
+from kqv.options.model_options import ModelOptions
 from kqv.options.settings import TrainSettings
 
 # nanoGPT's options and their defaults, from its train.py of 2025. Only the last line differs: it is
@@ -38,9 +40,9 @@ NANOGPT_SIGNS = (
 
 # Options of the model and the optimizer that nanoGPT lacks: where one is set, kqv is meant.
 KQV_OPTIONS = (
-    *NANOGPT_FIXED, "rope_base", "mlp_width", "attention_scale", "attention_score", "mask",
-    "window", "muon_learning_rate", "muon_momentum", "cooldown",
-)  # fmt: skip
+    *(field.name for field in fields(ModelOptions) if field.name not in NANOGPT_DEFAULTS),
+    *("optimizer", "lr_schedule", "muon_learning_rate", "muon_momentum", "cooldown"),
+)
 
 
 def training_settings(given: dict[str, Any]) -> TrainSettings:
