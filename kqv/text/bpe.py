@@ -82,8 +82,9 @@ class BpeTokenizer(ByteLevel):
         # The end of a document is encoded as <|endoftext|>; without such a token, as the byte
         # U+0003, made special so that nothing is merged with it.
         ends = {DOCUMENT_END: special.get(END_OF_TEXT, ranks[DOCUMENT_END.encode()])}
+        self._ranks, self._markers = ranks, ends | special
         self._tiktoken = import_tiktoken().Encoding(
-            name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=ends | special
+            name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=self._markers
         )
 
     def _encode(self, text: str, documents: bool) -> np.ndarray:
@@ -102,6 +103,18 @@ class BpeTokenizer(ByteLevel):
             return self.encode(text)
         self.encode(text)  # raises for what is no character
         return self._tiktoken.encode(text, allowed_special=set(self.special), disallowed_special=())
+
+    def with_markers(self, markers: str) -> "BpeTokenizer":
+        """The same tokens, then one special token for each marker that has none."""
+        new = [marker for marker in markers if marker not in self.special]
+        if not new:
+            return self
+        ids = {marker: self.vocab_size + i for i, marker in enumerate(new)}
+        return BpeTokenizer(self.name, self.pattern, self.tokens, self.special | ids)
+
+    def marker_id(self, marker: str) -> int:
+        """The id of a control character: of its special token, or else of its byte."""
+        return self._markers.get(marker, self._ranks[marker.encode()])
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token, the name of a special token, or b"" for an unused id."""

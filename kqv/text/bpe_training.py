@@ -11,16 +11,21 @@ from kqv.text.tokenizer import DOCUMENT_END
 BUFFERED_PIECES, BUFFERED_DOCUMENTS = 4, 64
 
 
-def train_bpe(name: str, texts: Iterable[str], documents: bool = False) -> BpeTokenizer:
+def train_bpe(
+    name: str, texts: Iterable[str], documents: bool = False, markers: str = ""
+) -> BpeTokenizer:
     """Train the tokenizer `name`, such as bpe:1024 for 1024 tokens, on a text in pieces.
 
-    With `documents`, U+0003 ends each document, and the last token is <|endoftext|>. A short text
-    gives fewer tokens than asked for, which is reported on stderr.
+    With `documents`, U+0003 ends each document, and its token is <|endoftext|>. Each of `markers`,
+    control characters, is a special token, too. All special tokens count as tokens, and come last.
+    A short text gives fewer tokens than asked for, which is reported on stderr.
     """
     import rustbpe
 
     size = int(name.removeprefix("bpe:"))
-    to_merge = size - 1 if documents else size  # without <|endoftext|>
+    special = [END_OF_TEXT] if documents and DOCUMENT_END not in markers else []
+    special += markers
+    to_merge = max(size - len(special), 256)  # the bytes are always there
     pieces = safe_pieces(texts, documents)
     if documents:
         pieces = (text for piece in pieces for text in piece.split(DOCUMENT_END))
@@ -33,10 +38,11 @@ def train_bpe(name: str, texts: Iterable[str], documents: bool = False) -> BpeTo
     )
     ranks = sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])
     if len(ranks) < to_merge:
-        found = len(ranks) + (size - to_merge)
+        found = len(ranks) + len(special)
         print(
             f"the text gave {found} tokens of the {size} asked for: no pair is left to merge",
             file=sys.stderr,
         )
     tokens = [bytes(token) for token, _ in ranks]
-    return BpeTokenizer(name, OWN_PATTERN, tokens, {END_OF_TEXT: len(ranks)} if documents else None)
+    ids = {marker: len(ranks) + i for i, marker in enumerate(special)}
+    return BpeTokenizer(name, OWN_PATTERN, tokens, ids)

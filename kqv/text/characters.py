@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kqv.errors import UserError
-from kqv.text.tokenizer import Tokenizer, token_dtype
+from kqv.text.tokenizer import UNKNOWN, Tokenizer, token_dtype
 
 CODE_POINTS = 0x110000  # number of Unicode code points
 
@@ -58,6 +58,15 @@ class CharTokenizer(Tokenizer):
         known = "".join(character for character in text if character in self._id_of)
         unknown = "".join(character for character in text if character not in self._id_of)
         return self.encode(known), unknown
+
+    def replace_unknown(self, text: str) -> str:
+        """The text with U+FFFD instead of each unknown character."""
+        return "".join(character if character in self._id_of else UNKNOWN for character in text)
+
+    def with_markers(self, markers: str) -> "CharTokenizer":
+        """The same characters, then those of the markers that are not among them."""
+        new = "".join(marker for marker in markers if marker not in self._id_of)
+        return CharTokenizer(self.characters + new) if new else self
 
     def encode_array(self, text: str, documents: bool = False) -> np.ndarray:
         """Like `encode`, by table look-up: shape (characters,), uint16 or uint32.

@@ -25,6 +25,7 @@ MAX_LINE_BYTES = 1 << 28  # of a document in JSON lines, which must fit into mem
 PARQUET_BATCH_ROWS = 256
 FIELDS_LISTED = 9  # in an error message
 BYTE_ORDER_MARK = "\ufeff"
+NEWLINE = "\n"
 
 COMPRESSED_ENDINGS = (".gz", ".zst")
 TEXT_ENDINGS = (".txt", ".jsonl", ".parquet")  # the first two may be compressed
@@ -109,22 +110,29 @@ def as_one_document(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _json_texts(path: Path, file: BinaryIO, text_field: str) -> Iterator[str]:
-    """The texts in JSON lines, an object a line. Empty lines are skipped."""
+    """The texts in JSON lines, an object a line."""
+    for number, value in read_json_lines(path, file, MAX_LINE_BYTES):
+        yield text_of(value, text_field, f"{path}, line {number}")
+
+
+def read_json_lines(path: Path, file: BinaryIO, limit: int) -> Iterator[tuple[int, Any]]:
+    """The values of JSON lines, each with the number of its line. Empty lines are skipped.
+
+    Raises UserError naming the line that is no JSON, or takes `limit` bytes.
+    """
     lines: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)
     number = 0
-    while line := lines.readline(MAX_LINE_BYTES):
+    while line := lines.readline(limit):
         number += 1
-        if len(line) == MAX_LINE_BYTES:
-            raise UserError(
-                f"{path}, line {number}: a document takes less than {MAX_LINE_BYTES:,} bytes"
-            )
+        if len(line) == limit:
+            raise UserError(f"{path}, line {number}: a document takes less than {limit:,} bytes")
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: invalid JSON ({error})") from None
-        yield _text_of(value, text_field, f"{path}, line {number}")
+        yield number, value
 
 
 def _parquet_texts(path: Path, file: BinaryIO, text_field: str) -> Iterator[str]:
@@ -147,22 +155,25 @@ def _parquet_texts(path: Path, file: BinaryIO, text_field: str) -> Iterator[str]
         for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
             for value in batch.to_pylist():
                 row += 1
-                yield _text_of(value, text_field, f"{path}, row {row}")
+                yield text_of(value, text_field, f"{path}, row {row}")
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from None
 
 
-def _text_of(value: Any, text_field: str, where: str) -> str:
-    """The text of a JSON object or a row. Raises UserError naming the fields that are strings."""
+def text_of(value: Any, field: str, where: str, option: str = "text_field") -> str:
+    """The text in a field of a JSON object or a row.
+
+    Raises UserError naming the fields that are strings, and the `option` that names one.
+    """
     fields = value if isinstance(value, dict) else {}
-    text = fields.get(text_field)
+    text = fields.get(field)
     if isinstance(text, str):
         return text
     others = [str(name) for name, other in fields.items() if isinstance(other, str)]
     hint = (
         f"it has {', '.join(others[:FIELDS_LISTED])}: name one" if others else "name another field"
     )
-    raise UserError(f"{where}: there is no text under {text_field!r}; {hint} with --text_field=")
+    raise UserError(f"{where}: there is no text under {field!r}; {hint} with --{option}=")
 
 
 def read_plain_text(path: Path, file: BinaryIO, encoding: str) -> Iterator[str]:
@@ -174,7 +185,7 @@ def read_plain_text(path: Path, file: BinaryIO, encoding: str) -> Iterator[str]:
     check_encoding(encoding)
     decoder = codecs.getincrementaldecoder(encoding)()
     newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
-    fed, at_beginning = 0, True
+    fed, line, at_beginning = 0, 1, True
     while True:
         data = file.read(PIECE_SIZE)
         fed += len(data)
@@ -184,9 +195,11 @@ def read_plain_text(path: Path, file: BinaryIO, encoding: str) -> Iterator[str]:
             # The decoder saw the bytes it had kept from earlier pieces, then these: count from
             # the end.
             offset = fed - len(error.object) + error.start
+            before = error.object[: error.start].decode(encoding, errors="ignore")
             raise UserError(
                 f"{path} is not {encoding}: byte 0x{error.object[error.start]:02X} at offset "
-                f"{offset}; name its encoding, for example --encoding=latin-1"
+                f"{offset}, line {line + before.count(NEWLINE)}; name its encoding, for example "
+                f"--encoding=latin-1"
             ) from None
         except UnicodeError as error:
             raise UserError(
@@ -196,6 +209,7 @@ def read_plain_text(path: Path, file: BinaryIO, encoding: str) -> Iterator[str]:
             text, at_beginning = text.removeprefix(BYTE_ORDER_MARK), False
         if text:
             yield text
+            line += text.count(NEWLINE)
         if not data:
             return
 

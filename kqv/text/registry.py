@@ -18,11 +18,13 @@ from kqv.text.bpe import BpeTokenizer
 from kqv.text.bpe_training import train_bpe
 from kqv.text.byte_level import ByteTokenizer
 from kqv.text.characters import CharTokenizer
+from kqv.text.symbols import SymbolTokenizer
 from kqv.text.tiktoken_files import load_tiktoken
 from kqv.text.tokenizer import Tokenizer
 from kqv.text.tokenizer_names import TIKTOKEN_SIZES, check_tokenizer_name
 
 TOKENIZER_FILE = "tokenizer.json"
+SOURCE_TOKENIZER_FILE = "source_tokenizer.json"
 NANOGPT_FILE = "meta.pkl"
 # Limits for files that may come from anywhere.
 MAX_JSON_BYTES = 1 << 25  # a vocabulary of all code points, escaped, takes half of it
@@ -32,23 +34,30 @@ MAX_PICKLE_STEPS = 1 << 21
 
 
 def make_tokenizer(
-    name: str, characters: Iterable[str], texts: Iterable[str], documents: bool = False
+    name: str,
+    alphabet: Iterable[str],
+    texts: Iterable[str],
+    documents: bool = False,
+    markers: str = "",
 ) -> Tokenizer:
     """The tokenizer of this name for a text.
 
-    `characters` are the different characters of the text, `texts` the pieces to train byte pairs
-    on. With `documents`, U+0003 ends each document.
+    `alphabet` has the different characters of the text, or its symbols, `texts` the pieces to
+    train byte pairs on. With `documents`, U+0003 ends each document. `markers` are control
+    characters that become tokens of their own.
 
     Raises UserError if there is no such tokenizer, or what it needs is missing.
     """
     check_tokenizer_name(name)
     if name == "char":
-        return CharTokenizer.of(characters)
+        return CharTokenizer.of(alphabet).with_markers(markers)
     if name == "bytes":
         return ByteTokenizer()
+    if name == "symbols":
+        return SymbolTokenizer.of(alphabet).with_markers(markers)
     if name in TIKTOKEN_SIZES:
-        return load_tiktoken(name)
-    return train_bpe(name, texts, documents)
+        return load_tiktoken(name).with_markers(markers)
+    return train_bpe(name, texts, documents, markers)
 
 
 def tokenizer_from_dict(data: Any) -> Tokenizer:
@@ -60,6 +69,8 @@ def tokenizer_from_dict(data: Any) -> Tokenizer:
             return ByteTokenizer()
         case {"kind": "bpe"}:
             return BpeTokenizer.from_dict(data)
+        case {"kind": "symbols", "symbols": str(symbols)}:
+            return SymbolTokenizer(symbols.split(" "))
     raise UserError("it holds no vocabulary that this version of kqv knows")
 
 
@@ -75,11 +86,23 @@ def find_vocabulary(folder: Path) -> Path | None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a prepared folder.
+    """The tokenizer of a prepared folder, of pairs that of the targets.
 
     Raises UserError if the folder has no vocabulary, or an invalid one.
     """
-    path = find_vocabulary(folder) or folder / TOKENIZER_FILE
+    return _read_tokenizer(find_vocabulary(folder) or folder / TOKENIZER_FILE)
+
+
+def load_source_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of the sources of pairs; None if both sides have one vocabulary.
+
+    Raises UserError if it is invalid.
+    """
+    path = folder / SOURCE_TOKENIZER_FILE
+    return _read_tokenizer(path) if path.exists() else None
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
     try:
         if path.name == NANOGPT_FILE:
             return _tokenizer_from_pickle(read_small(path, MAX_PICKLE_BYTES))

@@ -39,11 +39,13 @@ class Texts:
     """of plain text; JSON lines are UTF-8"""
     text_field: str = "text"
     """the field with the text of a document, in JSON lines and Parquet"""
+    beside: Sequence[Path] = ()
+    """other files of the same dataset: its validation texts, or those it trains on"""
 
     @cached_property
     def documents(self) -> bool:
-        """Whether the texts come as documents, which they do if one file does."""
-        return any(map(has_documents, self.paths))
+        """Whether the texts come as documents, which they do if one file of the dataset does."""
+        return any(map(has_documents, [*self.paths, *self.beside]))
 
     @cached_property
     def stamps(self) -> list[list[int]]:
@@ -77,7 +79,7 @@ class Texts:
         bar, bytes_before, last = ReadingBar(task, self.bytes), 0, "\n"
         try:
             for path, stamp in zip(self.paths, self.stamps, strict=True):
-                with _opened(path, stamp) as (file, content):
+                with opened(path, stamp) as (file, content):
                     for i, text in enumerate(self._pieces_of(path, content)):
                         check_unchanged(path, file, stamp)
                         needs_newline = i == 0 and last != "\n" and not self.documents
@@ -96,7 +98,7 @@ class Texts:
 
 
 @contextmanager
-def _opened(path: Path, stamp: list[int]) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def opened(path: Path, stamp: list[int]) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """The file itself, whose position says how far it is read, and its decompressed content.
 
     Raises UserError for a damaged file, and for one that has changed since its stamp was taken.

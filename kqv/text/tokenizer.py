@@ -5,21 +5,31 @@
     tokenizer.decode([3, 1, 2])       text
     tokenizer.token_bytes(3)          UTF-8 of one token, possibly only part of a character
     tokenizer.knows("\n")             whether a text can be encoded
+    tokenizer.marker_id(MASK)         id of a control character that has a meaning to a model
     tokenizer.to_dict()               plain data, from which `tokenizer_from_dict` rebuilds it
 
-Implementations: characters.py, byte_level.py and bpe.py; registry.py makes one from a name, from a
-dictionary or from a prepared folder. A tokenizer is stored as plain data, in `tokenizer.json` and
-inside each checkpoint, never as a pickle.
+Implementations: characters.py, byte_level.py, bpe.py and symbols.py; registry.py makes one from a
+name, from a dictionary or from a prepared folder. A tokenizer is stored as plain data, in
+`tokenizer.json` and inside each checkpoint, never as a pickle.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-# Separates documents: U+0003, which ASCII calls "end of text", follows each document of a text.
+from kqv.errors import UserError
+
+# Control characters that no text needs. U+0003, which ASCII calls "end of text", follows each
+# document of a text, and each target of a pair; U+0002, "start of text", begins a target; U+001A,
+# "substitute", stands for a masked character.
 DOCUMENT_END = "\u0003"
+TARGET_BEGIN = "\u0002"
+MASK = "\u001a"
+PAIR_MARKERS = TARGET_BEGIN + DOCUMENT_END
+# What an unknown character of a pair becomes: Unicode's replacement character.
+UNKNOWN = "\ufffd"
 VOCAB_SIZE_MULTIPLE = 64  # to which the embedding of a byte-pair model is padded
 
 
@@ -27,7 +37,7 @@ class Tokenizer(ABC):
     """What all tokenizers can do. Two are equal if they give the same ids to the same texts."""
 
     kind: str
-    """which class it is: char, bytes or bpe"""
+    """which class it is: char, bytes, bpe or symbols"""
     name: str
     """the value of --tokenizer= that makes it"""
     vocab_size: int
@@ -41,8 +51,11 @@ class Tokenizer(ABC):
         """
 
     @abstractmethod
-    def encode_known(self, text: str) -> tuple[list[int], str]:
-        """The ids of the known characters, and the unknown characters that were left out."""
+    def encode_known(self, text: str) -> tuple[list[int], Sequence[str]]:
+        """The ids of the known characters, and the unknown characters that were left out.
+
+        For a tokenizer of whole symbols: the known and the unknown symbols.
+        """
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:
@@ -68,6 +81,26 @@ class Tokenizer(ABC):
         size are faster on a GPU. No text has the ids beyond vocab_size, and none is ever sampled.
         """
         return pad_vocab_size(self.vocab_size) if self.kind == "bpe" else self.vocab_size
+
+    def replace_unknown(self, text: str) -> str:
+        """The text with U+FFFD instead of each unknown character or symbol."""
+        return text
+
+    def with_markers(self, markers: str) -> "Tokenizer":
+        """A tokenizer that has each of these control characters as a token of its own.
+
+        Those that are new become its last ids, so the ids of a text stay as they are.
+        """
+        return self
+
+    def marker_id(self, marker: str) -> int:
+        """The id of a control character. Raises UserError if it has none."""
+        if not self.knows(marker):
+            raise UserError(
+                f"the vocabulary has no token U+{ord(marker):04X}, which this architecture needs: "
+                f"train from scratch"
+            )
+        return self.encode(marker)[0]
 
     def encode_prompt(self, text: str) -> list[int]:
         """Like `encode`, but the name of a special token, such as <|endoftext|>, is that token."""

@@ -2,6 +2,7 @@
 
 char        the characters of the text
 bytes       the 256 bytes
+symbols     the symbols of pairs, which spaces separate: "k ɝ n ə l"
 gpt2        GPT-2's byte pairs, and other vocabularies of tiktoken by their names
 bpe:1024    1024 byte pairs trained on the text, with rustbpe
 """
@@ -24,7 +25,8 @@ TIKTOKEN_SIZES = {
 
 
 def named_vocab_size(name: str) -> int | None:
-    """Vocabulary size of the tokenizer of this name; None for char, where the text decides."""
+    """Vocabulary size of the tokenizer of this name; None for char and symbols, where the text
+    decides."""
     if name.startswith("bpe:"):
         return int(name.removeprefix("bpe:"))
     return 256 if name == "bytes" else TIKTOKEN_SIZES.get(name)
@@ -35,14 +37,14 @@ def check_tokenizer_name(name: str) -> None:
 
     Imports none of these packages.
     """
-    if name in ("char", "bytes"):
+    if name in ("char", "bytes", "symbols"):
         return
     needed = ["tiktoken"]
     if name == "bpe" or name.startswith("bpe:"):
         _check_bpe_size(name)
         needed.append("rustbpe")
     elif name not in TIKTOKEN_SIZES:
-        names = ["char", "bytes", *TIKTOKEN_SIZES, "bpe:1024"]
+        names = ["char", "bytes", "symbols", *TIKTOKEN_SIZES, "bpe:1024"]
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"choose one of {', '.join(names)}"
         if near:
