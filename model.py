@@ -115,11 +115,11 @@ def future_mask(distance: Tensor) -> Tensor:
 MASKS = {"causal": causal_mask, "none": no_mask, "future": future_mask}
 
 
-def as_bias(mask: Tensor) -> Tensor:
-    """A mask as numbers to add to scores: -∞ where it is False. One of numbers already stays."""
+def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as numbers to add to scores: -∞ where it is False. One of numbers stays as it is."""
     if mask.is_floating_point():
-        return mask
-    return torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, -math.inf)
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -math.inf)
 
 
 def attend(
@@ -140,7 +140,7 @@ def attend(
     """
     scores = SCORES[score](query, key, scale)
     if mask is not None:
-        scores = scores + as_bias(mask)
+        scores = scores + as_bias(mask, scores.dtype)
     weights = torch.softmax(scores, dim=-1)
     return drop(weights, dropout) @ value, weights
 
@@ -367,7 +367,7 @@ class Stack(nn.Module):
         if self.relative is None:
             return mask
         bias = self.relative(start, time)
-        return bias if mask is None else bias + as_bias(mask)
+        return bias if mask is None else bias + as_bias(mask, bias.dtype)
 
     def run(
         self,

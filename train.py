@@ -95,6 +95,7 @@ def fit(run: "Run", log: RunLog | SilentLog, saver: "Saver") -> dict[str, Any]:
     Raises MachineError if training diverges, or a write fails that must not.
     """
     settings, ranks, trainer = run.settings, run.ranks, run.trainer
+    step_tokens = run.data.step_tokens(settings)
     metrics = ranks.broadcast(log.unfinished)  # the line that a stopped run had begun
     steps, seconds = 0, 0.0  # since the last report
     due = False  # whether last.pt is, by the clock
@@ -130,7 +131,7 @@ def fit(run: "Run", log: RunLog | SilentLog, saver: "Saver") -> dict[str, Any]:
         steps, seconds = steps + 1, seconds + time.perf_counter() - began
 
         if run.step % settings.log_interval == 0 or run.step == settings.max_iters:
-            speed = round(steps * trainer.step_tokens / seconds)
+            speed = round(steps * step_tokens / seconds)
             rate = factor * settings.learning_rate
             metrics |= {"train_loss": loss, "learning_rate": rate, "grad_norm": grad_norm}
             if run.skipped:
@@ -202,7 +203,7 @@ def report(run: "Run", log: RunLog | SilentLog, saver: "Saver", metrics: dict[st
             print(f"last step        {describe_loss(loss, per_token)}")
         loss = run.evaluator.whole_loss()
     if ranks.is_main:
-        print(f"validation loss  {describe_loss(loss, per_token)}, over the whole validation split")
+        print(f"validation loss  {describe_loss(loss, per_token)}, {run.data.measured}")
         trivial = run.evaluator.trivial_losses()
         print(f"for comparison   {describe_trivial_losses(*trivial, per_token)}")
         if log.remark:

@@ -21,8 +21,9 @@ from kqv.checkpoints.loading import load_model
 from kqv.errors import UserError
 from kqv.machine.device import choose_machine
 from kqv.options.settings import TrainSettings
+from kqv.text.batches import Batch, all_windows
 from kqv.text.token_files import open_tokens
-from kqv.training.evaluation import whole_loss
+from kqv.training.evaluation import mean_loss
 from kqv.training.metrics import read_metrics
 
 FIRST_SEED = 1337
@@ -101,4 +102,5 @@ def validation_loss(checkpoint: Path, data: Path) -> float:
     model, tokenizer, *_ = load_model(str(checkpoint))
     settings = TrainSettings(device="cpu", dtype="float32")
     tokens = open_tokens(data / "val.bin", tokenizer.vocab_size, model.config.block_size)
-    return whole_loss(model, tokens, settings, choose_machine(settings))
+    windows = all_windows(tokens, settings.batch_size, model.config.block_size)
+    return mean_loss(model, (Batch(x, y) for x, y in windows), choose_machine(settings))

@@ -30,7 +30,7 @@ from kqv.options.settings import TrainSettings
 from kqv.run_files import TO_RESUME
 from kqv.text.source_names import known_sources
 from kqv.text.tokenizer import Tokenizer
-from kqv.training.data import RunData, open_data
+from kqv.training.data import TextData, open_text
 from kqv.training.evaluation import Evaluator
 from kqv.training.optimizers import restore_optimizers
 from kqv.training.request import Request
@@ -60,7 +60,7 @@ class Start:
         """The texts of the run that wrote the checkpoint, if this one reads the same dataset."""
         return known_sources(None if "dataset" in request.given else self.checkpoint.get("sources"))
 
-    def check_data(self, data: RunData, settings: TrainSettings) -> None:
+    def check_data(self, data: TextData, settings: TrainSettings) -> None:
         """Raises UserError if a text has other tokens than the model, or a resumed run is to read
         another text than before."""
         title, theirs = data.dataset.title, data.tokenizer
@@ -144,7 +144,7 @@ def start_run(start: Start, request: Request, ranks: Ranks) -> tuple[Run, float]
     # A model that the machine cannot hold is refused before a text is prepared for it.
     least = start.tokenizer.padded_size if start.tokenizer else 1
     check_memory(settings, least, machine, ranks)
-    data = open_data(request, start.tokenizer, start.sources(request), ranks)
+    data = open_text(request, start.tokenizer, start.sources(request), ranks)
     start.check_data(data, settings)
     settings.dataset, settings.tokenizer = data.dataset.name, data.tokenizer.name
     vocab_size = data.tokenizer.padded_size

@@ -99,6 +99,8 @@ def check_training(settings: TrainSettings) -> None:
     check_at_least(settings, 0, "grad_clip", "rate", "checkpoint_minutes")
     _check_between(settings, 0, 1, "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
+    if settings.mask_rate != "uniform" and not 0 < settings.mask_rate <= 1:
+        raise UserError(f"mask_rate={settings.mask_rate} must be above 0 and at most 1, or uniform")
     _check_batch(settings)
     if settings.rate and not settings.dry_run:
         raise UserError("--rate is the speed that --dry_run=True plans with: add that, or leave it")

@@ -93,6 +93,9 @@ class BatchOptions:
     """micro-batches per step, of all ranks together"""
     order: Literal["random", "epoch"] = "random"
     """windows at random positions, as in nanoGPT, or every window once before any comes again"""
+    mask_rate: Literal["uniform"] | float = 0.15
+    """encoder: share of the characters that it learns to fill in; uniform draws it for each window,
+    which makes a masked diffusion model"""
     activation_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, a third more work"""
 

@@ -6,16 +6,47 @@ ranks cut one global batch into micro-batches without communication.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kqv.text.token_files import Ids
 
 # Rounds of the Feistel network. Four make it as good as random (Luby & Rackoff 1988); small
 # numbers need more.
 FEISTEL_ROUNDS = 8
+
+
+class Batch(NamedTuple):
+    """What a model reads at a time, and what it is to predict."""
+
+    ids: Tensor
+    """(batch, time) int64"""
+    targets: Tensor
+    """(batch, time) int64"""
+    weights: Tensor | None = None
+    """(batch, time) float32, how much each target counts; None if all count alike"""
+    source: Tensor | None = None
+    """(batch, source_time) int64, what an encoder–decoder translates, padded with -1"""
+    share: float = 1.0
+    """how much the loss of a micro-batch counts in that of the step"""
+
+    @property
+    def total_weight(self) -> float:
+        """What the mean loss is to be multiplied with, to add up to that of several batches."""
+        return self.targets.numel() if self.weights is None else float(self.weights.sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+
+        def move(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor.to(device)
+
+        return Batch(
+            move(self.ids), move(self.targets), move(self.weights), move(self.source), self.share
+        )
 
 
 def training_batch(

@@ -1,17 +1,16 @@
 """The validation loss, and what else an evaluation looks at.
 
 The loss is the mean cross-entropy in nats per token. Over the whole split: consecutive windows of
-block_size, every token predicted once. As an estimate: a few fixed, evenly spaced windows. Both are
-deterministic.
+block_size, every token predicted once. As an estimate: a few fixed, evenly spaced windows. An
+encoder predicts those that a fixed set of masks hides. All are deterministic.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import generate_text
@@ -20,9 +19,9 @@ from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
 from kqv.machine.wrapping import sharding
 from kqv.options.settings import SampleSettings, TrainSettings
-from kqv.text.batches import all_windows, spaced_windows
+from kqv.text.batches import Batch, spaced_windows
 from kqv.text.token_files import Ids
-from kqv.training.data import RunData
+from kqv.training.data import TextData
 from model import GPT
 
 COUNTED_TOKENS = 1 << 22  # the most tokens whose frequencies are counted
@@ -36,7 +35,7 @@ class Evaluator:
     def __init__(
         self,
         model: GPT,
-        data: RunData,
+        data: TextData,
         settings: TrainSettings,
         machine: Machine,
         ranks: Ranks,
@@ -45,12 +44,15 @@ class Evaluator:
         self.settings, self.machine, self.ranks = settings, machine, ranks
 
     def estimated_loss(self) -> float:
-        """Mean loss over eval_iters batches of the validation split, nats per token."""
-        return estimated_loss(self.model, self.data.val, self.settings, self.machine, self.ranks)
+        """Mean loss over a few batches of the validation split, nats per token."""
+        return self._mean_loss(self.data.estimate_batches(self.settings))
 
     def whole_loss(self) -> float:
         """Mean loss over the whole validation split, nats per token."""
-        return whole_loss(self.model, self.data.val, self.settings, self.machine, self.ranks)
+        return self._mean_loss(self.data.whole_batches(self.settings))
+
+    def _mean_loss(self, batches: Iterator[Batch]) -> float:
+        return mean_loss(self.model, batches, self.machine, self.ranks)
 
     def trivial_losses(self) -> tuple[float, float]:
         """Losses to compare it with: of guessing uniformly, and by token frequencies."""
@@ -71,46 +73,31 @@ class Evaluator:
             block_size = settings.block_size
             windows, _ = next(spaced_windows(self.data.val, TRACED_WINDOWS, block_size, 1))
             figures = layer_figures(whole, windows)
-        if sample:
+        if sample and self.model.config.architecture == "decoder":
             sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
             prompt = default_prompt(self.data.tokenizer)
             text = generate_text(whole.eval(), self.data.tokenizer, prompt, sampling)
         return figures, text
 
 
-def estimated_loss(
-    model: GPT, tokens: Ids, settings: TrainSettings, machine: Machine, ranks: Ranks | None = None
-) -> float:
-    """Mean loss over eval_iters batches spread evenly over the split, nats per token."""
-    block_size = model.config.block_size
-    windows = spaced_windows(tokens, settings.batch_size, block_size, settings.eval_iters)
-    return _mean_loss(model, windows, machine, ranks or Ranks())
-
-
-def whole_loss(
-    model: GPT, tokens: Ids, settings: TrainSettings, machine: Machine, ranks: Ranks | None = None
-) -> float:
-    """Mean loss over every token of the split but the first, nats per token."""
-    windows = all_windows(tokens, settings.batch_size, model.config.block_size)
-    return _mean_loss(model, windows, machine, ranks or Ranks())
-
-
 @torch.no_grad()
-def _mean_loss(
-    model: GPT, windows: Iterable[tuple[Tensor, Tensor]], machine: Machine, ranks: Ranks
+def mean_loss(
+    model: GPT, batches: Iterable[Batch], machine: Machine, ranks: Ranks | None = None
 ) -> float:
-    """Mean loss over batches (x, y) of windows, which the ranks share; nats per token."""
+    """Mean loss over batches, which the ranks share; nats per token."""
     model.eval()
-    total, count, remaining = 0.0, 0.0, iter(windows)
+    ranks = ranks or Ranks()
+    total, count, remaining = 0.0, 0.0, iter(batches)
     # Each rank takes one batch of a round. In the last round some have none left: they compute one
     # that does not count, because sharded weights are gathered by all ranks together.
-    while batches := list(islice(remaining, ranks.world_size)):
-        x, y = batches[min(ranks.rank, len(batches) - 1)]
+    while a_round := list(islice(remaining, ranks.world_size)):
+        batch = a_round[min(ranks.rank, len(a_round) - 1)]
+        ids, targets, weights, source, _ = batch.to(machine.device)
         with machine.autocast():
-            loss = float(model(x.to(machine.device), targets=y.to(machine.device)))
-        if ranks.rank < len(batches):
-            total += loss * y.numel()
-            count += y.numel()
+            loss = float(model(ids, targets=targets, weights=weights, source=source))
+        if ranks.rank < len(a_round):
+            total += loss * batch.total_weight
+            count += batch.total_weight
     total, count = ranks.all_reduce(total, count)
     return total / count
 

@@ -163,7 +163,7 @@ def open_log(run: "Run", resume: str) -> RunLog | SilentLog:
     if run.step < settings.max_iters:
         thing = "characters" if tokenizer.kind == "char" else "tokens"
         can_grow = machine.threads > 0 and settings.init_from == "scratch"
-        step_tokens = run.trainer.step_tokens
+        step_tokens = run.data.step_tokens(settings)
         log.say(passes_remark(settings, tokens, thing, parameters, step_tokens, can_grow))
     elif settings.init_from == "resume" and not run.ranks.launch.restarts:
         log.say(finished_remark(run.step, settings.max_iters, settings.out_dir, resume))

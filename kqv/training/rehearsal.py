@@ -25,6 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import TrainSettings
+from kqv.text.batches import Batch
 from kqv.training.trainer import Trainer
 from model import GPT, GPTConfig
 
@@ -90,14 +91,18 @@ def lone_trainer(settings: TrainSettings, config: GPTConfig, machine: Machine) -
     return trainer
 
 
-def random_batches(
-    trainer: Trainer, windows: int, count: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Micro-batches (x, y) of random ids, each (windows, block_size) int64."""
+def random_batches(trainer: Trainer, windows: int, count: int = 1) -> Iterator[Batch]:
+    """Micro-batches of random ids, each (windows, block_size) int64."""
     config, device = trainer.model.config, trainer.machine.device
+    shape = (windows, config.block_size)
+    weights = source = None
     for _ in range(count):
-        ids = torch.randint(config.vocab_size, (2, windows, config.block_size), device=device)
-        yield ids[0], ids[1]
+        ids = torch.randint(config.vocab_size, (2, *shape), device=device)
+        if config.architecture != "decoder":
+            weights = torch.ones(shape, device=device)
+        if config.has_cross_attention:
+            source = torch.randint(config.encoder.vocab_size, shape, device=device)
+        yield Batch(ids[0], ids[1], weights, source, windows / trainer.settings.step_windows)
 
 
 def count_memory(

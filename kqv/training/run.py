@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import TrainSettings
-from kqv.training.data import RunData
+from kqv.training.data import TextData
 from kqv.training.evaluation import Evaluator
 from kqv.training.trainer import Trainer
 
@@ -16,7 +16,7 @@ class Run:
 
     settings: TrainSettings
     ranks: Ranks
-    data: RunData
+    data: TextData
     trainer: Trainer
     evaluator: Evaluator
     step: int = 0

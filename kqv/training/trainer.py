@@ -11,6 +11,7 @@ from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
 from kqv.machine.wrapping import no_sync_until, replicate, sharding, whole
 from kqv.options.settings import TrainSettings
+from kqv.text.batches import Batch
 from kqv.training.optimizers import make_optimizers
 from model import GPT
 
@@ -39,19 +40,14 @@ class Trainer:
         )
 
     @property
-    def step_tokens(self) -> int:
-        """Tokens that a step reads."""
-        return self.settings.step_windows * self.settings.block_size
-
-    @property
     def scale_may_fall(self) -> bool:
         """Whether a step that is not finite may come from a scale of float16 gradients that is too
         high still; the scaler halves it then."""
         return self.scaler.get_scale() > 1
 
-    def forward_backward(self, batches: Iterable[tuple[Tensor, Tensor]], step: int) -> Tensor:
-        """Accumulate the gradient of this rank's micro-batches (x, y), each (windows, block_size)
-        int64. Returns this rank's share of the loss of the global batch."""
+    def forward_backward(self, batches: Iterable[Batch], step: int) -> Tensor:
+        """Accumulate the gradient of this rank's micro-batches. Returns this rank's share of the
+        loss of the global batch."""
         settings, device = self.settings, self.machine.device
         self.model.train()
         if settings.dropout:
@@ -59,11 +55,12 @@ class Trainer:
             # what it would have drawn.
             torch.manual_seed(settings.seed + step + self.ranks.rank * RANK_SEED)
         loss = torch.zeros((), device=device)
-        for number, (x, y) in enumerate(batches, start=1):
+        for number, batch in enumerate(batches, start=1):
+            ids, targets, weights, source, part = batch.to(device)
             with no_sync_until(number == self.micro_batches, self.forward):
                 with self.machine.autocast():
-                    mean = self.forward(x.to(device), targets=y.to(device))
-                    share = mean * (len(x) / settings.step_windows)
+                    mean = self.forward(ids, targets=targets, weights=weights, source=source)
+                    share = mean * part
                 # The loss is divided by the global batch, and DDP and FSDP average gradients over
                 # the ranks, which divides once more: undo one of the two.
                 self.scaler.scale(share * self.ranks.world_size).backward()

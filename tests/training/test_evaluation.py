@@ -1,6 +1,7 @@
 """The validation loss is the plain mean over every token, however it is computed."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,14 +10,14 @@ from helpers.models import randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kqv.machine.device import choose_machine
+from kqv.machine.device import Machine, choose_machine
 from kqv.options.settings import TrainSettings
 from kqv.text.byte_level import ByteTokenizer
 from kqv.text.characters import CharTokenizer
 from kqv.text.tokenizer import Tokenizer
 from kqv.training import evaluation
-from kqv.training.data import characters_per_token
-from kqv.training.evaluation import estimated_loss, sample_of, trivial_losses, whole_loss
+from kqv.training.data import TextData, characters_per_token
+from kqv.training.evaluation import mean_loss, sample_of, trivial_losses
 from kqv.training.remarks import describe_loss, describe_trivial_losses
 from model import GPT, GPTConfig
 
@@ -30,6 +31,22 @@ def small_model(**options: object) -> GPT:
 
 
 @torch.no_grad()
+def data_of(tokens: np.ndarray) -> TextData:
+    return TextData(None, CharTokenizer("a"), tokens, tokens, "", 1.0, None)
+
+
+def whole_loss(model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine) -> float:
+    settings = replace(settings, block_size=model.config.block_size)
+    return mean_loss(model, data_of(tokens).whole_batches(settings), machine)
+
+
+def estimated_loss(
+    model: GPT, tokens: np.ndarray, settings: TrainSettings, machine: Machine
+) -> float:
+    settings = replace(settings, block_size=model.config.block_size)
+    return mean_loss(model, data_of(tokens).estimate_batches(settings), machine)
+
+
 def plain_losses(model: GPT, tokens: np.ndarray, starts: range) -> list[float]:
     """-log p of each token of the windows of block_size at `starts`, computed one at a time."""
     losses, block_size = [], model.config.block_size
