@@ -21,6 +21,7 @@ from kqv.machine.load import core_count
 from kqv.options.command_line import read_arguments
 from kqv.progress import ReadingBar
 from kqv.text.datasets import prepare_documents
+from kqv.text.downloads import refuse_words
 from kqv.text.registry import make_tokenizer
 from kqv.text.tokenizer_names import TIKTOKEN_SIZES
 
@@ -48,10 +49,7 @@ def main(arguments: list[str]) -> None:
     """Get the documents, split them, write their token ids. A killed run can be continued."""
     given, words = read_arguments(PrepareSettings, arguments)
     settings = PrepareSettings(**given)
-    if words:
-        raise UserError(
-            f"{words[0]!r} is no option: a folder of files is named with --input={words[0]}"
-        )
+    refuse_words(words)
     if settings.tokenizer not in ("bytes", *TIKTOKEN_SIZES):
         names = ", ".join(TIKTOKEN_SIZES)
         raise UserError(

