@@ -6,16 +6,32 @@ ranks cut one global batch into micro-batches without communication.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kqv.text.token_files import Ids
 
 # Rounds of the Feistel network. Four make it as good as random (Luby & Rackoff 1988); small
 # numbers need more.
 FEISTEL_ROUNDS = 8
+
+
+class Batch(NamedTuple):
+    """A micro-batch: what a model reads, and what it is to predict."""
+
+    ids: Tensor
+    """token ids, (batch, time) int64"""
+    targets: Tensor
+    """token ids to predict, (batch, time) int64"""
+    weights: Tensor | None = None
+    """weight of each prediction in the loss, (batch, time) float32; None: all 1"""
+    source: Tensor | None = None
+    """encoder-decoder: ids that the encoder reads, (batch, source_time) int64, padded with -1"""
+    share: float = 1.0
+    """this micro-batch's part of the loss of the step: its sum of weights, of the global batch's"""
 
 
 def training_batch(
@@ -64,8 +80,8 @@ def epoch_starts(length: int, seed: int, first: int, count: int, block_size: int
     numbers = first % windows + np.arange(count, dtype=np.uint64)
     epoch, place = first // windows + numbers // windows, numbers % windows
     # The offset and the keys of the permutation are hashes of (seed, epoch).
-    seeds = _hash(np.uint64(seed) + np.arange(FEISTEL_ROUNDS + 1, dtype=np.uint64))
-    offset, *keys = _hash(seeds[:, None] ^ epoch)
+    seeds = hashed(np.uint64(seed) + np.arange(FEISTEL_ROUNDS + 1, dtype=np.uint64))
+    offset, *keys = hashed(seeds[:, None] ^ epoch)
     shuffled = permuted(place, windows, keys)
     starts = offset % np.uint64(offsets) + shuffled * np.uint64(block_size)
     return starts.astype(np.int64)
@@ -87,13 +103,13 @@ def permuted(numbers: np.ndarray, count: int, keys: Sequence[np.ndarray]) -> np.
     while len(pending):
         high, low = np.divmod(numbers[pending], base)
         for key in keys:
-            high, low = low, (high + _hash(low ^ key[pending]) % base) % base
+            high, low = low, (high + hashed(low ^ key[pending]) % base) % base
         numbers[pending] = high * base + low
         pending = pending[numbers[pending] >= count]
     return numbers
 
 
-def _hash(bits: np.ndarray | np.uint64) -> Any:
+def hashed(bits: np.ndarray | np.uint64) -> Any:
     """Hash 64 bits to 64, each of which depends on all (end of SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):  # products are modulo 2^64
         bits = bits + np.uint64(0x9E3779B97F4A7C15)
