@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import InitVar, field, make_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -46,6 +46,8 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a Python value is of an option's type: a whole number is fine for a float."""
+    if get_origin(hint) is tuple:  # an option that may be given several times
+        return type(value) is tuple and all(type(each) is str for each in value)
     return any(_is_a(member, value) for member in alternatives(hint))
 
 
@@ -116,6 +118,8 @@ def describe(hint: Any) -> str:
     'dot, squared or a number'
     """
     names = {int: ["a whole number"], float: ["a number"], bool: ["True", "False"], str: ["text"]}
+    if get_origin(hint) is tuple:
+        return "texts"
     words = [word for member in alternatives(hint) for word in names.get(member, [str(member)])]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 

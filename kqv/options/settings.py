@@ -41,9 +41,18 @@ class TextOptions:
     """file name endings to read from a folder, such as md,py, instead of txt, jsonl and parquet"""
     text_field: str = "text"
     """field of .jsonl lines, or column of .parquet files, that holds the text"""
+    source_field: str = "source"
+    """pairs: field of .jsonl lines that holds the source"""
+    target_field: str = "target"
+    """pairs: field of .jsonl lines that holds the target"""
+    val_text: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """file to validate on, instead of the last 10 %; may be given several times, such as for two
+    files whose lines belong together"""
     tokenizer: str = "char"
-    """what a token is: char, bytes, gpt2 (or another encoding of tiktoken), or bpe:1024, which
-    learns that many tokens from the text"""
+    """what a token is: char, bytes, gpt2 (or another encoding of tiktoken), bpe:1024, which learns
+    that many tokens from the text, or for pairs also symbols, which spaces separate"""
+    target_tokenizer: str = ""
+    """pairs: the tokenizer of the targets; without it both sides have one vocabulary"""
 
 
 @dataclass

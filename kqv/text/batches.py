@@ -95,8 +95,8 @@ def epoch_starts(length: int, seed: int, first: int, count: int, block_size: int
     numbers = first % windows + np.arange(count, dtype=np.uint64)
     epoch, place = first // windows + numbers // windows, numbers % windows
     # The offset and the keys of the permutation are hashes of (seed, epoch).
-    seeds = _hash(np.uint64(seed) + np.arange(FEISTEL_ROUNDS + 1, dtype=np.uint64))
-    offset, *keys = _hash(seeds[:, None] ^ epoch)
+    seeds = hashed(np.uint64(seed) + np.arange(FEISTEL_ROUNDS + 1, dtype=np.uint64))
+    offset, *keys = hashed(seeds[:, None] ^ epoch)
     shuffled = permuted(place, windows, keys)
     starts = offset % np.uint64(offsets) + shuffled * np.uint64(block_size)
     return starts.astype(np.int64)
@@ -118,13 +118,13 @@ def permuted(numbers: np.ndarray, count: int, keys: Sequence[np.ndarray]) -> np.
     while len(pending):
         high, low = np.divmod(numbers[pending], base)
         for key in keys:
-            high, low = low, (high + _hash(low ^ key[pending]) % base) % base
+            high, low = low, (high + hashed(low ^ key[pending]) % base) % base
         numbers[pending] = high * base + low
         pending = pending[numbers[pending] >= count]
     return numbers
 
 
-def _hash(bits: np.ndarray | np.uint64) -> Any:
+def hashed(bits: np.ndarray | np.uint64) -> Any:
     """Hash 64 bits to 64, each of which depends on all (end of SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):  # products are modulo 2^64
         bits = bits + np.uint64(0x9E3779B97F4A7C15)

@@ -41,19 +41,22 @@ def cache_key(texts: Texts, tokenizer: Tokenizer | str, of_files: Iterable[bytes
     `of_files` has a hash or a stamp of each file; `tokenizer` is one, or the name of one that is
     made for the text.
     """
-    of_tokenizer: Any = None
-    if isinstance(tokenizer, CharTokenizer):
-        of_tokenizer = tokenizer.characters
-    elif isinstance(tokenizer, Tokenizer):
-        of_tokenizer = tokenizer.to_dict()
-    elif tokenizer != "char":
-        of_tokenizer = (tokenizer,)
+    of_tokenizer = describe_tokenizer(tokenizer)
     digest = hashlib.sha256(repr((texts.encoding, of_tokenizer)).encode())
     if texts.documents or any(map(is_compressed, texts.paths)):
         digest.update(repr(([path.suffixes for path in texts.paths], texts.text_field)).encode())
     for of_file in of_files:
         digest.update(of_file)
     return digest.hexdigest()[:KEY_LENGTH]
+
+
+def describe_tokenizer(tokenizer: Tokenizer | str) -> Any:
+    """Plain data that tell a tokenizer, or the name of one, from any other."""
+    if isinstance(tokenizer, CharTokenizer):
+        return tokenizer.characters
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer.to_dict()
+    return (tokenizer,) if tokenizer != "char" else None
 
 
 def hash_files(texts: Texts) -> list[bytes]:

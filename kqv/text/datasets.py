@@ -8,12 +8,12 @@ as long as they hash to the same value.
 
 import hashlib
 import os
+import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from kqv import project
@@ -25,54 +25,24 @@ from kqv.text.cache import (
     hash_files,
     report_large_cache,
 )
+from kqv.text.dataset_folders import Dataset, find_dataset, load_dataset
 from kqv.text.formats import join_documents
 from kqv.text.preparation import prepare_texts
 from kqv.text.prepared import (
-    check_token_counts,
     put_in_place,
-    read_record,
     save_record,
     save_tokenizer,
 )
-from kqv.text.registry import find_vocabulary, load_tokenizer
-from kqv.text.source_names import known_sources, sources_of, title_of
+from kqv.text.registry import find_vocabulary, load_source_tokenizer, load_tokenizer
+from kqv.text.source_names import sources_of, title_of
 from kqv.text.sources import STDIN_COPY, read_endings, text_files
 from kqv.text.texts import Texts
-from kqv.text.tiktoken_files import load_tiktoken
 from kqv.text.tokenizer import Tokenizer
 from kqv.text.tokenizing import write_token_files
 from kqv.text.unfinished import OUTPUT_FOLDER, Progress, locked_workspace, remove_abandoned
 
+VALIDATION = b"validation"  # between the hashes of the files to train on and of those to validate
 MAX_STEM = 40  # characters of a text's file name in the name of its cache folder
-
-
-@dataclass
-class Dataset:
-    """A prepared text: a folder with train.bin, val.bin and tokenizer.json."""
-
-    folder: Path
-    tokenizer: Tokenizer
-    train_tokens: int
-    val_tokens: int
-    sources: Sequence[str] = ()
-    """words of a command line that name its texts, if it was made from texts"""
-
-    @property
-    def name(self) -> str:
-        """The value of --dataset=: the path below data/, or the whole path outside of it."""
-        if self.folder.is_relative_to(project.DATA):
-            return self.folder.relative_to(project.DATA).as_posix()
-        return str(self.folder)
-
-    @property
-    def title(self) -> str:
-        """Its name for people: the names of its texts, or else of the dataset."""
-        return title_of(self.sources) or self.name
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of different tokens."""
-        return self.tokenizer.vocab_size
 
 
 def open_dataset(
@@ -99,7 +69,9 @@ def open_dataset(
         _run_prepare_script(name, folder)
     if isinstance(tokenizer, Tokenizer):
         return load_dataset(folder, tokenizer, sources)
-    prepared_with = load_tokenizer(folder).name if find_vocabulary(folder) else "gpt2"
+    prepared_with = "gpt2"
+    if find_vocabulary(folder):
+        prepared_with = (load_source_tokenizer(folder) or load_tokenizer(folder)).name
     if tokenizer in ("", prepared_with):
         return load_dataset(folder, sources=sources)
     if not (folder / "input.txt").exists():
@@ -131,6 +103,7 @@ def open_texts(
     tokenizer: Tokenizer | str = "char",
     text_field: str = "text",
     endings: str = "",
+    val_words: Sequence[str] = (),
 ) -> Dataset:
     """Prepare and open the texts that words of the command line name, in this order.
 
@@ -138,33 +111,68 @@ def open_texts(
     are texts. `tokenizer` is one, or the name of one that is made for the text. The token files
     are kept in data/cache, and used again while the texts hash to the same value.
 
+    If there are `val_words`, their texts are for validation, and all others are to train on. There
+    need be no others if `tokenizer` is one: the training split is empty then.
+
     Raises UserError for a text that is missing, empty, not in its encoding or not in the
     vocabulary, and for one that changes while it is read.
     """
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(cache)
-    sources = sources_of(words, encoding, text_field, endings)
-    unique = secrets.token_hex(KEY_LENGTH // 2)
-    with locked_workspace(cache / unique, unique) as scratch:
-        try:
-            chosen = read_endings(endings)
-            files = [path for word in words for path in text_files(word, scratch, chosen)]
-            texts = Texts(files, encoding, text_field)
-            dataset, is_new = _find_or_prepare(texts, tokenizer, sources, cache)
-        except UserError as error:
-            message = str(error).replace(str(scratch / STDIN_COPY), "standard input")
-            raise UserError(message) from None
+    check_something_to_train_on(words, tokenizer)
+    sources = sources_of(words, encoding, text_field, endings, val_words)
+    chosen = read_endings(endings)
+    with cache_and_scratch() as (cache, scratch):
+        paths = [path for word in words for path in text_files(word, scratch, chosen)]
+        val_paths = [path for word in val_words for path in text_files(word, scratch, chosen)]
+        texts, val = _both(paths, val_paths, encoding, text_field)
+        dataset, is_new = _find_or_prepare(texts, val, tokenizer, sources, cache)
     if is_new:
         report_large_cache(cache)
     return dataset
 
 
+def check_something_to_train_on(words: Sequence[str], tokenizer: Tokenizer | str) -> None:
+    """Raises UserError if there is no text to make a tokenizer for."""
+    if not words and isinstance(tokenizer, str):
+        raise UserError("--val_text= names what to validate on: name what to train on, too")
+
+
+@contextmanager
+def cache_and_scratch() -> Iterator[tuple[Path, Path]]:
+    """data/cache, and a new folder in it for copies of standard input, which is removed after.
+
+    An error of the block names such a copy as "standard input".
+    """
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(cache)
+    unique = secrets.token_hex(KEY_LENGTH // 2)
+    with locked_workspace(cache / unique, unique) as scratch:
+        try:
+            yield cache, scratch
+        except UserError as error:
+            copy = re.escape(str(scratch / STDIN_COPY)) + r"\d*"
+            raise UserError(re.sub(copy, "standard input", str(error))) from None
+
+
+def _both(
+    paths: Sequence[Path], val_paths: Sequence[Path], encoding: str, text_field: str
+) -> tuple[Texts, Texts | None]:
+    """The texts to train on, and those to validate on if they are files of their own."""
+    texts = Texts(paths, encoding, text_field, beside=val_paths)
+    return texts, Texts(val_paths, encoding, text_field, beside=paths) if val_paths else None
+
+
 def _find_or_prepare(
-    texts: Texts, tokenizer: Tokenizer | str, sources: Sequence[str], cache: Path
+    texts: Texts,
+    val: Texts | None,
+    tokenizer: Tokenizer | str,
+    sources: Sequence[str],
+    cache: Path,
 ) -> tuple[Dataset, bool]:
     """The dataset of these texts in the cache, and whether it was prepared just now."""
-    hashes, stem = hash_files(texts), texts.paths[0].stem[:MAX_STEM]
+    hashes, stem = hash_files(texts), [*texts.paths, *texts.beside][0].stem[:MAX_STEM]
+    if val:
+        hashes += [VALIDATION, *hash_files(val)]
     key = cache_key(texts, tokenizer, hashes)
     folder = cache / f"{stem}-{key}"
     if dataset := find_dataset(folder, sources):
@@ -176,7 +184,7 @@ def _find_or_prepare(
         dataset = find_dataset(cache / f"{stem}-{made_for_text}", sources)
         if dataset and dataset.tokenizer == tokenizer:
             return dataset, False
-    return _prepare(texts, folder, tokenizer, key, sources), True
+    return _prepare(texts, val, folder, tokenizer, key, sources), True
 
 
 def prepare_dataset(
@@ -185,22 +193,33 @@ def prepare_dataset(
     encoding: str = "utf-8",
     tokenizer: Tokenizer | str = "char",
     text_field: str = "text",
+    val_paths: Sequence[Path] = (),
 ) -> Dataset:
     """Write train.bin, val.bin and tokenizer.json for text files into `folder`.
 
-    `tokenizer` is one, or the name of one that is made for the text.
+    `tokenizer` is one, or the name of one that is made for the text. If there are `val_paths`,
+    they are for validation, and all others are to train on.
 
     Raises UserError for a text that is missing, empty, not in its encoding or not in the
     vocabulary.
     """
-    texts = Texts(paths, encoding, text_field)
-    # Name, size and date change when a file does, which is enough to recognise unfinished work.
-    stamps = [
-        repr((str(path.resolve()), *stamp)).encode()
-        for path, stamp in zip(paths, texts.stamps, strict=True)
-    ]
+    texts, val = _both(paths, val_paths, encoding, text_field)
+    stamps = file_stamps(texts)
+    if val:
+        stamps += [VALIDATION, *file_stamps(val)]
     key = cache_key(texts, tokenizer, stamps)
-    return _prepare(texts, folder, tokenizer, key, replace=folder.exists())
+    return _prepare(texts, val, folder, tokenizer, key, replace=folder.exists())
+
+
+def file_stamps(texts: Texts) -> list[bytes]:
+    """Name, size and date of each file.
+
+    They change when a file does, which is enough to recognise unfinished work.
+    """
+    return [
+        repr((str(path.resolve()), *stamp)).encode()
+        for path, stamp in zip(texts.paths, texts.stamps, strict=True)
+    ]
 
 
 def prepare_documents(
@@ -224,6 +243,7 @@ def prepare_documents(
 
 def _prepare(
     texts: Texts,
+    val: Texts | None,
     folder: Path,
     tokenizer: Tokenizer | str,
     key: str,
@@ -236,32 +256,6 @@ def _prepare(
             if dataset := find_dataset(folder, sources):  # another process was first
                 return dataset
             print(f"{folder} is damaged: the text is prepared again", file=sys.stderr)
-        prepare_texts(texts, tokenizer, sources, workspace)
+        prepare_texts(texts, val, tokenizer, sources, workspace)
         put_in_place(workspace / OUTPUT_FOLDER, folder)
     return load_dataset(folder, sources=sources)
-
-
-def load_dataset(
-    folder: Path, given: Tokenizer | None = None, sources: Sequence[str] = ()
-) -> Dataset:
-    """The dataset in a prepared folder; `given` is a tokenizer at hand. Raises UserError if it is
-    damaged."""
-    record = read_record(folder)
-    if find_vocabulary(folder) or record:
-        tokenizer = load_tokenizer(folder)
-    else:
-        print(
-            f"{folder} has no vocabulary: its ids are taken for those of GPT-2, as nanoGPT does",
-            file=sys.stderr,
-        )
-        tokenizer = given if given and given.name == "gpt2" else load_tiktoken("gpt2")
-    tokens = check_token_counts(folder, record, tokenizer.vocab_size)
-    sources = sources or known_sources(record.get("sources"))
-    return Dataset(folder, tokenizer, tokens["train"], tokens["val"], sources)
-
-
-def find_dataset(folder: Path, sources: Sequence[str] = ()) -> Dataset | None:
-    """The dataset in a folder of the cache; None if there is none, or it is damaged."""
-    with suppress(UserError):
-        return load_dataset(folder, sources=sources) if find_vocabulary(folder) else None
-    return None

@@ -197,9 +197,9 @@ def read_plain_text(path: Path, file: BinaryIO, encoding: str) -> Iterator[str]:
             offset = fed - len(error.object) + error.start
             before = error.object[: error.start].decode(encoding, errors="ignore")
             raise UserError(
-                f"{path} is not {encoding}: byte 0x{error.object[error.start]:02X} at offset "
-                f"{offset}, line {line + before.count(NEWLINE)}; name its encoding, for example "
-                f"--encoding=latin-1"
+                f"{path} is not {encoding}: line {line + before.count(NEWLINE)} has byte "
+                f"0x{error.object[error.start]:02X} at offset {offset}; name its encoding, for "
+                f"example --encoding=latin-1"
             ) from None
         except UnicodeError as error:
             raise UserError(

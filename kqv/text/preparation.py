@@ -6,10 +6,8 @@ Each pass reads the text piece by piece, so memory stays flat: once to find its 
 to train byte pairs, if it has to, and once to tokenize.
 """
 
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +31,15 @@ UNKNOWN_LISTED = 5  # unknown characters named in an error message
 
 
 def prepare_texts(
-    texts: Texts, tokenizer: Tokenizer | str, sources: Sequence[str], workspace: Path
+    texts: Texts,
+    val: Texts | None,
+    tokenizer: Tokenizer | str,
+    sources: Sequence[str],
+    workspace: Path,
 ) -> None:
     """Write train.bin, val.bin, tokenizer.json and prepared.json for texts.
 
+    If there are texts to validate on, `val`, `texts` are to train on; otherwise they are split.
     They are written into the output folder of a workspace, where the work of a killed process is
     continued. `tokenizer` is one, or the name of one that is made for the text.
 
@@ -45,18 +48,15 @@ def prepare_texts(
     """
     started, progress = time.monotonic(), Progress.load(workspace)
     if not progress.length:
-        survey(texts, progress)
+        survey([texts, val] if val else [texts], progress)
         if time.monotonic() - started > SAVE_INTERVAL:
             progress.save(workspace)
-    if not progress.length:
-        paths = ", ".join(map(str, texts.paths))
-        raise UserError(f"{paths}: the text is empty, there is nothing to learn from")
     output = workspace / OUTPUT_FOLDER
     if isinstance(tokenizer, str):
-        tokenizer = _make_tokenizer(tokenizer, texts, progress, output)
-    _check_vocabulary(tokenizer, progress.characters)
+        tokenizer = _make_tokenizer(tokenizer, texts, val, progress, output)
+    check_vocabulary(tokenizer, progress.characters)
     save_tokenizer(tokenizer, output)
-    parts = split_text(texts, progress, "tokenizing")
+    parts = split_text(texts, val, progress, "tokenizing")
     write_token_files(parts, tokenizer, texts.documents, progress, workspace)
     if progress.done != progress.length:
         raise UserError(
@@ -66,45 +66,70 @@ def prepare_texts(
     save_record(output, sources, {"train": progress.train, "val": progress.val})
 
 
-def _make_tokenizer(name: str, texts: Texts, progress: Progress, output: Path) -> Tokenizer:
+def _make_tokenizer(
+    name: str, texts: Texts, val: Texts | None, progress: Progress, output: Path
+) -> Tokenizer:
     """The tokenizer of this name; a killed process may have trained it already."""
+    if name == "symbols":
+        raise UserError(
+            "tokenizer=symbols is for pairs, such as those of a .tsv file: for a text take "
+            "--tokenizer=char or bpe:4096"
+        )
     if find_vocabulary(output):
         return load_tokenizer(output)
-    parts = split_text(texts, progress, "training the tokenizer", MAX_BPE_CHARACTERS)
-    # Byte pairs are trained on the training split only.
-    train = (text for _, text in takewhile(lambda part: part[0] == "train", parts))
+    parts = split_text(texts, val, progress, "training the tokenizer")
+    train = to_train_byte_pairs(parts)
     return make_tokenizer(name, progress.characters, train, texts.documents)
 
 
-def _check_vocabulary(tokenizer: Tokenizer, characters: str) -> None:
+def to_train_byte_pairs(parts: Iterable[Part]) -> Iterator[str]:
+    """The pieces of the training split, up to about MAX_BPE_CHARACTERS."""
+    size = 0
+    for split, text in parts:
+        if split != "train" or size >= MAX_BPE_CHARACTERS:
+            return
+        yield text
+        size += len(text)
+
+
+def check_vocabulary(tokenizer: Tokenizer, characters: str) -> None:
+    """Raises UserError for characters, or symbols, that the tokenizer of a checkpoint lacks."""
+    things = "symbols" if tokenizer.kind == "symbols" else "characters"
     if unknown := tokenizer.encode_known(characters)[1]:
         raise UserError(
-            f"the text has {len(unknown)} characters that the checkpoint's vocabulary does not "
+            f"the text has {len(unknown)} {things} that the checkpoint's vocabulary does not "
             f"have, among them {' '.join(map(repr, unknown[:UNKNOWN_LISTED]))}: take them out of "
             f"the text, or train from scratch"
         )
 
 
-def survey(texts: Texts, progress: Progress) -> None:
+def survey(all_texts: Sequence[Texts], progress: Progress) -> None:
     """Find how long the texts are, their different characters, and where the last document begins.
 
-    Sets `length`, `characters` and `last_document` of `progress`.
+    `all_texts` are texts that are split, or those to train on and those to validate on. Sets
+    `length`, `characters` and `last_document` of `progress`.
     """
     characters = CharacterSet()
     length = last_end = 0
-    for path, text in texts.pieces("reading"):
-        try:
-            characters.add(text)
-        except UnicodeEncodeError:
-            raise UserError(
-                f"{path} has half of a surrogate pair, which is no character: mend the text"
-            ) from None
-        if texts.documents and (end := text.rfind(DOCUMENT_END) + 1):
-            # The last document begins where the one before it ends, here or in an earlier piece.
-            before = text.rfind(DOCUMENT_END, 0, end - 1) + 1
-            progress.last_document = length + before if before else last_end
-            last_end = length + end
-        length += len(text)
+    for texts in all_texts:
+        beginning = length
+        for path, text in texts.pieces("reading"):
+            try:
+                characters.add(text)
+            except UnicodeEncodeError:
+                raise UserError(
+                    f"{path} has half of a surrogate pair, which is no character: mend the text"
+                ) from None
+            if texts.documents and (end := text.rfind(DOCUMENT_END) + 1):
+                # The last document begins where the one before it ends, here or in an earlier
+                # piece.
+                before = text.rfind(DOCUMENT_END, 0, end - 1) + 1
+                progress.last_document = length + before if before else last_end
+                last_end = length + end
+            length += len(text)
+        if length == beginning and texts.paths:
+            paths = ", ".join(map(str, texts.paths))
+            raise UserError(f"{paths}: the text is empty, there is nothing to learn from")
     progress.length, progress.characters = length, characters.sorted()
 
 
@@ -128,15 +153,17 @@ class CharacterSet:
         return "".join(map(chr, np.flatnonzero(self._seen)))
 
 
-def split_text(
-    texts: Texts, progress: Progress, task: str, max_characters: int = sys.maxsize
-) -> Iterator[Part]:
+def split_text(texts: Texts, val: Texts | None, progress: Progress, task: str) -> Iterator[Part]:
     """The texts in pieces, each with its split: first those of train, then those of val.
 
-    The training split has 90 % of the characters, or all but ten million. If there are several
-    documents it goes on to the end of one; but the last document is always for validation. Ends
-    after `max_characters`; `task` labels the progress bar.
+    Without `val`, the training split has 90 % of the characters, or all but ten million. If there
+    are several documents it goes on to the end of one; but the last document is always for
+    validation. `task` labels the progress bar.
     """
+    if val:
+        yield from (("train", text) for _, text in texts.pieces(task))
+        yield from (("val", text) for _, text in val.pieces(task))
+        return
     cut = max(int(progress.length * TRAIN_FRACTION), progress.length - MAX_VALIDATION_CHARACTERS)
     by_document = progress.last_document > 0
     if by_document:
@@ -153,5 +180,3 @@ def split_text(
                 split, text, position = "val", text[end:], position + end
         yield split, text
         position += len(text)
-        if position >= max_characters:
-            return

@@ -3,6 +3,11 @@
 train.bin  val.bin     token ids of each split (token_files.py)
 tokenizer.json         what the ids mean
 prepared.json          the sources, and how many tokens were written
+
+Of pairs also:
+
+train.index.bin  val.index.bin    where each pair begins (pair_splits.py)
+source_tokenizer.json             what the ids of sources mean, if they have their own vocabulary
 """
 
 import json
@@ -15,23 +20,29 @@ import numpy as np
 
 from kqv.errors import UserError
 from kqv.files import MAX_NOTE_BYTES, read_small, replacing
-from kqv.text.registry import TOKENIZER_FILE
-from kqv.text.token_files import SPLITS, shard_files, split_bytes
+from kqv.text.registry import SOURCE_TOKENIZER_FILE, TOKENIZER_FILE
+from kqv.text.token_files import SPLITS, index_file, shard_files, split_bytes
 from kqv.text.tokenizer import Tokenizer, token_dtype
 
 RECORD_FILE = "prepared.json"
+PAIR_COUNTS = {"train_pairs": "train", "val_pairs": "val"}  # in the record of pairs
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, name: str = TOKENIZER_FILE) -> None:
     """Write tokenizer.json into a folder, which is made if it does not exist."""
     folder.mkdir(exist_ok=True)
-    with replacing(folder / TOKENIZER_FILE) as file:
+    with replacing(folder / name) as file:
         file.write(json.dumps(tokenizer.to_dict()).encode())
 
 
-def save_record(folder: Path, sources: Sequence[str], tokens: Mapping[str, int]) -> None:
-    """Write prepared.json into a folder: the sources, and the number of tokens of each split."""
-    record = {"sources": sources, **{split: tokens[split] for split in SPLITS}}
+def save_record(
+    folder: Path, sources: Sequence[str], tokens: Mapping[str, int], **of_pairs: int | str
+) -> None:
+    """Write prepared.json into a folder: the sources, and the number of tokens of each split.
+
+    `of_pairs` has the number of pairs of each split (PAIR_COUNTS), and a remark.
+    """
+    record = {"sources": sources, **{split: tokens[split] for split in SPLITS}, **of_pairs}
     with replacing(folder / RECORD_FILE) as file:
         file.write(json.dumps(record).encode())
 
@@ -48,9 +59,14 @@ def read_record(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict) or not all(type(record.get(split)) is int for split in SPLITS):
+    if not isinstance(record, dict) or not _has_counts(record):
         raise UserError(f"{path} is damaged: delete it, or prepare the text again")
     return record
+
+
+def _has_counts(record: Mapping[str, Any]) -> bool:
+    counts = [*map(record.get, SPLITS), *(record[name] for name in PAIR_COUNTS if name in record)]
+    return all(type(count) is int and count >= 0 for count in counts)
 
 
 def check_token_counts(folder: Path, record: Mapping[str, Any], vocab_size: int) -> dict[str, int]:
@@ -82,6 +98,9 @@ def put_in_place(fresh: Path, folder: Path) -> None:
         fresh.rename(folder)
         return
     old = [*shard_files(folder / "val.bin"), folder / RECORD_FILE, folder / TOKENIZER_FILE]
+    old.append(folder / SOURCE_TOKENIZER_FILE)
+    for split in SPLITS:
+        old += shard_files(index_file(folder, split))
     old += reversed(shard_files(folder / "train.bin")[1:])
     for path in old:
         path.unlink(missing_ok=True)

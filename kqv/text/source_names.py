@@ -11,27 +11,44 @@ from kqv import project
 from kqv.text.sources import can_be_read_once, enumerate_words
 
 # Options that may be needed to read a text again, with their defaults.
-READING_OPTIONS = {"--encoding=": "utf-8", "--text_field=": "text", "--endings=": ""}
+READING_OPTIONS = {
+    "--encoding=": "utf-8",
+    "--text_field=": "text",
+    "--endings=": "",
+    "--source_field=": "source",
+    "--target_field=": "target",
+}
+VAL_TEXT = "--val_text="  # names a text to validate on
 TITLE_NAMES = 3  # texts named in a title; of more than these, the first two and how many more
 
 
-def sources_of(words: Sequence[str], encoding: str, text_field: str, endings: str) -> list[str]:
+def sources_of(
+    words: Sequence[str],
+    encoding: str,
+    text_field: str,
+    endings: str,
+    val_words: Sequence[str] = (),
+    fields: tuple[str, str] = ("source", "target"),
+) -> list[str]:
     """Words of a command line that name the same texts from any folder, with the options that
-    they are read with."""
+    they are read with; `fields` are those of pairs."""
     sources = []
     for word in words:
-        path = os.path.abspath(word)
-        if os.path.isdir(word):
-            path += "/"
-        if can_be_read_once(word):
-            sources.append("-")
-        else:  # a word that ends in .py would be a config file
-            sources.append(f"--text={path}" if path.endswith(".py") else path)
-    values = (encoding, text_field, endings)
+        path = _absolute(word)  # a word that ends in .py would be a config file
+        sources.append(f"--text={path}" if path.endswith(".py") else path)
+    sources += [VAL_TEXT + _absolute(word) for word in val_words]
+    values = (encoding, text_field, endings, *fields)
     for (option, default), value in zip(READING_OPTIONS.items(), values, strict=True):
         if value != default:
             sources.append(option + value)
     return sources
+
+
+def _absolute(word: str) -> str:
+    """The path of a text from any folder; that of a folder ends with a slash."""
+    if can_be_read_once(word):
+        return "-"
+    return os.path.abspath(word) + ("/" if os.path.isdir(word) else "")
 
 
 def known_sources(value: object) -> list[str]:
@@ -46,7 +63,7 @@ def _is_source(word: object) -> bool:
     if not isinstance(word, str):
         return False
     is_path = os.path.isabs(word) and not word.endswith(".py")
-    return word == "-" or is_path or word.startswith(("--text=", *READING_OPTIONS))
+    return word == "-" or is_path or word.startswith(("--text=", VAL_TEXT, *READING_OPTIONS))
 
 
 def title_of(sources: Sequence[str]) -> str:
@@ -55,7 +72,7 @@ def title_of(sources: Sequence[str]) -> str:
     >>> title_of(["/home/me/letters/", "/home/me/diary.txt", "--encoding=latin-1"])
     'letters/ and diary.txt'
     """
-    texts = [word for word in sources if not word.startswith(tuple(READING_OPTIONS))]
+    texts = [word for word in sources if not word.startswith((VAL_TEXT, *READING_OPTIONS))]
     names = [_name_of(word.removeprefix("--text=")) for word in texts]
     if len(names) > TITLE_NAMES:
         names = [*names[: TITLE_NAMES - 1], f"{len(names) - (TITLE_NAMES - 1)} more"]

@@ -34,7 +34,9 @@ def text_files(word: str, scratch: Path, endings: Sequence[str] = ()) -> list[Pa
             f"curl -Lo {name} {shlex.quote(address)}, then python train.py {name}"
         )
     if can_be_read_once(word):
-        copy = scratch / STDIN_COPY
+        # Two pipes may be named, such as the two files of pairs.
+        others = len([*scratch.glob(f"{STDIN_COPY}*")])
+        copy = scratch / f"{STDIN_COPY}{others or ''}"
         stream: Any = sys.stdin.buffer if word == "-" else open_bytes(path)
         with copy.open("wb") as file, stream as source:
             # read1 makes one system call, so a signal is handled between two of them.

@@ -18,6 +18,7 @@ from kqv.errors import MachineError, UserError
 from kqv.text.tokenizer import token_dtype
 
 SPLITS = ("train", "val")
+INDEX_BYTES = 8  # of a number in the index of pairs, a uint64
 SHARD_TOKENS = 1 << 30  # in a file that is written here
 # A split of at most so many bytes is checked whole when it is opened, a larger one as it is read.
 CHECKED_AT_ONCE = 1 << 26
@@ -34,6 +35,11 @@ def shard_files(path: Path) -> list[Path]:
     while (following := _shard(path, len(files))).exists():
         files.append(following)
     return files
+
+
+def index_file(folder: Path, split: str) -> Path:
+    """The file that says where the pairs of a split begin."""
+    return folder / f"{split}.index.bin"
 
 
 def _shard(path: Path, number: int) -> Path:

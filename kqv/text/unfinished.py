@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock, Timeout  # locks of the system, which end with their process
 
@@ -29,9 +30,26 @@ ABANDONED_AFTER = 7 * 24 * 3600  # seconds without work; then it is removed
 _PREFIX = "unfinished-"
 
 
+class Note:
+    """How far a preparation is: a dataclass that is saved in its folder."""
+
+    def save(self, workspace: Path) -> None:
+        """Write it into the folder of the preparation."""
+        with replacing(workspace / PROGRESS_FILE) as file:
+            file.write(json.dumps(vars(self)).encode())
+
+    @classmethod
+    def load(cls, workspace: Path) -> Self:
+        """What an earlier process saved there, or the beginning."""
+        try:
+            return cls(**json.loads(read_small(workspace / PROGRESS_FILE, MAX_NOTE_BYTES)))
+        except (OSError, ValueError, TypeError):
+            return cls()
+
+
 @dataclass
-class Progress:
-    """How far a preparation is: what is known of the text, and how much of it is written."""
+class Progress(Note):
+    """What is known of a text, and how much of it is written."""
 
     length: int = 0
     """characters of the text"""
@@ -46,18 +64,25 @@ class Progress:
     val: int = 0
     """tokens in val.bin and its shards"""
 
-    def save(self, workspace: Path) -> None:
-        """Write it into the folder of the preparation."""
-        with replacing(workspace / PROGRESS_FILE) as file:
-            file.write(json.dumps(asdict(self)).encode())
 
-    @classmethod
-    def load(cls, workspace: Path) -> "Progress":
-        """What an earlier process saved there, or the beginning."""
-        try:
-            return cls(**json.loads(read_small(workspace / PROGRESS_FILE, MAX_NOTE_BYTES)))
-        except (OSError, ValueError, TypeError):
-            return cls()
+@dataclass
+class PairProgress(Note):
+    """What is known of pairs, and how many of them are written."""
+
+    train_pairs: int = 0
+    """pairs to train on"""
+    val_pairs: int = 0
+    """pairs to validate on; 0 before both are counted"""
+    done: int = 0
+    """pairs whose ids are written"""
+    train: int = 0
+    """tokens in train.bin and its shards"""
+    val: int = 0
+    """tokens in val.bin and its shards"""
+    unknown_pairs: int = 0
+    """validation pairs with an unknown character or symbol, among those that are written"""
+    unknown: list[str] = field(default_factory=list)
+    """some of these characters or symbols"""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from helpers.byte_pairs import PAIRS
 from helpers.texts import nanogpt_meta, text_of, texts_of, write
 
 from kqv.project import ROOT
-from kqv.text import datasets
+from kqv.text import dataset_folders
 from kqv.text.bpe import OWN_PATTERN, BpeTokenizer
 from kqv.text.byte_level import ByteTokenizer
 from kqv.text.datasets import open_dataset, open_texts
@@ -105,7 +105,7 @@ def gpt2_ids(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     Another vocabulary takes the place of GPT-2's, whose files are not here.
     """
-    monkeypatch.setattr(datasets, "load_tiktoken", {"gpt2": PAIRS}.__getitem__)
+    monkeypatch.setattr(dataset_folders, "load_tiktoken", {"gpt2": PAIRS}.__getitem__)
     folder = data / "shakespeare"
     folder.mkdir(parents=True)
     for name in ("train", "val"):
@@ -129,7 +129,9 @@ def test_another_tokenizer_than_a_folder_has_reads_its_text(
     with refused("tokens of gpt2 and no input.txt", "name a text file"):
         open_dataset("shakespeare", "bytes")
     write(gpt2_ids / "input.txt", "the whole cat")
-    monkeypatch.setattr(datasets, "load_tiktoken", None)  # its files are not needed for another
+    monkeypatch.setattr(
+        dataset_folders, "load_tiktoken", None
+    )  # its files are not needed for another
     dataset = open_dataset("shakespeare", "bytes")
     assert dataset.tokenizer == ByteTokenizer() and text_of(dataset) == "the whole cat"
 
@@ -137,6 +139,6 @@ def test_another_tokenizer_than_a_folder_has_reads_its_text(
 def test_the_tokenizer_of_a_checkpoint_saves_downloading_gpt2s_again(
     gpt2_ids: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "load_tiktoken", None)
+    monkeypatch.setattr(dataset_folders, "load_tiktoken", None)
     own = BpeTokenizer("gpt2", OWN_PATTERN, PAIRS.tokens)
     assert open_dataset("shakespeare", own).tokenizer is own
