@@ -6,6 +6,7 @@ A checkpoint is a dictionary (the names that nanoGPT has too are nanoGPT's):
     model             weights by name
     model_args        the fields of GPTConfig
     tokenizer         what Tokenizer.to_dict returns
+    source_tokenizer  that of an encoder-decoder's sources, if it is another one
     optimizer         the state of each optimizer
     scaler            the state of the float16 gradient scaler
     config            the fields of TrainSettings
@@ -32,6 +33,7 @@ PARTS: dict[str, type] = {
     "model": dict,
     "model_args": dict,
     "tokenizer": dict,
+    "source_tokenizer": dict,
     "optimizer": list,
     "scaler": dict,
     "config": dict,
@@ -41,7 +43,7 @@ PARTS: dict[str, type] = {
     "skipped_in_a_row": int,
     "text": str,
 }
-ADDED_LATER = ("skipped", "skipped_in_a_row", "text")  # a resume does without them
+OPTIONAL = ("source_tokenizer", "skipped", "skipped_in_a_row", "text")  # not in every checkpoint
 
 MAX_STEPS = 2**40  # of a run
 MAX_SCALE = 2.0**64  # of the gradient scaler
@@ -74,7 +76,7 @@ def check_resumable(state: dict[str, Any], path: Path) -> dict[str, Any]:
     Raises UserError if it does not.
     """
     for name in PARTS:
-        if name not in state and name not in ADDED_LATER:
+        if name not in state and name not in OPTIONAL:
             raise UserError(
                 f"{path} has no {name}, which a resume needs: "
                 f"start a new run from it with --init_from={path}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kqv.checkpoints.format import check_format, check_resumable
-from kqv.checkpoints.restoring import restore_model
+from kqv.checkpoints.restoring import restore_model, restore_source_tokenizer
 from kqv.checkpoints.sharded import is_sharded, load_full, load_shapes
 from kqv.checkpoints.single import load_file
 from kqv.errors import UserError
@@ -32,6 +32,11 @@ class LoadedModel(NamedTuple):
     tokenizer: Tokenizer
     checkpoint: dict[str, Any]
     path: Path
+
+    @property
+    def source_tokenizer(self) -> Tokenizer:
+        """That of an encoder-decoder's sources; `tokenizer` if both sides have one vocabulary."""
+        return restore_source_tokenizer(self.checkpoint, self.tokenizer)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

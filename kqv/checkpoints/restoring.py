@@ -20,13 +20,26 @@ from model import GPT, GPTConfig
 MAX_BLOCK_SIZE = 2**17
 
 
-def model_state(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The part of a checkpoint that sampling needs."""
-    return {
+def model_state(
+    model: GPT, tokenizer: Tokenizer, source_tokenizer: Tokenizer | None = None
+) -> dict[str, Any]:
+    """The part of a checkpoint that sampling needs. `source_tokenizer` is that of the sources of an
+    encoder-decoder, if they have a vocabulary of their own."""
+    state = {
         "model": model.state_dict(),
         "model_args": asdict(model.config),
         "tokenizer": tokenizer.to_dict(),
     }
+    if source_tokenizer and source_tokenizer is not tokenizer:
+        state["source_tokenizer"] = source_tokenizer.to_dict()
+    return state
+
+
+def restore_source_tokenizer(state: dict[str, Any], tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer of the sources: `tokenizer`, that of the targets, if they have none of their
+    own. The checkpoint is one that `restore_model` accepted."""
+    own = state.get("source_tokenizer")
+    return tokenizer_from_dict(own) if own else tokenizer
 
 
 def restore_model(
@@ -42,25 +55,32 @@ def restore_model(
     with refuse_malformed(path):
         config, weights = GPTConfig(**state["model_args"]), state["model"]
         tokenizer = tokenizer_from_dict(state["tokenizer"])
-        _check_vocabulary(tokenizer, config)
+        _check_vocabulary(tokenizer, config.vocab_size)
+        if config.has_cross_attention:
+            source = restore_source_tokenizer(state, tokenizer)
+            _check_vocabulary(source, config.encoder.vocab_size)
         _check_size(config, weights)
         if block_size and block_size < config.block_size:
             config = replace(config, block_size=block_size)
             if config.position == "learned":
-                weights = {**weights, "positions.weight": weights["positions.weight"][:block_size]}
+                cut = ("positions.weight", "encoder.positions.weight")
+                weights = {
+                    name: weight[:block_size] if name in cut else weight
+                    for name, weight in weights.items()
+                }
         model = GPT(config)
         if not holds_shapes(state):
             model.load_state_dict(weights)
     return model, tokenizer
 
 
-def _check_vocabulary(tokenizer: Tokenizer, config: GPTConfig) -> None:
-    """Raises UserError unless the model has a row for each token.
+def _check_vocabulary(tokenizer: Tokenizer, size: int) -> None:
+    """Raises UserError unless the model has a row for each token, of `size` rows.
 
     With byte pairs it may have more, as nanoGPT's and Qwen3's do.
     """
-    padded = tokenizer.kind == "bpe" and tokenizer.vocab_size < config.vocab_size
-    if tokenizer.vocab_size != config.vocab_size and not padded:
+    padded = tokenizer.kind == "bpe" and tokenizer.vocab_size < size
+    if tokenizer.vocab_size != size and not padded:
         raise UserError("the vocabulary is not the model's")
 
 

@@ -125,7 +125,7 @@ class Saver:
         """All that a resume needs."""
         run, trainer, data = self.run, self.run.trainer, self.run.data
         return {
-            **model_state(trainer.model, data.tokenizer),
+            **model_state(trainer.model, data.tokenizer, data.source_tokenizer),
             "optimizer": [optimizer.state_dict() for optimizer in trainer.optimizers],
             "scaler": trainer.scaler.state_dict(),
             "iter_num": run.step,

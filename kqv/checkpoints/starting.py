@@ -16,7 +16,7 @@ from kqv.checkpoints.loading import (
     load_for_rank,
     load_latest,
 )
-from kqv.checkpoints.restoring import restore_model
+from kqv.checkpoints.restoring import restore_model, restore_source_tokenizer
 from kqv.checkpoints.sharded import holds_shapes, restore_shards
 from kqv.errors import UserError
 from kqv.exchange.huggingface import locate
@@ -30,9 +30,10 @@ from kqv.options.settings import TrainSettings
 from kqv.run_files import TO_RESUME
 from kqv.text.source_names import known_sources
 from kqv.text.tokenizer import Tokenizer
-from kqv.training.data import TextData, open_text
+from kqv.training.data import TextData, open_data
 from kqv.training.evaluation import Evaluator
 from kqv.training.optimizers import restore_optimizers
+from kqv.training.pair_data import PairData
 from kqv.training.request import Request
 from kqv.training.run import Run
 from kqv.training.run_folder import occupy
@@ -52,6 +53,13 @@ class Start:
     """whether the run goes on, rather than a new one starting from its weights"""
 
     @property
+    def source_tokenizer(self) -> Tokenizer | None:
+        """That of an encoder-decoder's sources."""
+        if self.tokenizer is None:
+            return None
+        return restore_source_tokenizer(self.checkpoint, self.tokenizer)
+
+    @property
     def from_nanogpt(self) -> bool:
         """Whether nanoGPT wrote the checkpoint."""
         return bool(self.checkpoint.get("nanogpt"))
@@ -60,11 +68,12 @@ class Start:
         """The texts of the run that wrote the checkpoint, if this one reads the same dataset."""
         return known_sources(None if "dataset" in request.given else self.checkpoint.get("sources"))
 
-    def check_data(self, data: TextData, settings: TrainSettings) -> None:
+    def check_data(self, data: TextData | PairData, settings: TrainSettings) -> None:
         """Raises UserError if a text has other tokens than the model, or a resumed run is to read
         another text than before."""
         title, theirs = data.dataset.title, data.tokenizer
-        if self.tokenizer and self.tokenizer != theirs:
+        before = (self.source_tokenizer, self.tokenizer)
+        if self.tokenizer and before != (data.source_tokenizer, theirs):
             things = "characters" if self.tokenizer.kind == theirs.kind == "char" else "tokens"
             raise UserError(
                 f"{self.path} was trained on other {things} than {title} has: name a text file "
@@ -144,14 +153,17 @@ def start_run(start: Start, request: Request, ranks: Ranks) -> tuple[Run, float]
     # A model that the machine cannot hold is refused before a text is prepared for it.
     least = start.tokenizer.padded_size if start.tokenizer else 1
     check_memory(settings, least, machine, ranks)
-    data = open_text(request, start.tokenizer, start.sources(request), ranks)
+    tokenizers = start.tokenizer, start.source_tokenizer
+    data = open_data(request, *tokenizers, start.sources(request), ranks)
     start.check_data(data, settings)
-    settings.dataset, settings.tokenizer = data.dataset.name, data.tokenizer.name
+    settings.dataset, settings.tokenizer = data.dataset.name, data.source_tokenizer.name
+    if data.source_tokenizer is not data.tokenizer:
+        settings.target_tokenizer = data.tokenizer.name
     vocab_size = data.tokenizer.padded_size
     check_memory(settings, vocab_size, machine, ranks)
 
     torch.manual_seed(settings.seed)
-    model = start.model or GPT(GPTConfig.of(settings, vocab_size))
+    model = start.model or GPT(GPTConfig.of(settings, vocab_size, data.source_vocab_size))
     trainer = Trainer(model, settings, machine, ranks)
     attend_as_written(model)
     run = Run(settings, ranks, data, trainer, Evaluator(model, data, settings, machine, ranks))
@@ -194,8 +206,10 @@ def _settings_of(start: Start, request: Request) -> TrainSettings:
     fixed = dict(start.checkpoint["model_args"])
     for free in ("vocab_size", "source_vocab_size", "dropout", "label_smoothing"):
         fixed.pop(free, None)
-    if start.tokenizer:
-        fixed["tokenizer"] = start.tokenizer.name
+    if start.tokenizer and start.source_tokenizer:
+        fixed["tokenizer"] = start.source_tokenizer.name
+        if start.source_tokenizer is not start.tokenizer:
+            fixed["target_tokenizer"] = start.tokenizer.name
     for name, value in fixed.items():
         if name in given and given[name] != value:
             raise UserError(

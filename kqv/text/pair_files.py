@@ -37,15 +37,6 @@ class Place(NamedTuple):
     line: int
 
 
-def names_pairs(words: Sequence[str]) -> bool:
-    """Whether words of a command line name pairs, which a .tsv file does.
-
-    >>> names_pairs(["words.tsv.gz"]), names_pairs(["words.jsonl"]), names_pairs(["de", "en"])
-    (True, False, False)
-    """
-    return any(_ending(Path(word)) == ".tsv" for word in words)
-
-
 @dataclass(frozen=True)
 class PairFiles:
     """Files of pairs in their order, and how they are read.

@@ -1,4 +1,7 @@
-"""The text of a run: its dataset, opened as token files, and the batches of a step."""
+"""The text of a run: its dataset, opened as token files, and the batches of a step.
+
+Pairs have the same methods: kqv/training/pair_data.py.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,10 +12,14 @@ from kqv.errors import UserError
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import TrainSettings
 from kqv.text.batches import Batch, all_windows, spaced_windows, training_batch
-from kqv.text.datasets import Dataset, open_dataset, open_texts
+from kqv.text.dataset_folders import Dataset, PairDataset
+from kqv.text.datasets import open_dataset, open_texts
 from kqv.text.masking import Masking
+from kqv.text.pair_datasets import open_pairs
 from kqv.text.token_files import Ids, fingerprint, open_tokens
 from kqv.text.tokenizer import MASK, Tokenizer
+from kqv.training.frequencies import sample_of, trivial_losses
+from kqv.training.pair_data import PairData, pair_data
 from kqv.training.request import Request
 
 SEARCHED_TOKENS = 1 << 24  # of a text, at a time
@@ -33,6 +40,8 @@ class TextData:
     """mean over the validation split; above 0, because losses are divided by it"""
     masking: Masking | None
     """how an encoder's windows are masked"""
+    remarks: tuple[str, ...] = ()
+    """what to say of it when training starts"""
 
     def batches(self, settings: TrainSettings, ranks: Ranks, step: int) -> Iterator[Batch]:
         """The micro-batches of this rank in a step, each (windows, block_size)."""
@@ -52,6 +61,26 @@ class TextData:
                 yield Batch(x, y, share=share)
 
     @property
+    def source_tokenizer(self) -> Tokenizer:
+        """The same tokenizer: only pairs have a source."""
+        return self.tokenizer
+
+    @property
+    def source_vocab_size(self) -> int:
+        """0: only pairs have a source."""
+        return 0
+
+    @property
+    def size(self) -> tuple[int, str]:
+        """How much there is to train on: a number, and what is counted."""
+        return len(self.train), "characters" if self.tokenizer.kind == "char" else "tokens"
+
+    def __str__(self) -> str:
+        """What it is, for people."""
+        different = f"{self.dataset.vocab_size} different"
+        return f"{len(self.train):,} tokens of {self.dataset.title}, {different}"
+
+    @property
     def measured(self) -> str:
         """What the validation loss is a mean over."""
         if not self.masking:
@@ -60,9 +89,13 @@ class TextData:
             return "an upper bound, over a fixed set of masks of the whole validation split"
         return "over the masked ones of the whole validation split, whose masks are fixed"
 
+    def step_size(self, settings: TrainSettings) -> int:
+        """How much of `size` a step reads."""
+        return settings.step_windows * settings.block_size
+
     def step_tokens(self, settings: TrainSettings) -> int:
         """Tokens that a step reads."""
-        return settings.step_windows * settings.block_size
+        return self.step_size(settings)
 
     def estimate_batches(self, settings: TrainSettings) -> Iterator[Batch]:
         """A few fixed, evenly spaced windows of the validation split."""
@@ -74,6 +107,11 @@ class TextData:
         those that a fixed set of masks hides."""
         return self._evaluated(all_windows(self.val, settings.batch_size, settings.block_size))
 
+    def trivial_losses(self) -> tuple[float, float]:
+        """Losses to compare with: of guessing uniformly, and by token frequencies."""
+        size = self.dataset.vocab_size
+        return trivial_losses(sample_of(self.train), sample_of(self.val), size)
+
     def _evaluated(self, windows: Iterable[tuple]) -> Iterator[Batch]:
         first = 0
         for x, y in windows:
@@ -81,27 +119,54 @@ class TextData:
             first += len(x)
 
 
-def open_text(
-    request: Request, tokenizer: Tokenizer | None, sources: list[str], ranks: Ranks
-) -> TextData:
-    """The text that a run trains on, prepared first if it is not yet.
+def open_data(
+    request: Request,
+    tokenizer: Tokenizer | None,
+    source_tokenizer: Tokenizer | None,
+    sources: list[str],
+    ranks: Ranks,
+) -> TextData | PairData:
+    """The text or the pairs that a run trains on, prepared first if they are not yet.
 
-    `tokenizer` is the one of the checkpoint that the run starts from, None if it has none;
+    The tokenizers are those of the checkpoint that the run starts from, None if it has none;
     `sources` are the texts of that run, to say how its dataset is made again. Raises UserError.
     """
     settings, given = request.settings, request.given
     again = ranks.launch.command("train.py", *sources, *request.arguments)
+    val_text = given.get("val_text", ())
+    if val_text and not request.texts and not settings.eval_only:
+        raise UserError("--val_text= names what to validate on: name what to train on, too")
 
     def open_it() -> Dataset:
-        if request.texts:
-            kind = tokenizer or settings.tokenizer
-            reading = (settings.encoding, kind, settings.text_field, settings.endings)
-            return open_texts(request.texts, *reading)
-        return open_dataset(
-            settings.dataset, tokenizer or given.get("tokenizer", ""), sources, again
-        )
+        if not request.texts and not val_text:
+            kind = tokenizer or given.get("tokenizer", "")
+            return open_dataset(settings.dataset, kind, sources, again)
+        if settings.architecture == "encoder_decoder":
+            return open_pairs(
+                request.texts, val_text, settings.encoding,
+                source_tokenizer or settings.tokenizer,
+                "" if source_tokenizer is tokenizer and tokenizer else (
+                    tokenizer or settings.target_tokenizer
+                ),
+                settings.source_field, settings.target_field, settings.endings,
+            )  # fmt: skip
+        kind = tokenizer or settings.tokenizer
+        reading = (settings.encoding, kind, settings.text_field, settings.endings)
+        return open_texts(request.texts, *reading, val_text)
 
     dataset = ranks.local_main_first(open_it)
+    if isinstance(dataset, PairDataset):
+        return pair_data(dataset, settings)
+    return text_data(dataset, settings)
+
+
+def text_data(dataset: Dataset, settings: TrainSettings) -> TextData:
+    """The splits of a text. Raises UserError if they do not fit the model."""
+    if settings.architecture == "encoder_decoder":
+        raise UserError(
+            f"{dataset.title} is a text, and an encoder-decoder learns from pairs: name a file of "
+            f"them, such as pairs.tsv with a source, a tab and a target in each line"
+        )
     size, block_size = dataset.tokenizer.vocab_size, settings.block_size
     train, val = (
         open_tokens(dataset.folder / name, size, block_size) for name in ("train.bin", "val.bin")

@@ -5,11 +5,9 @@ block_size, every token predicted once. As an estimate: a few fixed, evenly spac
 encoder predicts those that a fixed set of masks hides. All are deterministic.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-import numpy as np
 import torch
 
 from kqv.generation.prompts import default_prompt
@@ -20,12 +18,10 @@ from kqv.machine.ranks import Ranks
 from kqv.machine.wrapping import sharding
 from kqv.options.settings import SampleSettings, TrainSettings
 from kqv.text.batches import Batch, spaced_windows
-from kqv.text.token_files import Ids
 from kqv.training.data import TextData
+from kqv.training.pair_data import PairData
 from model import GPT
 
-COUNTED_TOKENS = 1 << 22  # the most tokens whose frequencies are counted
-COUNTED_RUN = 1 << 12  # of them in a row
 TRACED_WINDOWS = 4  # windows of the validation split over which the figures of the layers are means
 
 
@@ -35,7 +31,7 @@ class Evaluator:
     def __init__(
         self,
         model: GPT,
-        data: TextData,
+        data: TextData | PairData,
         settings: TrainSettings,
         machine: Machine,
         ranks: Ranks,
@@ -56,8 +52,7 @@ class Evaluator:
 
     def trivial_losses(self) -> tuple[float, float]:
         """Losses to compare it with: of guessing uniformly, and by token frequencies."""
-        data = self.data
-        return trivial_losses(data.train, data.val, data.tokenizer.vocab_size)
+        return self.data.trivial_losses()
 
     def look(self, sample: bool) -> tuple[dict[str, list[float]], str]:
         """On rank 0, figures of each layer if --inner_figures asks for them, and a sample if
@@ -69,7 +64,7 @@ class Evaluator:
         if not self.ranks.is_main:
             return {}, ""
         figures, text = {}, ""
-        if settings.inner_figures:
+        if settings.inner_figures and isinstance(self.data, TextData):
             block_size = settings.block_size
             windows, _ = next(spaced_windows(self.data.val, TRACED_WINDOWS, block_size, 1))
             figures = layer_figures(whole, windows)
@@ -100,21 +95,3 @@ def mean_loss(
             count += batch.total_weight
     total, count = ranks.all_reduce(total, count)
     return total / count
-
-
-def trivial_losses(train_tokens: Ids, val_tokens: Ids, vocab_size: int) -> tuple[float, float]:
-    """Two losses to compare a validation loss with, nats per token: that of guessing uniformly, and
-    that of the token frequencies of the training split (with one added to each count). Of long
-    texts a sample is counted."""
-    counted = np.bincount(sample_of(train_tokens), minlength=vocab_size)
-    expected = np.bincount(sample_of(val_tokens), minlength=vocab_size)
-    probabilities = (counted + 1) / (counted.sum() + vocab_size)
-    return math.log(vocab_size), float(-(expected / expected.sum()) @ np.log(probabilities))
-
-
-def sample_of(tokens: Ids) -> np.ndarray:
-    """All of a text of at most COUNTED_TOKENS; of a longer one as many, in evenly spaced runs."""
-    if len(tokens) <= COUNTED_TOKENS:
-        return tokens[0 : len(tokens)]
-    starts = np.linspace(0, len(tokens) - COUNTED_RUN, COUNTED_TOKENS // COUNTED_RUN)
-    return tokens[(starts.astype(np.int64)[:, None] + np.arange(COUNTED_RUN)).ravel()]

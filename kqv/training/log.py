@@ -152,19 +152,18 @@ def open_log(run: "Run", resume: str) -> RunLog | SilentLog:
     it."""
     if not run.ranks.is_main:
         return SilentLog()
-    settings, machine, tokenizer = run.settings, run.trainer.machine, run.data.tokenizer
+    settings, machine = run.settings, run.trainer.machine
     watched = machine.threads and run.ranks.world_size == 1
     log = RunLog(settings, run.step, Pace(machine.threads, resume) if watched else None)
-    parameters, tokens = run.trainer.model.parameter_count(), len(run.data.train)
-    log.say(
-        f"{parameters:,} parameters; {tokens:,} tokens of {run.data.dataset.title}, "
-        f"{tokenizer.vocab_size} different; {run.ranks}{machine}"
-    )
+    parameters = run.trainer.model.parameter_count()
+    log.say(f"{parameters:,} parameters; {run.data}; {run.ranks}{machine}")
+    for remark in run.data.remarks:
+        log.say(remark)
     if run.step < settings.max_iters:
-        thing = "characters" if tokenizer.kind == "char" else "tokens"
+        amount, thing = run.data.size
         can_grow = machine.threads > 0 and settings.init_from == "scratch"
-        step_tokens = run.data.step_tokens(settings)
-        log.say(passes_remark(settings, tokens, thing, parameters, step_tokens, can_grow))
+        step_size = run.data.step_size(settings)
+        log.say(passes_remark(settings, amount, thing, parameters, step_size, can_grow))
     elif settings.init_from == "resume" and not run.ranks.launch.restarts:
         log.say(finished_remark(run.step, settings.max_iters, settings.out_dir, resume))
     return log

@@ -49,6 +49,28 @@ class Request:
         return request
 
 
+def names_pairs(words: Sequence[str]) -> bool:
+    """Whether words of a command line name pairs, which a .tsv file does.
+
+    >>> names_pairs(["words.tsv.gz"]), names_pairs(["words.jsonl"]), names_pairs(["de", "en"])
+    (True, False, False)
+    """
+    plain = (word.removesuffix(".gz").removesuffix(".zst") for word in words)
+    return any(word.endswith(".tsv") for word in plain)
+
+
+def take_pairs(given: dict[str, Any], texts: Sequence[str]) -> str:
+    """Add architecture=encoder_decoder to `given` if the texts are pairs, which .tsv files are.
+    Returns the line that says so, or ""."""
+    if "architecture" in given or not names_pairs(texts):
+        return ""
+    given["architecture"] = "encoder_decoder"
+    return (
+        "a .tsv file has pairs, which an encoder-decoder learns to translate; "
+        "--architecture=decoder reads it as a text"
+    )
+
+
 def read_request(arguments: Sequence[str], launch: Launch) -> Request:
     """Read and check a command line. Where the machine is crowded, prepares torch's threads for it.
 
@@ -57,7 +79,7 @@ def read_request(arguments: Sequence[str], launch: Launch) -> Request:
     given, texts = read_arguments(
         TrainSettings, arguments, "[TEXT ...] [CONFIG.py ...]", "to train on it write --text={}"
     )
-    remark = take_nanogpt_defaults(arguments, given)
+    remark = take_nanogpt_defaults(arguments, given) or take_pairs(given, texts)
     settings = training_settings(given)
     check_training(settings)
     if settings.init_from == "scratch":  # a checkpoint brings its own tokenizer

@@ -7,6 +7,7 @@ from kqv.machine.ranks import Ranks
 from kqv.options.settings import TrainSettings
 from kqv.training.data import TextData
 from kqv.training.evaluation import Evaluator
+from kqv.training.pair_data import PairData
 from kqv.training.trainer import Trainer
 
 
@@ -16,7 +17,7 @@ class Run:
 
     settings: TrainSettings
     ranks: Ranks
-    data: TextData
+    data: TextData | PairData
     trainer: Trainer
     evaluator: Evaluator
     step: int = 0

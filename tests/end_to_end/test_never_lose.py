@@ -307,8 +307,8 @@ from kqv.errors import run_script
 spikes, calls = [int(word) for word in sys.argv.pop(1).split(",")], iter(range(10**9))
 real = kernels.cross_entropy
 
-def cross_entropy(logits, targets):
-    loss = real(logits, targets)
+def cross_entropy(*inputs):
+    loss = real(*inputs)
     return loss * float("nan") if torch.is_grad_enabled() and next(calls) in spikes else loss
 
 kernels.cross_entropy = cross_entropy

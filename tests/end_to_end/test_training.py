@@ -97,7 +97,7 @@ def test_config_json_says_what_the_run_is(trained):
     assert config["torch"] == version("torch")
     assert "animals" in config["text"]
     assert config["parameters"] == sum(w.numel() for w in checkpoint["model"].values())
-    assert config["settings"] == checkpoint["config"]
+    assert config["settings"] == json.loads(json.dumps(checkpoint["config"]))
     assert config["settings"]["max_iters"] == 300
 
 

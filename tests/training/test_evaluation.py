@@ -15,9 +15,10 @@ from kqv.options.settings import TrainSettings
 from kqv.text.byte_level import ByteTokenizer
 from kqv.text.characters import CharTokenizer
 from kqv.text.tokenizer import Tokenizer
-from kqv.training import evaluation
+from kqv.training import frequencies
 from kqv.training.data import TextData, characters_per_token
-from kqv.training.evaluation import mean_loss, sample_of, trivial_losses
+from kqv.training.evaluation import mean_loss
+from kqv.training.frequencies import sample_of, trivial_losses
 from kqv.training.remarks import describe_loss, describe_trivial_losses
 from model import GPT, GPTConfig
 
@@ -132,22 +133,22 @@ def test_a_loss_is_given_per_character_and_also_per_token_where_they_differ() ->
 
 def test_the_trivial_losses_are_those_of_guessing_and_of_token_frequencies() -> None:
     train, val = np.array([0, 0, 0, 1], dtype=np.uint16), np.array([0, 1, 2], dtype=np.uint16)
-    uniform, frequencies = trivial_losses(train, val, vocab_size=4)
+    uniform, by_frequencies = trivial_losses(train, val, vocab_size=4)
     assert uniform == math.log(4)
     # one is added to each count, so that no token has probability zero
     by_hand = -(math.log(4 / 8) + math.log(2 / 8) + math.log(1 / 8)) / 3
-    assert frequencies == pytest.approx(by_hand)
+    assert by_frequencies == pytest.approx(by_hand)
 
 
 def test_of_a_long_text_a_sample_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     probabilities = np.arange(1, 12) / 66
     random = np.random.default_rng(1)
     long = random.choice(11, p=probabilities, size=50_000).astype(np.uint16)
-    _, whole = trivial_losses(long, long, 11)
-    monkeypatch.setattr(evaluation, "COUNTED_TOKENS", 1 << 13)
-    monkeypatch.setattr(evaluation, "COUNTED_RUN", 1 << 6)
+    _, whole = trivial_losses(sample_of(long), sample_of(long), 11)
+    monkeypatch.setattr(frequencies, "COUNTED_TOKENS", 1 << 13)
+    monkeypatch.setattr(frequencies, "COUNTED_RUN", 1 << 6)
     assert len(sample_of(long)) == 1 << 13
-    _, sampled = trivial_losses(long, long, 11)
+    _, sampled = trivial_losses(sample_of(long), sample_of(long), 11)
     assert sampled != whole
     assert sampled == pytest.approx(whole, abs=0.02)
     entropy = -sum(p * math.log(p) for p in probabilities)
