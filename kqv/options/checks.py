@@ -87,8 +87,14 @@ def _check_heads(options: ModelOptions) -> None:
 def check_training(settings: TrainSettings) -> None:
     """Refuse settings that no model or run can have. Raises UserError."""
     check_model(settings)
-    _check_not_empty(settings, "out_dir", "dataset", "init_from")
+    _check_not_empty(settings, "out_dir", "dataset", "init_from", "source_field", "target_field")
     _check_init_from(settings.init_from, "scratch", "resume")
+    if "" in settings.val_text:
+        raise UserError("--val_text= is empty (a shell variable that is not set?): name a file")
+    if settings.source_field == settings.target_field:
+        raise UserError(
+            f"source_field and target_field are both {settings.source_field!r}: name the two fields"
+        )
     sizes = ("batch_size", "gradient_accumulation_steps", "eval_interval", "eval_iters")
     _check_between(settings, 1, LARGEST_SIZE, *sizes, "log_interval")
     counts = ("max_iters", "warmup_iters", "lr_decay_iters", "sample_chars")
@@ -122,6 +128,20 @@ def _check_batch(settings: TrainSettings) -> None:
         f"batch_size={batch_size} windows of block_size={block_size} are more than any machine "
         f"holds at once: take {advice}"
     )
+
+
+def check_pair_options(settings: TrainSettings) -> None:
+    """Refuse options of pairs for an architecture that learns from a text. Raises UserError."""
+    if settings.architecture == "encoder_decoder":
+        return
+    wrong = f"--target_tokenizer={settings.target_tokenizer}" if settings.target_tokenizer else ""
+    if settings.tokenizer == "symbols":
+        wrong = "--tokenizer=symbols"
+    if wrong:
+        raise UserError(
+            f"{wrong} is for pairs: name a .tsv file, add --architecture=encoder_decoder, or "
+            f"leave it out"
+        )
 
 
 def check_endings(endings: str, words: Sequence[str]) -> None:

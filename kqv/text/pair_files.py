@@ -19,7 +19,7 @@ from kqv.errors import UserError
 from kqv.progress import ReadingBar
 from kqv.text import formats
 from kqv.text.formats import read_json_lines, read_plain_text, text_of, uncompressed_name
-from kqv.text.texts import Texts, opened
+from kqv.text.texts import Texts, check_unchanged, open_bytes, opened
 from kqv.text.tokenizer import PAIR_MARKERS
 
 PAIR_ENDINGS = (".tsv", ".jsonl")  # both may be compressed
@@ -96,8 +96,17 @@ class PairFiles:
                     pairs, size = [], 0
             if pairs:
                 yield pairs
+        except UserError:
+            self._check_unchanged()  # half a line is not an invalid one
+            raise
         finally:
             bar.close()
+
+    def _check_unchanged(self) -> None:
+        """Raises UserError if a file has changed since its stamp was taken."""
+        for path, stamp in zip(self.paths, self.texts.stamps, strict=True):
+            with open_bytes(path) as file:
+                check_unchanged(path, file, stamp)
 
     def _each(self, bar: ReadingBar) -> Iterator[tuple[Place, str, str]]:
         """The pairs of each file, one file after the other."""

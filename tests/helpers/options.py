@@ -11,8 +11,9 @@ from kqv.options.settings import SampleSettings, TrainSettings
 TYPES = {
     field.name: get_type_hints(TrainSettings)[field.name]
     for field in dataclasses.fields(TrainSettings)
+    if field.name != "val_text"
 }
-"""The options of train.py that are settings, with their types."""
+"""The options of train.py that are settings, with their types, but for one that collects."""
 FINITE: dict[str, Any] = {"allow_nan": False, "allow_infinity": False}
 
 

@@ -173,6 +173,12 @@ def test_the_config_files_of_a_command_line_are_told_from_texts_and_values() -> 
     )
 
 
+def test_validation_files_add_up(config: Callable[..., str]) -> None:
+    given = train_options(config("val_text = 'x.de'"), "--val_text=x.en")
+    assert given == {"val_text": ("x.de", "x.en")}
+    check_training(TrainSettings(**given))
+
+
 def test_stop_strings_add_up(config: Callable[..., str]) -> None:
     assert sample_options("--stop=a b", "--stop", "--", "--stop=\n") == {
         "stop": ("a b", "--", "\n")
