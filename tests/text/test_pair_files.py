@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kqv.text import pair_files
-from kqv.text.pair_files import PairFiles, names_pairs
+from kqv.text.pair_files import PairFiles
 
 SIDE = st.text("ab \u2028\x0b\x85é😀", min_size=1, max_size=6).filter(str.strip)
 PAIRS = st.lists(st.tuples(SIDE, SIDE), min_size=1, max_size=8)
