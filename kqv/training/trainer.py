@@ -13,7 +13,7 @@ from kqv.machine.wrapping import no_sync_until, replicate, sharding, whole
 from kqv.options.settings import TrainSettings
 from kqv.text.batches import Batch
 from kqv.training.optimizers import make_optimizers
-from model import GPT
+from model import GPT, Stack
 
 # Distance between the random seeds of two ranks: a CPU's generator takes 32 bits of a seed.
 RANK_SEED = 0x9E3779B9
@@ -27,7 +27,9 @@ class Trainer:
         self.model, self.settings, self.machine, self.ranks = model, settings, machine, ranks
         self.micro_batches, _ = ranks.micro_batches(settings.step_windows, settings.batch_size)
         """micro-batches of this rank in a step"""
-        model.activation_checkpointing = settings.activation_checkpointing
+        for module in model.modules():
+            if isinstance(module, Stack):  # the encoder is one, too
+                module.activation_checkpointing = settings.activation_checkpointing
         if settings.fsdp:
             sharding().shard(model, machine, ranks)
         forward = machine.prepare(model)
