@@ -212,7 +212,8 @@ def report(run: "Run", log: RunLog | SilentLog, saver: "Saver", metrics: dict[st
         print(f"checkpoint       {path} (step {best_step}){why}")
         if (folder / CURVE).exists():
             print(f"curve            {folder / CURVE}")
-        print(f"to sample        {shell_command('sample.py', f'--out_dir={folder}')}")
+        sample = shell_command("sample.py", f"--out_dir={folder}", *run.data.prompt_options)
+        print(f"to sample        {sample}")
     return 0
 
 

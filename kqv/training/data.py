@@ -71,6 +71,11 @@ class TextData:
         return 0
 
     @property
+    def prompt_options(self) -> list[str]:
+        """Options of sample.py that a first try needs: none."""
+        return []
+
+    @property
     def size(self) -> tuple[int, str]:
         """How much there is to train on: a number, and what is counted."""
         return len(self.train), "characters" if self.tokenizer.kind == "char" else "tokens"

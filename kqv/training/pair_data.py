@@ -51,6 +51,12 @@ class PairData:
         return self.source_tokenizer.padded_size if own else 0
 
     @property
+    def prompt_options(self) -> list[str]:
+        """Options of sample.py that a first try needs: a source, the first for validation."""
+        source, _ = self.val.pair(0)
+        return [f"--start={self.source_tokenizer.decode(source)}"]
+
+    @property
     def size(self) -> tuple[int, str]:
         """How much there is to train on: a number, and what is counted."""
         return len(self.train), "pairs"
