@@ -162,8 +162,3 @@ def test_a_line_without_end_does_not_fill_the_memory(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10 * pair_files.MAX_LINE
-
-
-def test_a_tsv_file_names_pairs_and_other_words_do_not() -> None:
-    assert names_pairs(["novel.txt", "words.tsv"]) and names_pairs(["words.tsv.zst"])
-    assert not names_pairs([]) and not names_pairs(["words.jsonl", "train.de", "train.tsv.txt"])
