@@ -9,7 +9,7 @@ from pathlib import Path
 from kqv import project
 from kqv.errors import UserError
 from kqv.text.pair_splits import PairSplit, check_index, open_pair_split
-from kqv.text.prepared import PAIR_COUNTS, check_token_counts, read_record
+from kqv.text.prepared import PAIR_COUNTS, check_token_counts, holds_pairs, read_record
 from kqv.text.registry import find_vocabulary, load_source_tokenizer, load_tokenizer
 from kqv.text.source_names import known_sources, title_of
 from kqv.text.tiktoken_files import load_tiktoken
@@ -85,7 +85,7 @@ def load_dataset(
             file=sys.stderr,
         )
         tokenizer = given if given and given.name == "gpt2" else load_tiktoken("gpt2")
-    if PAIR_COUNTS.keys() <= record.keys():
+    if holds_pairs(folder):
         return load_pairs(folder, sources)
     tokens = check_token_counts(folder, record, tokenizer.vocab_size)
     sources = sources or known_sources(record.get("sources"))
@@ -94,9 +94,11 @@ def load_dataset(
 
 def load_pairs(folder: Path, sources: Sequence[str] = ()) -> PairDataset:
     """The pairs in a prepared folder. Raises UserError if it is damaged or holds none."""
+    if not holds_pairs(folder):
+        raise UserError(
+            f"{folder} holds a text, no pairs: name files of pairs, such as a .tsv file"
+        )
     record, tokenizer = read_record(folder), load_tokenizer(folder)
-    if not PAIR_COUNTS.keys() <= record.keys():
-        raise UserError(f"{folder} holds a text, no pairs: name files of pairs")
     source = load_source_tokenizer(folder) or tokenizer
     tokens = check_token_counts(folder, record, max(source.vocab_size, tokenizer.vocab_size))
     for name, split in PAIR_COUNTS.items():

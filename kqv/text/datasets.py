@@ -28,12 +28,8 @@ from kqv.text.cache import (
 from kqv.text.dataset_folders import Dataset, find_dataset, load_dataset
 from kqv.text.formats import join_documents
 from kqv.text.preparation import prepare_texts
-from kqv.text.prepared import (
-    put_in_place,
-    save_record,
-    save_tokenizer,
-)
-from kqv.text.registry import find_vocabulary, load_source_tokenizer, load_tokenizer
+from kqv.text.prepared import holds_pairs, put_in_place, save_record, save_tokenizer
+from kqv.text.registry import find_vocabulary, load_tokenizer
 from kqv.text.source_names import sources_of, title_of
 from kqv.text.sources import STDIN_COPY, read_endings, text_files
 from kqv.text.texts import Texts
@@ -56,7 +52,30 @@ def open_dataset(
     `sources` are those in a checkpoint that names the dataset; `again` is the command that
     prepares them again.
 
-    Raises UserError if there is no such dataset, or no such text.
+    Raises UserError if there is no such dataset, or no such text, or if it holds pairs.
+    """
+    folder = prepared_folder(name, sources, again)
+    if holds_pairs(folder):
+        raise UserError(
+            f"{folder} holds pairs: to train on them add --architecture=encoder_decoder"
+        )
+    if isinstance(tokenizer, Tokenizer):
+        return load_dataset(folder, tokenizer, sources)
+    prepared_with = load_tokenizer(folder).name if find_vocabulary(folder) else "gpt2"
+    if tokenizer in ("", prepared_with):
+        return load_dataset(folder, sources=sources)
+    if not (folder / "input.txt").exists():
+        raise UserError(
+            f"{folder} has tokens of {prepared_with} and no input.txt: "
+            f"for --tokenizer= name a text file"
+        )
+    return open_texts([str(folder / "input.txt")], tokenizer=tokenizer)
+
+
+def prepared_folder(name: str, sources: Sequence[str] = (), again: str = "") -> Path:
+    """The folder data/NAME, prepared by its prepare.py if that has not been done yet.
+
+    The arguments are those of `open_dataset`. Raises UserError if there is no such dataset.
     """
     folder = project.DATA / name
     if sources and not find_dataset(folder):
@@ -67,19 +86,7 @@ def open_dataset(
         )
     if not (folder / "val.bin").exists():  # it is put in place last
         _run_prepare_script(name, folder)
-    if isinstance(tokenizer, Tokenizer):
-        return load_dataset(folder, tokenizer, sources)
-    prepared_with = "gpt2"
-    if find_vocabulary(folder):
-        prepared_with = (load_source_tokenizer(folder) or load_tokenizer(folder)).name
-    if tokenizer in ("", prepared_with):
-        return load_dataset(folder, sources=sources)
-    if not (folder / "input.txt").exists():
-        raise UserError(
-            f"{folder} has tokens of {prepared_with} and no input.txt: "
-            f"for --tokenizer= name a text file"
-        )
-    return open_texts([str(folder / "input.txt")], tokenizer=tokenizer)
+    return folder
 
 
 def _run_prepare_script(name: str, folder: Path) -> None:

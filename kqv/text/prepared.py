@@ -64,6 +64,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def holds_pairs(folder: Path) -> bool:
+    """Whether a prepared folder holds pairs, and no text. Raises UserError if it is damaged."""
+    return PAIR_COUNTS.keys() <= read_record(folder).keys()
+
+
 def _has_counts(record: Mapping[str, Any]) -> bool:
     counts = [*map(record.get, SPLITS), *(record[name] for name in PAIR_COUNTS if name in record)]
     return all(type(count) is int and count >= 0 for count in counts)

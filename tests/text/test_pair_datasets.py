@@ -19,9 +19,8 @@ from kqv.errors import UserError
 from kqv.project import ROOT
 from kqv.text import pair_preparation
 from kqv.text.characters import CharTokenizer
-from kqv.text.dataset_folders import PairDataset
 from kqv.text.datasets import open_dataset, open_texts, prepare_dataset
-from kqv.text.pair_datasets import open_pairs, prepare_pairs
+from kqv.text.pair_datasets import open_pair_dataset, open_pairs, prepare_pairs
 from kqv.text.pair_splits import left_out_remark
 from kqv.text.tokenizer import DOCUMENT_END, PAIR_MARKERS, TARGET_BEGIN, UNKNOWN
 
@@ -323,12 +322,37 @@ def test_a_killed_preparation_is_continued_where_it_was(
 # --- folders of data/ -----------------------------------------------------------------------------
 
 
-def test_a_data_folder_of_pairs_is_opened_by_its_name(tmp_path: Path, data: Path) -> None:
+def test_a_data_folder_of_pairs_is_opened_by_its_name(
+    tmp_path: Path, data: Path, refused: Callable
+) -> None:
     path = write_tsv(tmp_path / "x.tsv", words(20))
     prepared = prepare_pairs([path], data / "numbers", [path], target_tokenizer="symbols")
-    dataset = open_dataset("numbers")
-    assert isinstance(dataset, PairDataset) and dataset == prepared
+    dataset = open_pair_dataset("numbers", target_tokenizer="symbols")
+    assert dataset == prepared and dataset == open_pair_dataset("numbers")
     assert pairs_of(dataset, "val") == words(20) and dataset.name == "numbers"
+    with refused("tokens of symbols", "--target_tokenizer=bytes"):
+        open_pair_dataset("numbers", target_tokenizer="bytes")
+    with refused("holds pairs", "--architecture=encoder_decoder"):
+        open_dataset("numbers")
+
+
+def test_pairs_of_a_checkpoint_that_are_gone_or_damaged_are_named(
+    tmp_path: Path, data: Path, refused: Callable
+) -> None:
+    dataset = open_pairs([str(write_tsv(tmp_path / "x.tsv", words(20)))])
+    how = dataset.tokenizer, "", dataset.sources, "python train.py x.tsv"
+    assert open_pair_dataset(dataset.name, *how) == dataset
+    (dataset.folder / "val.index.bin").unlink()
+    with refused("prepared ids of x.tsv are damaged", "python train.py x.tsv"):
+        open_pair_dataset(dataset.name, *how)
+
+
+def test_a_data_folder_with_a_text_is_no_pairs(
+    tmp_path: Path, data: Path, refused: Callable
+) -> None:
+    prepare_dataset([write(tmp_path / "x.txt", "the cat")], data / "x")
+    with refused("holds a text, no pairs"):
+        open_pair_dataset("x")
 
 
 def test_pairs_and_a_text_in_one_folder_replace_each_other(
@@ -339,7 +363,7 @@ def test_pairs_and_a_text_in_one_folder_replace_each_other(
         prepare_pairs([path], data / "x", target_tokenizer="symbols")
         assert len(list((data / "x").iterdir())) == 7
         prepare_dataset([text], data / "x")
-        assert not isinstance(open_dataset("x"), PairDataset)
+        assert open_dataset("x").tokenizer.name == "char"
         assert len(list((data / "x").iterdir())) == 4
 
 
