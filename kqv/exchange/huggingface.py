@@ -113,11 +113,13 @@ def _tokenizer_config(
         # The name of the byte 0xFF is ÿ, which a text may have.
         "split_special_tokens": tokenizer.token_bytes(padding) == b"\xff",
     }
+    if model.config.architecture != "decoder":  # no segments, which T5 has not at all
+        found |= {"model_input_names": ["input_ids", "attention_mask"], "padding_side": "right"}
     if model.config.architecture == "encoder":
-        found |= {"mask_token": name_of[tokenizer.marker_id(MASK)], "padding_side": "right"}
+        found |= {"mask_token": name_of[tokenizer.marker_id(MASK)]}
     if model.config.has_cross_attention:
         begin, end = (name_of[tokenizer.marker_id(each)] for each in (TARGET_BEGIN, DOCUMENT_END))
-        found |= {"bos_token": begin, "eos_token": end, "padding_side": "right"}
+        found |= {"bos_token": begin, "eos_token": end}
     return found
 
 
@@ -221,7 +223,7 @@ def _read_weights(folder: Path, kind: str) -> dict[str, Tensor]:
     if kind == "bert":
         return _bert_encoder(weights, folder)
     if kind == "t5" and "lm_head.weight" not in weights:  # saved once where the two are the same
-        weights["lm_head.weight"] = weights["shared.weight"]
+        weights["lm_head.weight"] = weights["shared.weight"].clone()
     return weights
 
 
@@ -236,8 +238,13 @@ def _bert_encoder(weights: dict[str, Tensor], folder: Path) -> dict[str, Tensor]
             f"{folder}: the hidden states are BERT's, the predictions are not: a model of ours has "
             f"no such head, and takes the embedding for it until it is trained"
         )
-    types = weights.pop(BERT_TYPES)[:1].float()
-    weights[BERT_POSITIONS] = weights[BERT_POSITIONS].float() + types
+    for name in (BERT_POSITIONS, BERT_TYPES):
+        if name not in weights:
+            raise UserError(f"it has no weight {name}")
+    positions, types = weights[BERT_POSITIONS], weights.pop(BERT_TYPES)
+    if types.shape[1:] != positions.shape[1:]:
+        raise UserError(f"its {BERT_TYPES} and its positions are not of one width")
+    weights[BERT_POSITIONS] = positions.float() + types[0].float()
     return weights
 
 
