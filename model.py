@@ -33,10 +33,10 @@ from torch.utils.checkpoint import checkpoint
 from kqv import kernels
 from kqv.initialization import initialize
 from kqv.kernels import Dropout, attend_fused, causal_linear_attention, drop
-from kqv.options.config import GATED_MLPS, GPT2, GPTConfig  # noqa: F401 (others import GPT2 here)
+from kqv.options.config import GATED_MLPS, RMSNORM_EPSILON, GPTConfig
+from kqv.options.config import GPT2 as GPT2  # others import it from here
 from kqv.positions import RelativeBias, Rotary, Rotation, rotate, sinusoids
 
-RMSNORM_EPSILON, LAYERNORM_EPSILON = 1e-6, 1e-5  # Qwen3's and GPT-2's
 PADDING = -1  # stands for an id beyond the end of a source
 
 
@@ -58,9 +58,7 @@ class RMSNorm(nn.Module):
 
 NORMS: dict[str, Callable[[GPTConfig], nn.Module]] = {
     "rmsnorm": lambda config: RMSNorm(config.n_embd, config.norm_epsilon),
-    "layernorm": lambda config: nn.LayerNorm(
-        config.n_embd, config.norm_epsilon or LAYERNORM_EPSILON, bias=config.bias
-    ),
+    "layernorm": lambda config: nn.LayerNorm(config.n_embd, config.epsilon, bias=config.bias),
 }
 
 

@@ -44,7 +44,7 @@ def _gguf(loaded: LoadedModel, to: Path, settings: ExportSettings) -> str:
 
 
 def _onnx(loaded: LoadedModel, to: Path, settings: ExportSettings) -> str:
-    to_onnx(loaded.model, loaded.tokenizer, to)
+    to_onnx(loaded.model, loaded.tokenizer, loaded.checkpoint, to)
     return ""
 
 

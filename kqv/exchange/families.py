@@ -1,6 +1,6 @@
-"""The two families that the world runs, GPT-2 and Qwen3, and what others call their weights.
+"""The families that the world runs, and what others call their weights: GPT-2, Qwen3, BERT, T5.
 
-    family(config)                      "gpt2" or "qwen3"; a UserError for a model of neither
+    family(config)                      "gpt2", "qwen3", "bert" or "t5"; a UserError for no member
     places(config, "huggingface")       which weights of ours each tensor of theirs is made of
     to_theirs(weights, places)          our weights under their names
     to_ours(weights, config, "...")     and back
@@ -11,88 +11,85 @@ key and value are one matrix, and in whether a matrix is transposed.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from kqv.errors import UserError
 from kqv.exchange import known_logits
+from kqv.exchange.weight_names import MODULES, Blocks, Name
 from kqv.generation.checks import differences
 from model import GPT, GPTConfig
 
 Layout = Literal["huggingface", "nanogpt", "gguf"]
 
-# The values that an option of the model can have in both families, and in each.
-BOTH: dict[str, tuple[Any, ...]] = {
-    "position": ("rope", "learned"),
-    "mask": ("causal",),
-    "window": (0,),
+# The values that an option of the model can have in every family, and in each.
+EVERY: dict[str, tuple[Any, ...]] = {
+    "scale_embedding": (False,),
     "attention_score": ("dot",),
+    "window": (0,),
+}
+DECODER: dict[str, tuple[Any, ...]] = {
+    "architecture": ("decoder",),
+    "mask": ("causal",),
+    "norm_first": (True,),
+    "embedding_norm": (False,),
     "attention_scale": ("sqrt",),
 }
 FAMILIES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "gpt2": {"norm": ("layernorm",), "mlp": ("gelu", "gelu_tanh"), "qk_norm": (False,)},
-    "qwen3": {"norm": ("rmsnorm",), "mlp": ("swiglu",), "qk_norm": (True,), "bias": (False,)},
+    "gpt2": {
+        **DECODER,
+        "position": ("learned",),
+        "norm": ("layernorm",),
+        "mlp": ("gelu", "gelu_tanh"),
+        "qk_norm": (False,),
+    },
+    "qwen3": {
+        **DECODER,
+        "position": ("rope",),
+        "norm": ("rmsnorm",),
+        "mlp": ("swiglu",),
+        "qk_norm": (True,),
+        "bias": (False,),
+    },
+    "bert": {
+        "architecture": ("encoder",),
+        "mask": ("none",),
+        "position": ("learned",),
+        "norm": ("layernorm",),
+        "norm_first": (False,),
+        "embedding_norm": (True,),
+        "mlp": ("gelu", "gelu_tanh", "relu"),
+        "qk_norm": (False,),
+        "attention_scale": ("sqrt",),
+    },
+    "t5": {
+        "architecture": ("encoder_decoder",),
+        "source_vocab_size": (0,),  # one vocabulary, and one embedding, for source and target
+        "mask": ("causal",),
+        "position": ("relative",),
+        "norm": ("rmsnorm",),
+        "norm_first": (True,),
+        "embedding_norm": (False,),
+        "mlp": ("geglu",),
+        "qk_norm": (False,),
+        "bias": (False,),
+        "attention_scale": ("none",),
+        "tie_weights": (False,),
+    },
 }
-# Options that both families have with any value. (rope_base means nothing with learned positions.)
+# Options that a family has with any value, unless it is listed above. (rope_base means nothing
+# without rotary positions.)
 SIZES = (
-    *("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "mlp_width"),
-    *("rope_base", "bias", "tie_weights"),
+    *("vocab_size", "block_size", "n_layer", "encoder_layers", "n_head", "n_embd", "mlp_width"),
+    *("rope_base", "bias", "tie_weights", "norm_epsilon"),
 )
 # Options that change nothing of what a trained model computes.
 IN_TRAINING_ONLY = ("dropout", "label_smoothing", "weight_init")
-TITLES = {"gpt2": "GPT-2", "qwen3": "Qwen3"}
-
-
-class Name(NamedTuple):
-    """A module of ours, and what others call it. nanoGPT's names are Hugging Face's."""
-
-    ours: str
-    huggingface: str
-    gguf: str
-
-
-# Modules around the blocks, then those of a block, in the order of their models.
-OUTER = {
-    "gpt2": [
-        Name("embedding", "transformer.wte", "token_embd"),
-        Name("positions", "transformer.wpe", "position_embd"),
-        Name("norm", "transformer.ln_f", "output_norm"),
-        Name("head", "lm_head", "output"),
-    ],
-    "qwen3": [
-        Name("embedding", "model.embed_tokens", "token_embd"),
-        Name("norm", "model.norm", "output_norm"),
-        Name("head", "lm_head", "output"),
-    ],
-}
-INNER = {
-    "gpt2": [
-        Name("attention_norm", "ln_1", "attn_norm"),
-        Name("attention.query attention.key attention.value", "attn.c_attn", "attn_qkv"),
-        Name("attention.output", "attn.c_proj", "attn_output"),
-        Name("mlp_norm", "ln_2", "ffn_norm"),
-        Name("mlp.up", "mlp.c_fc", "ffn_up"),
-        Name("mlp.down", "mlp.c_proj", "ffn_down"),
-    ],
-    "qwen3": [
-        Name("attention_norm", "input_layernorm", "attn_norm"),
-        Name("attention.query", "self_attn.q_proj", "attn_q"),
-        Name("attention.key", "self_attn.k_proj", "attn_k"),
-        Name("attention.value", "self_attn.v_proj", "attn_v"),
-        Name("attention.output", "self_attn.o_proj", "attn_output"),
-        Name("attention.query_norm", "self_attn.q_norm", "attn_q_norm"),
-        Name("attention.key_norm", "self_attn.k_norm", "attn_k_norm"),
-        Name("mlp_norm", "post_attention_layernorm", "ffn_norm"),
-        Name("mlp.gate", "mlp.gate_proj", "ffn_gate"),
-        Name("mlp.up", "mlp.up_proj", "ffn_up"),
-        Name("mlp.down", "mlp.down_proj", "ffn_down"),
-    ],
-}
-# What the names of the blocks begin with, in Hugging Face and in GGUF.
-BLOCKS = {"gpt2": "transformer.h", "qwen3": "model.layers"}
-GGUF_BLOCKS = "blk"
+TITLES = {"gpt2": "GPT-2", "qwen3": "Qwen3", "bert": "BERT", "t5": "T5"}
+HAVE_BIASES = ("gpt2", "bert")  # every linear layer and norm, but neither embeddings nor the head
+WITHOUT_BIAS = ("embedding", "positions", "head")
 
 
 @dataclass(frozen=True)
@@ -106,31 +103,48 @@ class Place:
 
 
 def family(config: GPTConfig) -> str:
-    """The family of a model, "gpt2" or "qwen3".
+    """The family of a model, "gpt2", "qwen3", "bert" or "t5".
 
     Raises UserError naming the first option that the family does not have. An option that is not
     known here must be at its default.
     """
-    name = "gpt2" if config.position == "learned" else "qwen3"
-    known = BOTH | FAMILIES[name]
+    name = _nearest(config)
+    known = EVERY | FAMILIES[name]
     for field in fields(config):
         if field.name in (*known, *SIZES, *IN_TRAINING_ONLY):
             continue
         if (value := getattr(config, field.name)) != field.default:
             raise UserError(
-                f"a model with {field.name}={value} runs nowhere else: GPT-2 and Qwen3 have no "
-                f"such option (if it changes nothing there, name it in kqv/exchange/families.py)"
+                f"a model with {field.name}={value} runs nowhere else: {TITLES[name]}, the nearest "
+                f"family, has no such option (if it changes nothing there, name it in "
+                f"kqv/exchange/families.py)"
             )
     for option, possible in known.items():
         if (value := getattr(config, option)) not in possible:
             words = " or ".join(map(str, possible))
-            who = f"{TITLES[name]}, the nearest family, has"
-            if option in BOTH:
-                who = "GPT-2 and Qwen3 have"
             raise UserError(
-                f"a model with {option}={value} runs nowhere else: {who} {option}={words}"
+                f"a model with {option}={value} runs nowhere else: {TITLES[name]}, the nearest "
+                f"family, has {option}={words}"
             )
     return name
+
+
+def _nearest(config: GPTConfig) -> str:
+    if config.architecture == "encoder":
+        return "bert"
+    if config.architecture == "encoder_decoder":
+        return "t5"
+    return "gpt2" if config.position == "learned" else "qwen3"
+
+
+def decoder_family(config: GPTConfig, program: str) -> str:
+    """The family of a model for a program that runs decoders only. Raises UserError."""
+    if config.architecture != "decoder":
+        raise UserError(
+            f"a model with architecture={config.architecture} does not run in {program}: take "
+            f"--format=huggingface, onnx or safetensors"
+        )
+    return family(config)
 
 
 def check_formula(model: GPT) -> None:
@@ -148,15 +162,15 @@ def places(config: GPTConfig, layout: Layout) -> list[Place]:
 
     nanoGPT has GPT-2 models without biases, too; elsewhere each has all of them.
     """
-    name = family(config)
     found = []
-    for row in OUTER[name]:
-        if row.ours == "norm":  # the blocks come before it
-            for i in range(config.n_layer):
-                blocks = GGUF_BLOCKS if layout == "gguf" else BLOCKS[name]
-                for inner in INNER[name]:
-                    found += _places_of(inner, config, layout, f"blocks.{i}.", f"{blocks}.{i}.")
-        if row.ours != "head" or not config.tie_weights:
+    for row in MODULES[family(config)]:
+        if isinstance(row, Blocks):
+            count = config.encoder.n_layer if row.ours == "encoder.blocks" else config.n_layer
+            theirs = row.gguf if layout == "gguf" else row.huggingface
+            for i in range(count):
+                for inner in row.inside:
+                    found += _places_of(inner, config, layout, f"{row.ours}.{i}.", f"{theirs}.{i}.")
+        elif row.ours != "head" or not config.tie_weights:
             found += _places_of(row, config, layout)
     return found
 
@@ -165,16 +179,16 @@ def _places_of(
     row: Name, config: GPTConfig, layout: Layout, prefix: str = "", their_prefix: str = ""
 ) -> list[Place]:
     """The weight of a module and, if it has one, its bias."""
-    gpt2 = family(config) == "gpt2"
+    name = family(config)
     theirs = row.gguf if layout == "gguf" else row.huggingface
     kinds = ["weight"]
-    is_embedding = row.ours in ("embedding", "positions", "head")
-    if gpt2 and not is_embedding and (config.bias or layout != "nanogpt"):
+    has_bias = name in HAVE_BIASES and row.ours not in WITHOUT_BIAS
+    if has_bias and (config.bias or layout != "nanogpt"):
         kinds.append("bias")
     found = []
     for kind in kinds:
         ours = tuple(f"{prefix}{part}.{kind}" for part in row.ours.split())
-        conv1d = gpt2 and layout == "huggingface" and kind == "weight" and ".c_" in theirs
+        conv1d = name == "gpt2" and layout == "huggingface" and kind == "weight" and ".c_" in theirs
         found.append(Place(f"{their_prefix}{theirs}.{kind}", ours, conv1d))
     return found
 
@@ -198,10 +212,9 @@ def to_ours(weights: Mapping[str, Tensor], config: GPTConfig, layout: Layout) ->
 
     Raises UserError naming a weight that is missing, or has no place in a model of ours.
     """
-    if config.n_layer > len(weights):  # a file can claim any number of layers
-        raise UserError(
-            f"it has {len(weights)} weights and says that it has {config.n_layer} layers"
-        )
+    layers = config.n_layer + config.encoder_layers
+    if layers > len(weights):  # a file can claim any number of layers
+        raise UserError(f"it has {len(weights)} weights and says that it has {layers} layers")
     found: dict[str, Tensor] = {}
     left = set(weights)
     for place in places(config, layout):
@@ -212,6 +225,8 @@ def to_ours(weights: Mapping[str, Tensor], config: GPTConfig, layout: Layout) ->
     if "head.weight" not in found:
         left.discard("lm_head.weight")
         found["head.weight"] = found["embedding.weight"]
+    if config.has_cross_attention:
+        found["encoder.embedding.weight"] = found["embedding.weight"]
     if left:
         raise UserError(f"its weight {min(left)} has no place in a model of ours")
     return found

@@ -19,14 +19,14 @@ import numpy as np
 from kqv.exchange.families import (
     TITLES,
     check_formula,
-    family,
+    decoder_family,
     places,
     to_theirs,
 )
 from kqv.exchange.tokenizer_json import to_tokenizer_json, unused_id
 from kqv.files import replacing
 from kqv.text.tokenizer import Tokenizer
-from model import GPT, LAYERNORM_EPSILON, RMSNORM_EPSILON, GPTConfig
+from model import GPT, GPTConfig
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}  # llama.cpp's numbers for dtypes of a file
 Q8_BLOCK = 32  # numbers of a row that share one scale in q8_0
@@ -41,7 +41,7 @@ def to_gguf(model: GPT, tokenizer: Tokenizer, dtype: str, path: Path) -> list[st
     """
     import gguf
 
-    name = family(model.config)
+    name = decoder_family(model.config, "llama.cpp")
     check_formula(model)
     weights = to_theirs(model.state_dict(), places(model.config, "gguf"))
     with replacing(path) as file:
@@ -76,7 +76,7 @@ def _dtype_of(name: str, numbers: np.ndarray, dtype: str) -> str:
 
 
 def _add_config(writer: Any, config: GPTConfig) -> None:
-    name = family(config)
+    name = decoder_family(config, "llama.cpp")
     writer.add_name(f"a {TITLES[name]} trained with kqv")
     writer.add_context_length(config.block_size)
     writer.add_embedding_length(config.n_embd)
@@ -84,12 +84,12 @@ def _add_config(writer: Any, config: GPTConfig) -> None:
     writer.add_feed_forward_length(config.hidden)
     writer.add_head_count(config.n_head)
     if name == "gpt2":
-        writer.add_layer_norm_eps(LAYERNORM_EPSILON)
+        writer.add_layer_norm_eps(config.epsilon)
     else:
         writer.add_head_count_kv(config.n_head)
         writer.add_key_length(config.d_k)
         writer.add_value_length(config.d_k)
-        writer.add_layer_norm_rms_eps(RMSNORM_EPSILON)
+        writer.add_layer_norm_rms_eps(config.epsilon)
         writer.add_rope_freq_base(config.rope_base)
 
 

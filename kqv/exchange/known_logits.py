@@ -1,4 +1,4 @@
-"""Does model.py compute what GPT-2 and Qwen3 compute? Known logits of small models tell.
+"""Does model.py compute what GPT-2, Qwen3, BERT and T5 do? Known logits of small models tell.
 
 A user may change model.py. Weights trained with another formula would load elsewhere without a
 complaint, and compute something else. So a small model of each kind, with fixed weights, must give
@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import GPT, GPT2, GPTConfig
+from kqv.options.config import BERT, GPT2, T5
+from model import GPT, GPTConfig
 
 TOLERANCE = 2e-5  # logits are around 1; GELU's two formulas differ by 1e-4
 SHAPE: dict[str, Any] = dict(vocab_size=13, block_size=8, n_layer=2, n_head=2, n_embd=8)
 IDS = [3, 1, 4, 1, 5, 9, 2, 6]
+SOURCE = [2, 7, 1, 8, 2]  # what a T5 translates
 
-# (family, mlp, bias, tie_weights) to the first logits of the last position.
+# (family, mlp, bias, tie_weights) to the first logits of the last position; of BERT, whose
+# BertModel has no head, to the first of its hidden states.
 Kind = tuple[str, str, bool, bool]
 KNOWN_LOGITS: dict[Kind, tuple[float, float, float]] = {
     ("gpt2", "gelu", True, True): (-1.18738, 0.76591, 0.96450),
@@ -29,19 +32,27 @@ KNOWN_LOGITS: dict[Kind, tuple[float, float, float]] = {
     ("gpt2", "gelu_tanh", False, False): (-2.34076, 2.20134, -1.95461),
     ("qwen3", "swiglu", False, False): (-0.28325, -0.80719, -0.50325),
     ("qwen3", "swiglu", False, True): (-2.24050, -0.52706, 2.39387),
+    ("bert", "gelu", True, False): (-0.33569, 0.16898, 0.17775),
+    ("bert", "gelu", False, False): (0.39759, 1.39782, -0.53264),
+    ("bert", "gelu_tanh", True, False): (-0.33559, 0.16879, 0.17742),
+    ("bert", "gelu_tanh", False, False): (0.39755, 1.39769, -0.53252),
+    ("bert", "relu", True, False): (-0.02478, 0.17580, 0.17514),
+    ("bert", "relu", False, False): (0.43533, 1.47507, -0.66089),
+    ("t5", "geglu", False, False): (-1.14309, 0.76481, 1.08222),
 }
+FAMILIES: dict[str, dict[str, Any]] = {"gpt2": GPT2, "qwen3": {}, "bert": BERT, "t5": T5}
 
 
 def kind_of(family: str, config: GPTConfig) -> Kind:
     """The key of KNOWN_LOGITS for a model of a family."""
-    return (family, config.mlp, config.bias, config.tie_weights)
+    return (family, config.mlp, config.bias, config.tie_weights and family != "bert")
 
 
 def small_model(kind: Kind) -> GPT:
     """A model of a kind whose weights are sines: waves of another length for each tensor."""
     family, mlp, bias, tie_weights = kind
     options: dict[str, Any] = {
-        **(GPT2 if family == "gpt2" else {}),
+        **FAMILIES[family],
         "mlp": mlp,
         "bias": bias,
         "tie_weights": tie_weights,
@@ -60,10 +71,13 @@ def small_model(kind: Kind) -> GPT:
 
 @torch.inference_mode()
 @torch.autocast("cpu", enabled=False)
-def logits_of(model: torch.nn.Module) -> Tensor:
-    """The first logits of the last position, (3,)."""
-    logits = model(torch.tensor([IDS]))
-    return getattr(logits, "logits", logits)[0, -1, :3]
+def logits_of(model: GPT) -> Tensor:
+    """The first logits (of BERT, hidden states) of the last position, (3,)."""
+    ids = torch.tensor([IDS])
+    if model.config.architecture == "encoder":
+        return model.run(ids)[0, -1, :3]
+    source = torch.tensor([SOURCE]) if model.config.has_cross_attention else None
+    return model(ids, source=source)[0, -1, :3]
 
 
 def difference(family: str, config: GPTConfig) -> str:

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from kqv import project
 from kqv.errors import MachineError, UserError
-from kqv.exchange.families import Place, check_formula, family, places, to_ours, to_theirs
+from kqv.exchange.families import Place, check_formula, decoder_family, places, to_ours, to_theirs
 from kqv.exchange.malformed import refuse_malformed
 from kqv.files import replacing_folder
+from kqv.options.config import LAYERNORM_EPSILON
 from kqv.options.defaults import NANOGPT_FIXED
 from kqv.text.characters import CharTokenizer
 from kqv.text.registry import NANOGPT_FILE, find_vocabulary, load_tokenizer
@@ -82,7 +83,7 @@ def to_nanogpt(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], fol
 
 def check_nanogpt(config: GPTConfig) -> None:
     """Raises UserError naming the first option of a model that nanoGPT does not have."""
-    if family(config) != "gpt2":
+    if decoder_family(config, "nanoGPT") != "gpt2":
         raise UserError(
             f"a model with position={config.position} does not run in nanoGPT, "
             f"which has position=learned"
@@ -90,6 +91,11 @@ def check_nanogpt(config: GPTConfig) -> None:
     if config.hidden != 4 * config.n_embd:
         raise UserError(
             f"a model with mlp_width={config.mlp_width} does not run in nanoGPT, which has 4 n_embd"
+        )
+    if config.epsilon != LAYERNORM_EPSILON:
+        raise UserError(
+            f"a model with norm_epsilon={config.epsilon} does not run in nanoGPT, which has "
+            f"{LAYERNORM_EPSILON}"
         )
     for option, value in (("mlp", "gelu"), ("tie_weights", True)):
         if getattr(config, option) != value:

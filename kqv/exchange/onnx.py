@@ -1,4 +1,7 @@
-"""A model as an ONNX file: ids in, logits out. There is no way back."""
+"""A model as an ONNX file: ids in (and a source, for an encoder–decoder), logits out.
+
+There is no way back.
+"""
 
 import json
 import logging
@@ -11,6 +14,7 @@ import torch
 from torch import nn
 
 from kqv.errors import UserError
+from kqv.exchange.safetensors import SOURCE_TOKENIZER
 from kqv.files import replacing
 from kqv.text.tokenizer import Tokenizer
 from model import GPT, RMSNorm
@@ -18,10 +22,12 @@ from model import GPT, RMSNorm
 MAX_ONNX = 2**31  # bytes; a larger model would need files beside it
 
 
-def to_onnx(model: GPT, tokenizer: Tokenizer, path: Path) -> None:
+def to_onnx(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], path: Path) -> None:
     """Write the graph of ids (batch, time), int64, to logits (batch, time, vocab_size), float32.
 
-    Batch and time are dynamic, time up to block_size. The tokenizer is in the file's metadata.
+    That of an encoder–decoder takes the source, too: (batch, source_time), int64, which ends with
+    -1 where others are longer. Batch and time are dynamic, time up to block_size. The tokenizer is
+    in the file's metadata, and that of the source if it has another.
 
     Raises UserError for a model that is too large, or too short to have a dynamic time.
     """
@@ -35,6 +41,8 @@ def to_onnx(model: GPT, tokenizer: Tokenizer, path: Path) -> None:
         )
     program = _exported(_with_plain_norms(model))
     settings = {"model_args": asdict(model.config), "tokenizer": tokenizer.to_dict()}
+    if SOURCE_TOKENIZER in checkpoint:
+        settings[SOURCE_TOKENIZER] = checkpoint[SOURCE_TOKENIZER]
     program.model.metadata_props["kqv"] = json.dumps(settings)
     content = program.model_proto.SerializeToString()
     with replacing(path) as file:
@@ -43,20 +51,23 @@ def to_onnx(model: GPT, tokenizer: Tokenizer, path: Path) -> None:
 
 def _exported(model: GPT) -> Any:
     """The model as a torch.onnx.ONNXProgram."""
-    ids = torch.zeros(2, 3, dtype=torch.int64)
-    time = torch.export.Dim("time", min=1, max=model.config.block_size)
-    dynamic = {0: torch.export.Dim("batch"), 1: time}
+    longest, batch = model.config.block_size, torch.export.Dim("batch")
+    inputs = {"ids": torch.zeros(2, 3, dtype=torch.int64)}
+    dynamic = {"ids": {0: batch, 1: torch.export.Dim("time", min=1, max=longest)}}
+    if model.config.has_cross_attention:
+        inputs["source"] = torch.zeros(2, 3, dtype=torch.int64)
+        dynamic["source"] = {0: batch, 1: torch.export.Dim("source_time", min=1, max=longest)}
     # It logs each optional package that it does not find, and warns of its own parts.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             model,
-            (ids,),
+            kwargs=inputs,
             dynamo=True,
-            input_names=["ids"],
+            input_names=[*inputs],
             output_names=["logits"],
-            dynamic_shapes=(dynamic,),
+            dynamic_shapes=dynamic,
             verbose=False,
         )
 

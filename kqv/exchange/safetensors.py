@@ -18,6 +18,7 @@ from kqv.files import check_safetensors_header, replacing
 from kqv.text.tokenizer import Tokenizer
 from model import GPT
 
+SOURCE_TOKENIZER = "source_tokenizer"  # of an encoder–decoder with two vocabularies
 NOTE = "kqv"  # the entry of the file's metadata with our settings, as JSON
 
 
@@ -28,11 +29,15 @@ def to_safetensors(
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
     if model.config.tie_weights:
         del weights["head.weight"]  # it is the embedding
+    if model.config.has_cross_attention and not model.config.source_vocab_size:
+        del weights["encoder.embedding.weight"]  # so is this
     settings = {
         "model_args": asdict(model.config),
         "tokenizer": tokenizer.to_dict(),
         "config": checkpoint.get("config", {}),
     }
+    if SOURCE_TOKENIZER in checkpoint:
+        settings[SOURCE_TOKENIZER] = checkpoint[SOURCE_TOKENIZER]
     content = tensors_to_bytes(weights, {NOTE: json.dumps(settings)})
     with replacing(path) as file:
         file.write(content)
@@ -53,9 +58,14 @@ def from_safetensors(path: Path) -> dict[str, Any]:
         )
     with refuse_malformed(path):
         settings = json.loads(notes[NOTE])
-        if "head.weight" not in weights:
-            weights["head.weight"] = weights["embedding.weight"]
-        parts = {part: dict(settings[part]) for part in ("model_args", "tokenizer", "config")}
+        names = ["model_args", "tokenizer", "config"]
+        names += [SOURCE_TOKENIZER] if SOURCE_TOKENIZER in settings else []
+        parts = {part: dict(settings[part]) for part in names}
+        shared = ["head.weight"]
+        if parts["model_args"].get("architecture") == "encoder_decoder":
+            shared += ["encoder.embedding.weight"]
+        for name in shared:
+            weights.setdefault(name, weights["embedding.weight"])
     return {"model": weights, **parts}
 
 

@@ -240,7 +240,7 @@ def _bytes_or_pairs(
     special = {}
     for token in added:
         name, number = str(token["content"]), int(token["id"])
-        if len(name) > 1 or ids.get(name) != number:  # else it is the byte that pads
+        if name not in BYTE_OF_LETTER or ids.get(name) != number:  # else it is the byte that pads
             special[name] = number
     ordinary = {text: number for text, number in ids.items() if text not in special}
     count = len(ordinary) + len(special)

@@ -15,6 +15,7 @@ class Vocabulary:
     """different tokens; of an encoder–decoder, of the target"""
 
 
+RMSNORM_EPSILON, LAYERNORM_EPSILON = 1e-6, 1e-5  # Qwen3's and GPT-2's
 GATED_MLPS = ("swiglu", "geglu")  # they have three matrices, the others two
 
 
@@ -67,6 +68,12 @@ class GPTConfig(ModelOptions, Vocabulary):
         return self.n_embd // self.n_head
 
     @property
+    def epsilon(self) -> float:
+        """What the norms of the residual stream add to the variance."""
+        usual = RMSNORM_EPSILON if self.norm == "rmsnorm" else LAYERNORM_EPSILON
+        return self.norm_epsilon or usual
+
+    @property
     def reach(self) -> int:
         """How many tokens back attention looks, the token itself included."""
         return min(self.window or self.block_size, self.block_size)
@@ -85,4 +92,13 @@ GPT2 = dict(
     position="learned", norm="layernorm", mlp="gelu", qk_norm=False, tie_weights=True,
     weight_init="gpt2",
 )  # fmt: skip
-"""What makes a GPTConfig a GPT-2: `GPTConfig(vocab_size=65, bias=True, **GPT2)`."""
+"""What makes a GPTConfig a GPT-2: `GPTConfig(vocab_size=65, bias=True, **GPT2)`. BERT and T5 v1.1,
+of which BERT has biases, too:"""
+BERT = dict(
+    architecture="encoder", position="learned", norm="layernorm", norm_first=False,
+    embedding_norm=True, mlp="gelu", qk_norm=False,
+)  # fmt: skip
+T5 = dict(
+    architecture="encoder_decoder", position="relative", mlp="geglu", qk_norm=False,
+    attention_scale="none",
+)  # fmt: skip

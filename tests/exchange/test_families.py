@@ -1,5 +1,5 @@
-"""The two families: each weight of their models has a name with others, and a model of neither is
-refused by its option."""
+"""The families: each weight of their models has a name with others, and a model of none is refused
+by its option."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.exchange import SHAPES
+from helpers.exchange import OTHER_SHAPES, SHAPES
 from helpers.models import randomised
 
 from kqv.exchange.families import IN_TRAINING_ONLY, family, places, to_ours, to_theirs
@@ -16,10 +16,14 @@ from model import GPTConfig
 SIZE = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("layout", ["huggingface", "nanogpt", "gguf"])
+ALL_SHAPES = SHAPES | OTHER_SHAPES
+LAYOUTS = [(shape, layout) for shape in SHAPES for layout in ("huggingface", "nanogpt", "gguf")]
+LAYOUTS += [(shape, "huggingface") for shape in OTHER_SHAPES]
+
+
+@pytest.mark.parametrize(("shape", "layout"), LAYOUTS)
 def test_every_weight_goes_out_and_comes_back_bit_for_bit(shape: str, layout: Any) -> None:
-    model = randomised(GPTConfig(**SIZE, **SHAPES[shape]))
+    model = randomised(GPTConfig(**SIZE, **ALL_SHAPES[shape]))
     assert family(model.config) == shape.split()[0]
     theirs = to_theirs(model.state_dict(), places(model.config, layout))
     back = to_ours(theirs, model.config, layout)
@@ -37,19 +41,45 @@ DIFFERENT_QWEN3 = {
     "qk_norm": False,
     "bias": True,
 }
+DIFFERENT_BERT = {
+    "position": "rope",
+    "norm": "rmsnorm",
+    "norm_first": True,
+    "embedding_norm": False,
+    "scale_embedding": True,
+    "mlp": "swiglu",
+    "qk_norm": True,
+    "window": 3,
+    "attention_score": "linear",
+    "attention_scale": "dim",
+}
+DIFFERENT_T5 = {
+    "source_vocab_size": 12,
+    "position": "sinusoidal",
+    "norm": "layernorm",
+    "norm_first": False,
+    "scale_embedding": True,
+    "mlp": "relu",
+    "qk_norm": True,
+    "bias": True,
+    "attention_scale": "sqrt",
+    "tie_weights": True,
+}
 DIFFERENT_GPT2 = {"position": "sinusoidal", "norm": "rmsnorm", "mlp": "swiglu", "qk_norm": True}
 
 
 @pytest.mark.parametrize(
     ("shape", "option", "value"),
     [("qwen3", *item) for item in (DIFFERENT | DIFFERENT_QWEN3).items()]
-    + [("gpt2", *item) for item in (DIFFERENT | DIFFERENT_GPT2).items()],
+    + [("gpt2", *item) for item in (DIFFERENT | DIFFERENT_GPT2).items()]
+    + [("bert", *item) for item in DIFFERENT_BERT.items()]
+    + [("t5", *item) for item in DIFFERENT_T5.items()],
 )
-def test_a_model_of_neither_family_is_refused_by_its_option(
+def test_a_model_of_no_family_is_refused_by_its_option(
     shape: str, option: str, value: Any, refused: Callable
 ) -> None:
     with refused(f"{option}={value} "):
-        family(GPTConfig(**SIZE, **{**SHAPES[shape], option: value}))
+        family(GPTConfig(**SIZE, **{**ALL_SHAPES[shape], option: value}))
 
 
 def with_option(shape: str, name: str, default: Any, value: Any) -> GPTConfig:

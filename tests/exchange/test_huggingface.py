@@ -25,13 +25,8 @@ from helpers.models import random_ids
 from safetensors.torch import load_file, save_file
 
 from kqv.checkpoints.loading import load_model
-from kqv.exchange.huggingface import (
-    from_config_json,
-    from_huggingface,
-    locate,
-    to_config_json,
-    to_huggingface,
-)
+from kqv.exchange.config_json import from_config_json, to_config_json
+from kqv.exchange.huggingface import from_huggingface, locate, to_huggingface
 from kqv.exchange.tokenizer_json import to_tokenizer_json
 from kqv.options.checks import HUGGING_FACE_NAMES
 from kqv.text.characters import CharTokenizer
@@ -76,7 +71,9 @@ def test_a_config_goes_out_and_comes_back(shape: str) -> None:
     config = shaped(shape)[0].config
     back = from_config_json(json.loads(json.dumps(to_config_json(config))))
     assert back.mlp_width == back.hidden == config.hidden
+    assert back.norm_epsilon == back.epsilon == config.epsilon
     not_compared = {"mlp_width": 0, "bias": True, "weight_init": "", "rope_base": 0.0}
+    not_compared["norm_epsilon"] = 0.0
     if shape.startswith("qwen3"):  # rope_base has no meaning in GPT-2, which has all biases
         assert (back.rope_base, back.bias) == (config.rope_base, config.bias)
     assert vars(back) | not_compared == vars(config) | not_compared
@@ -187,7 +184,9 @@ def assert_same_logits(theirs: Any, folder: Path) -> None:
         ("gpt2", {"activation_function": "gelu", "n_inner": 48}),
         ("gpt2", {"tie_word_embeddings": False}),
         ("qwen3", {}),
+        ("gpt2", {"layer_norm_epsilon": 0.1}),
         ("qwen3", {"tie_word_embeddings": True}),
+        ("qwen3", {"rms_norm_eps": 0.1}),
         ("qwen3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
     ],
 )
@@ -231,12 +230,10 @@ DIFFERENT: list[tuple[str, dict[str, Any], str]] = [
     ("qwen3", {"head_dim": 16}, "head_dim is 16"),
     ("qwen3", {"hidden_act": "gelu"}, "hidden_act is gelu"),
     ("qwen3", {"attention_bias": True}, "attention_bias is True"),
-    ("qwen3", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
     ("qwen3", {"rope_parameters": YARN}, "rope_type is yarn"),
     ("gpt2", {"activation_function": "relu"}, "activation_function is relu"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights"),
-    ("gpt2", {"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
 ]
 
 

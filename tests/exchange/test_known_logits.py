@@ -4,30 +4,41 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from kqv.exchange.config_json import to_config_json
 from kqv.exchange.families import places, to_theirs
-from kqv.exchange.known_logits import KNOWN_LOGITS, Kind, difference, logits_of, small_model
+from kqv.exchange.known_logits import IDS, KNOWN_LOGITS, SOURCE, Kind, difference, small_model
 from model import GPTConfig
-
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new"}
 
 
 def their_model(kind: Kind, config: GPTConfig) -> Any:
     """A model of Hugging Face's class of this kind."""
-    transformers = pytest.importorskip("transformers")
-    if kind[0] == "gpt2":
-        theirs = transformers.GPT2Config(
-            vocab_size=13, n_positions=8, n_layer=2, n_head=2, n_embd=8, bos_token_id=None,
-            eos_token_id=None, activation_function=ACTIVATIONS[config.mlp],
-            tie_word_embeddings=config.tie_weights,
-        )  # fmt: skip
-        return transformers.GPT2LMHeadModel(theirs).eval()
-    theirs = transformers.Qwen3Config(
-        vocab_size=13, hidden_size=8, intermediate_size=config.hidden, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, head_dim=4, max_position_embeddings=8,
-        tie_word_embeddings=config.tie_weights,
-    )  # fmt: skip
-    return transformers.Qwen3ForCausalLM(theirs).eval()
+    t = pytest.importorskip("transformers")
+    options = to_config_json(config)
+    for key in ("architectures", "model_type"):
+        del options[key]
+    match kind[0]:
+        case "gpt2":
+            return t.GPT2LMHeadModel(t.GPT2Config(**options)).eval()
+        case "qwen3":
+            return t.Qwen3ForCausalLM(t.Qwen3Config(**options)).eval()
+        case "bert":
+            return t.BertModel(t.BertConfig(**options), add_pooling_layer=False).eval()
+    model = t.T5ForConditionalGeneration(t.T5Config(**options)).eval()
+    model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))  # untied
+    return model
+
+
+@torch.no_grad()
+def their_logits(model: Any, kind: Kind) -> Tensor:
+    """The first logits (of BERT, hidden states) of the last position, (3,)."""
+    ids = torch.tensor([IDS])
+    if kind[0] == "bert":
+        return model(ids).last_hidden_state[0, -1, :3]
+    if kind[0] == "t5":
+        return model(input_ids=torch.tensor([SOURCE]), decoder_input_ids=ids).logits[0, -1, :3]
+    return model(ids).logits[0, -1, :3]
 
 
 @pytest.mark.parametrize("kind", KNOWN_LOGITS)
@@ -36,13 +47,17 @@ def test_the_known_logits_are_those_of_hugging_face_s_class(kind: Kind) -> None:
     theirs = their_model(kind, config)
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
-            if name.endswith("bias"):  # a model of ours without biases has none to hand on
+            # A model of ours without biases has none to hand on, and none has segments.
+            if name.endswith("bias") or "token_type" in name:
                 parameter.zero_()
     weights = to_theirs(small_model(kind).state_dict(), places(config, "huggingface"))
-    assert not theirs.load_state_dict(weights, strict=False).unexpected_keys
-    theirs.tie_weights()
+    weights = {name.removeprefix("bert."): weight for name, weight in weights.items()}
+    unexpected = {*theirs.load_state_dict(weights, strict=False).unexpected_keys}
+    assert unexpected <= ({"lm_head.weight"} if kind[0] == "bert" else set())
+    if kind[0] != "t5":
+        theirs.tie_weights()
     known = torch.tensor(KNOWN_LOGITS[kind])
-    torch.testing.assert_close(logits_of(theirs), known, atol=1e-5, rtol=0)
+    torch.testing.assert_close(their_logits(theirs, kind), known, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KNOWN_LOGITS)

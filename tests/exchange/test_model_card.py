@@ -65,3 +65,22 @@ def test_the_example_of_the_card_runs_as_it_stands(
     exec(example, made)
     assert capsys.readouterr().out.startswith("\n")
     assert made["options"]["max_new_tokens"] == max(1, block_size - 1)
+
+
+@pytest.mark.parametrize("kind", VOCABULARIES)
+@pytest.mark.parametrize(("shape", "printed"), [("bert", "torch.Size([1, 8, 32])"), ("t5", "")])
+def test_the_example_of_an_encoder_and_of_a_translator_runs_as_it_stands(
+    shape: str,
+    printed: str,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    pytest.importorskip("transformers")
+    to_huggingface(*shaped(shape, VOCABULARIES[kind]()), CHECKPOINT, tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    text = Path("README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text[text.index("## Use") :], re.DOTALL)
+    exec(example, {})
+    assert capsys.readouterr().out.startswith(printed)

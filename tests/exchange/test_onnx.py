@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.exchange import shaped
+from helpers.exchange import CHECKPOINT, shaped
 from helpers.models import random_ids
 
 from kqv.exchange.onnx import to_onnx
+from model import PADDING
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -17,10 +18,28 @@ onnxruntime = pytest.importorskip("onnxruntime")
 def test_onnxruntime_computes_the_same_for_any_batch_and_length(shape: str, tmp_path: Path) -> None:
     model, tokenizer = shaped(shape, n_layer=1)
     path = tmp_path / "model.onnx"
-    to_onnx(model, tokenizer, path)
+    to_onnx(model, tokenizer, CHECKPOINT, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for batch, time in ((1, 1), (3, 40), (1, 96)):
         ids = random_ids(model.config, batch, time)
         (logits,) = session.run(["logits"], {"ids": ids.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(logits), model(ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["bert", "t5"])
+def test_an_encoder_and_a_translator_run_there_too(shape: str, tmp_path: Path) -> None:
+    model, tokenizer = shaped(shape, n_layer=1)
+    path = tmp_path / "model.onnx"
+    to_onnx(model, tokenizer, CHECKPOINT, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch, time, source_time in ((1, 1, 1), (3, 40, 7), (1, 96, 96)):
+        inputs = {"ids": random_ids(model.config, batch, time)}
+        if shape == "t5":
+            inputs["source"] = random_ids(model.config, batch, source_time)
+            inputs["source"][:, 1 + source_time // 2 :] = PADDING
+        (logits,) = session.run(["logits"], {name: ids.numpy() for name, ids in inputs.items()})
+        with torch.no_grad():
+            expected = model(**inputs)
+        torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)

@@ -12,7 +12,7 @@ from kqv.checkpoints.loading import load_model
 from kqv.exchange.safetensors import to_safetensors
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "qwen3 tied"])
+@pytest.mark.parametrize("shape", ["gpt2", "qwen3 tied", "bert", "t5"])
 def test_a_safetensors_file_has_weights_and_settings(shape: str, tmp_path: Path) -> None:
     model, tokenizer = shaped(shape)
     to_safetensors(model, tokenizer, CHECKPOINT, tmp_path / "model.safetensors")

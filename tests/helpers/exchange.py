@@ -11,10 +11,11 @@ from helpers.models import randomised
 
 from kqv.exchange.tokenizer_json import from_tokenizer_json
 from kqv.generation.sampling import generate_text
+from kqv.options.config import BERT, T5
 from kqv.options.settings import SampleSettings
 from kqv.text.byte_level import ByteTokenizer
 from kqv.text.characters import CharTokenizer
-from kqv.text.tokenizer import Tokenizer
+from kqv.text.tokenizer import MASK, PAIR_MARKERS, Tokenizer
 from model import GPT, GPT2, GPTConfig
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -26,6 +27,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "qwen3 tied": {"tie_weights": True},
     "qwen3 of other widths": {"mlp_width": 48, "rope_base": 1e6},
+}
+# Models that read both ways, and those that translate.
+OTHER_SHAPES: dict[str, dict[str, Any]] = {
+    "bert": {**BERT, "bias": True},
+    "bert without biases": {**BERT, "mlp": "relu", "tie_weights": True},
+    "bert of another width": {**BERT, "mlp": "gelu_tanh", "mlp_width": 48, "norm_epsilon": 1e-12},
+    "t5": T5,
+    "t5 of other sizes": {**T5, "mlp_width": 48, "encoder_layers": 3, "norm_epsilon": 1e-5},
 }
 CHARACTERS = "\n\t !\"'\\,-.:ABHTabcdefghilmnorstuwxyz|é山😀"
 PROMPT = "Hats a  é\nis 😀\n\n"
@@ -70,15 +79,18 @@ VOCABULARIES: dict[str, Callable[[], Tokenizer]] = {
 def shaped(
     shape: str, tokenizer: Tokenizer | None = None, block_size: int = 96, n_layer: int = 2
 ) -> tuple[GPT, Tokenizer]:
-    """A small random model of one of SHAPES, and its tokenizer."""
+    """A small random model of one of SHAPES or OTHER_SHAPES, and its tokenizer."""
+    options = (SHAPES | OTHER_SHAPES)[shape]
     tokenizer = tokenizer or CharTokenizer(CHARACTERS)
+    markers = {"encoder": MASK, "encoder_decoder": PAIR_MARKERS}
+    tokenizer = tokenizer.with_markers(markers.get(options.get("architecture", ""), ""))
     config = GPTConfig(
         vocab_size=tokenizer.vocab_size,
         block_size=block_size,
         n_layer=n_layer,
         n_head=2,
         n_embd=32,
-        **SHAPES[shape],
+        **options,
     )
     return randomised(config), tokenizer
 
