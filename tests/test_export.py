@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.exchange import CHARACTERS, CHECKPOINT, SHAPES
+from helpers.exchange import CHARACTERS, CHECKPOINT, OTHER_SHAPES, SHAPES, with_markers
 from helpers.models import randomised
 
 import export
@@ -15,7 +15,7 @@ from kqv.checkpoints.restoring import model_state
 from kqv.checkpoints.single import save_checkpoint
 from kqv.errors import MachineError
 from kqv.text.characters import CharTokenizer
-from model import GPT, MLP, Attention, GPTConfig
+from model import GPT, MLP, Attention, Block, GatedMLP, GPTConfig
 
 IN_FAMILIES = ["huggingface", "gguf", "nanogpt"]  # formats of GPT-2 and Qwen3 only
 
@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Callable[..., Path]:
     folder.mkdir()
 
     def export_shape(options: dict[str, Any], *words: str) -> Path:
-        tokenizer = CharTokenizer(CHARACTERS)
+        tokenizer = with_markers(CharTokenizer(CHARACTERS), options)
         config = GPTConfig(
             vocab_size=tokenizer.vocab_size, block_size=8, n_layer=1, n_head=2, n_embd=16, **options
         )
@@ -89,6 +89,50 @@ def test_nanogpt_takes_its_own_shape_only(run: Callable, tmp_path: Path, refused
     with refused("position=rope", "nanoGPT"):
         run({}, "--format=nanogpt")
     assert names_in(tmp_path / "run") == {"ckpt.pt"}
+
+
+@pytest.mark.parametrize(("form", "program"), [("gguf", "llama.cpp"), ("nanogpt", "nanoGPT")])
+@pytest.mark.parametrize("shape", ["bert", "t5"])
+def test_programs_that_run_decoders_only_refuse_other_architectures_by_name(
+    shape: str, form: str, program: str, run: Callable, tmp_path: Path, refused: Callable
+) -> None:
+    architecture = OTHER_SHAPES[shape]["architecture"]
+    with refused(f"architecture={architecture} ", program, "--format=huggingface"):
+        run(OTHER_SHAPES[shape], f"--format={form}")
+    assert names_in(tmp_path / "run") == {"ckpt.pt"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "title", "kind"),
+    [("bert", "BERT", kind) for kind in (MLP, Attention, Block)]
+    + [("t5", "T5", kind) for kind in (GatedMLP, Attention, Block)],
+)
+def test_an_encoder_or_translator_whose_formula_was_changed_is_not_handed_on(
+    shape: str,
+    title: str,
+    kind: Any,
+    run: Callable,
+    refused: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forward = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda *inputs, **more: 1.01 * forward(*inputs, **more))
+    with refused("model.py was changed", title, "--format=onnx"):
+        run(OTHER_SHAPES[shape] | {"rope_base": float(next(UNUSED_BASES))})
+
+
+def test_a_cross_attention_that_was_changed_is_not_handed_on(
+    run: Callable, refused: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Attention.forward
+
+    def changed(self: Attention, *inputs: Any, **more: Any) -> Any:
+        output = forward(self, *inputs, **more)
+        return 1.01 * output if self.cross else output
+
+    monkeypatch.setattr(Attention, "forward", changed)
+    with refused("model.py was changed", "T5"):
+        run(OTHER_SHAPES["t5"] | {"rope_base": float(next(UNUSED_BASES))})
 
 
 def test_an_export_replaces_one_of_ours_and_nothing_else(

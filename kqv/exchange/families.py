@@ -66,7 +66,6 @@ FAMILIES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "t5": {
         "architecture": ("encoder_decoder",),
-        "source_vocab_size": (0,),  # one vocabulary, and one embedding, for source and target
         "mask": ("causal",),
         "position": ("relative",),
         "norm": ("rmsnorm",),
@@ -110,6 +109,11 @@ def family(config: GPTConfig) -> str:
     """
     name = _nearest(config)
     known = EVERY | FAMILIES[name]
+    if (size := config.source_vocab_size) != 0:
+        raise UserError(
+            f"a model with source_vocab_size={size} (a vocabulary each for source and target) runs "
+            f"nowhere else: {TITLES[name]} has one: train without --target_tokenizer"
+        )
     for field in fields(config):
         if field.name in (*known, *SIZES, *IN_TRAINING_ONLY):
             continue

@@ -25,7 +25,7 @@ from kqv.text.cache import (
     hash_files,
     report_large_cache,
 )
-from kqv.text.dataset_folders import Dataset, find_dataset, load_dataset
+from kqv.text.dataset_folders import Dataset, PairDataset, find_dataset, load_dataset, load_pairs
 from kqv.text.formats import join_documents
 from kqv.text.preparation import prepare_texts
 from kqv.text.prepared import holds_pairs, put_in_place, save_record, save_tokenizer
@@ -42,7 +42,11 @@ MAX_STEM = 40  # characters of a text's file name in the name of its cache folde
 
 
 def open_dataset(
-    name: str, tokenizer: Tokenizer | str = "", sources: Sequence[str] = (), again: str = ""
+    name: str,
+    tokenizer: Tokenizer | str = "",
+    sources: Sequence[str] = (),
+    again: str = "",
+    target_tokenizer: Tokenizer | str = "",
 ) -> Dataset:
     """Open the dataset in data/NAME, prepared by its prepare.py if that has not been done yet.
 
@@ -52,13 +56,13 @@ def open_dataset(
     `sources` are those in a checkpoint that names the dataset; `again` is the command that
     prepares them again.
 
-    Raises UserError if there is no such dataset, or no such text, or if it holds pairs.
+    Pairs come as a PairDataset, and only with the tokenizers that they were prepared with.
+
+    Raises UserError if there is no such dataset, or no such text.
     """
-    folder = prepared_folder(name, sources, again)
+    folder = _prepared_folder(name, sources, again)
     if holds_pairs(folder):
-        raise UserError(
-            f"{folder} holds pairs: to train on them add --architecture=encoder_decoder"
-        )
+        return _load_named_pairs(folder, tokenizer, target_tokenizer, sources)
     if isinstance(tokenizer, Tokenizer):
         return load_dataset(folder, tokenizer, sources)
     prepared_with = load_tokenizer(folder).name if find_vocabulary(folder) else "gpt2"
@@ -72,7 +76,26 @@ def open_dataset(
     return open_texts([str(folder / "input.txt")], tokenizer=tokenizer)
 
 
-def prepared_folder(name: str, sources: Sequence[str] = (), again: str = "") -> Path:
+def _load_named_pairs(
+    folder: Path,
+    tokenizer: Tokenizer | str,
+    target_tokenizer: Tokenizer | str,
+    sources: Sequence[str],
+) -> PairDataset:
+    """The pairs in a folder. Raises UserError if other tokenizers are named than they have."""
+    pairs = load_pairs(folder, sources)
+    for option, named, made in (
+        ("tokenizer", tokenizer, pairs.source_tokenizer),
+        ("target_tokenizer", target_tokenizer, pairs.tokenizer),
+    ):
+        if isinstance(named, str) and named not in ("", made.name):
+            raise UserError(
+                f"{folder} has tokens of {made.name}: for --{option}={named} name files of pairs"
+            )
+    return pairs
+
+
+def _prepared_folder(name: str, sources: Sequence[str], again: str) -> Path:
     """The folder data/NAME, prepared by its prepare.py if that has not been done yet.
 
     The arguments are those of `open_dataset`. Raises UserError if there is no such dataset.

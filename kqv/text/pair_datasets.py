@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kqv.errors import UserError
 from kqv.text.cache import KEY_LENGTH, describe_tokenizer, hash_files, report_large_cache
 from kqv.text.dataset_folders import PairDataset, find_dataset, load_pairs
 from kqv.text.datasets import (
@@ -19,7 +18,6 @@ from kqv.text.datasets import (
     cache_and_scratch,
     check_something_to_train_on,
     file_stamps,
-    prepared_folder,
 )
 from kqv.text.pair_files import PAIR_ENDINGS, PairFiles
 from kqv.text.pair_preparation import Chosen, PairTexts, prepare_pair_texts
@@ -28,34 +26,6 @@ from kqv.text.source_names import sources_of
 from kqv.text.sources import read_endings, text_files
 from kqv.text.tokenizer import Tokenizer
 from kqv.text.unfinished import OUTPUT_FOLDER, locked_workspace
-
-
-def open_pair_dataset(
-    name: str,
-    tokenizer: Tokenizer | str = "",
-    target_tokenizer: Tokenizer | str = "",
-    sources: Sequence[str] = (),
-    again: str = "",
-) -> PairDataset:
-    """Open the pairs in data/NAME, prepared by its prepare.py if that has not been done yet.
-
-    `sources` are those in a checkpoint that names the dataset; `again` is the command that
-    prepares them again.
-
-    Raises UserError if there is no such dataset, if it holds a text, or if the tokenizers that are
-    named are not those it was prepared with.
-    """
-    dataset = load_pairs(prepared_folder(name, sources, again), sources)
-    for option, named, made in (
-        ("tokenizer", tokenizer, dataset.source_tokenizer),
-        ("target_tokenizer", target_tokenizer, dataset.tokenizer),
-    ):
-        if isinstance(named, str) and named not in ("", made.name):
-            raise UserError(
-                f"{dataset.folder} has tokens of {made.name}: for --{option}={named} name files of "
-                f"pairs"
-            )
-    return dataset
 
 
 def open_pairs(

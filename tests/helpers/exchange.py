@@ -76,14 +76,18 @@ VOCABULARIES: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
+def with_markers(tokenizer: Tokenizer, options: dict[str, Any]) -> Tokenizer:
+    """The tokenizer with the markers that a model of these options needs."""
+    markers = {"encoder": MASK, "encoder_decoder": PAIR_MARKERS}
+    return tokenizer.with_markers(markers.get(options.get("architecture", "decoder"), ""))
+
+
 def shaped(
     shape: str, tokenizer: Tokenizer | None = None, block_size: int = 96, n_layer: int = 2
 ) -> tuple[GPT, Tokenizer]:
     """A small random model of one of SHAPES or OTHER_SHAPES, and its tokenizer."""
     options = (SHAPES | OTHER_SHAPES)[shape]
-    tokenizer = tokenizer or CharTokenizer(CHARACTERS)
-    markers = {"encoder": MASK, "encoder_decoder": PAIR_MARKERS}
-    tokenizer = tokenizer.with_markers(markers.get(options.get("architecture", ""), ""))
+    tokenizer = with_markers(tokenizer or CharTokenizer(CHARACTERS), options)
     config = GPTConfig(
         vocab_size=tokenizer.vocab_size,
         block_size=block_size,

@@ -19,8 +19,9 @@ from kqv.errors import UserError
 from kqv.project import ROOT
 from kqv.text import pair_preparation
 from kqv.text.characters import CharTokenizer
+from kqv.text.dataset_folders import load_pairs
 from kqv.text.datasets import open_dataset, open_texts, prepare_dataset
-from kqv.text.pair_datasets import open_pair_dataset, open_pairs, prepare_pairs
+from kqv.text.pair_datasets import open_pairs, prepare_pairs
 from kqv.text.pair_splits import left_out_remark
 from kqv.text.tokenizer import DOCUMENT_END, PAIR_MARKERS, TARGET_BEGIN, UNKNOWN
 
@@ -327,24 +328,22 @@ def test_a_data_folder_of_pairs_is_opened_by_its_name(
 ) -> None:
     path = write_tsv(tmp_path / "x.tsv", words(20))
     prepared = prepare_pairs([path], data / "numbers", [path], target_tokenizer="symbols")
-    dataset = open_pair_dataset("numbers", target_tokenizer="symbols")
-    assert dataset == prepared and dataset == open_pair_dataset("numbers")
+    dataset = open_dataset("numbers", target_tokenizer="symbols")
+    assert dataset == prepared and dataset == open_dataset("numbers")
     assert pairs_of(dataset, "val") == words(20) and dataset.name == "numbers"
     with refused("tokens of symbols", "--target_tokenizer=bytes"):
-        open_pair_dataset("numbers", target_tokenizer="bytes")
-    with refused("holds pairs", "--architecture=encoder_decoder"):
-        open_dataset("numbers")
+        open_dataset("numbers", target_tokenizer="bytes")
 
 
 def test_pairs_of_a_checkpoint_that_are_gone_or_damaged_are_named(
     tmp_path: Path, data: Path, refused: Callable
 ) -> None:
     dataset = open_pairs([str(write_tsv(tmp_path / "x.tsv", words(20)))])
-    how = dataset.tokenizer, "", dataset.sources, "python train.py x.tsv"
-    assert open_pair_dataset(dataset.name, *how) == dataset
+    how = dataset.tokenizer, dataset.sources, "python train.py x.tsv"
+    assert open_dataset(dataset.name, *how) == dataset
     (dataset.folder / "val.index.bin").unlink()
     with refused("prepared ids of x.tsv are damaged", "python train.py x.tsv"):
-        open_pair_dataset(dataset.name, *how)
+        open_dataset(dataset.name, *how)
 
 
 def test_a_data_folder_with_a_text_is_no_pairs(
@@ -352,7 +351,7 @@ def test_a_data_folder_with_a_text_is_no_pairs(
 ) -> None:
     prepare_dataset([write(tmp_path / "x.txt", "the cat")], data / "x")
     with refused("holds a text, no pairs"):
-        open_pair_dataset("x")
+        load_pairs(data / "x")
 
 
 def test_pairs_and_a_text_in_one_folder_replace_each_other(
