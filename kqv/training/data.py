@@ -144,8 +144,9 @@ def open_data(
 
     def open_it() -> Dataset:
         if not request.texts and not val_text:
-            kind = tokenizer or given.get("tokenizer", "")
-            return open_dataset(settings.dataset, kind, sources, again)
+            kind = source_tokenizer or given.get("tokenizer", "")
+            target_kind = tokenizer or given.get("target_tokenizer", "")
+            return open_dataset(settings.dataset, kind, sources, again, target_kind)
         if settings.architecture == "encoder_decoder":
             return open_pairs(
                 request.texts, val_text, settings.encoding,
