@@ -1,6 +1,7 @@
 """A checkpoint as the GGUF file that llama.cpp reads. There is no way back.
 
-llama.cpp has the graphs of both families. GPT-2's needs every bias, zeros where there are none, and
+llama.cpp has the graphs of GPT-2 and Qwen3. (It has T5's, too, but its server, which the tests run,
+never calls the encoder and aborts.) GPT-2's needs every bias, zeros where there are none, and
 computes GELU by its tanh formula; 1/√d_k is built in. Of its tokenizers these give our ids:
 
 - characters and bytes: RWKV's, which takes the longest token that fits at each place, here a single
@@ -20,6 +21,7 @@ from kqv.exchange.families import (
     TITLES,
     check_formula,
     decoder_family,
+    family,
     places,
     to_theirs,
 )
@@ -41,7 +43,7 @@ def to_gguf(model: GPT, tokenizer: Tokenizer, dtype: str, path: Path) -> list[st
     """
     import gguf
 
-    name = decoder_family(model.config, "llama.cpp")
+    name = decoder_family(model.config, "llama.cpp's server")
     check_formula(model)
     weights = to_theirs(model.state_dict(), places(model.config, "gguf"))
     with replacing(path) as file:
@@ -76,7 +78,7 @@ def _dtype_of(name: str, numbers: np.ndarray, dtype: str) -> str:
 
 
 def _add_config(writer: Any, config: GPTConfig) -> None:
-    name = decoder_family(config, "llama.cpp")
+    name = family(config)
     writer.add_name(f"a {TITLES[name]} trained with kqv")
     writer.add_context_length(config.block_size)
     writer.add_embedding_length(config.n_embd)

@@ -104,22 +104,25 @@ def _tokenizer_config(
     model: GPT, tokenizer: Tokenizer, vocabulary: dict[str, Any], padding: int
 ) -> dict[str, Any]:
     name_of = {number: name for name, number in vocabulary["model"]["vocab"].items()}
+    special = {"pad_token": padding}
+    if model.config.architecture == "encoder":
+        special |= {"mask_token": tokenizer.marker_id(MASK)}
+    if model.config.has_cross_attention:
+        special |= {"bos_token": tokenizer.marker_id(TARGET_BEGIN)}
+        special |= {"eos_token": tokenizer.marker_id(DOCUMENT_END)}
     found = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": model.config.block_size,
-        "pad_token": name_of[padding],
+        **{key: name_of[number] for key, number in special.items()},
         "padding_side": "left",  # the answer follows the prompt
         # The name of the byte 0xFF is ÿ, which a text may have.
-        "split_special_tokens": tokenizer.token_bytes(padding) == b"\xff",
+        "split_special_tokens": any(
+            name_of[number] != tokenizer.decode([number]) for number in special.values()
+        ),
     }
     if model.config.architecture != "decoder":  # no segments, which T5 has not at all
         found |= {"model_input_names": ["input_ids", "attention_mask"], "padding_side": "right"}
-    if model.config.architecture == "encoder":
-        found |= {"mask_token": name_of[tokenizer.marker_id(MASK)]}
-    if model.config.has_cross_attention:
-        begin, end = (name_of[tokenizer.marker_id(each)] for each in (TARGET_BEGIN, DOCUMENT_END))
-        found |= {"bos_token": begin, "eos_token": end}
     return found
 
 

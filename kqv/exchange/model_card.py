@@ -21,7 +21,7 @@ TASKS = {
 }
 # Settings of a run that are not part of its recipe.
 NOT_IN_RECIPE = (
-    *("out_dir", "init_from", "dataset"),
+    *("out_dir", "init_from", "dataset", "val_text"),
     *("wandb_log", "wandb_project", "wandb_run_name"),
 )
 

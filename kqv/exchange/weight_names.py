@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Name(NamedTuple):
-    """A module of ours, and what others call it; "" where llama.cpp does not run the family."""
+    """A module of ours, and what others call it; "" where llama.cpp's server does not run it."""
 
     ours: str
     huggingface: str
@@ -56,27 +56,26 @@ BERT_BLOCK = [
 ]
 
 
-def _t5_attention(ours: str, norm: str, theirs: str, gguf: str) -> list[Name]:
-    """An attention of T5 and the norm before it; `theirs` is the layer and the attention in it."""
+def _t5_attention(ours: str, norm: str, layer: str, theirs: str) -> list[Name]:
+    """An attention of T5, and the norm before it."""
     names = [("query", "q"), ("key", "k"), ("value", "v"), ("output", "o")]
-    layer = theirs.rpartition(".")[0]
     return [
-        *(Name(f"{ours}.{name}", f"{theirs}.{short}", f"{gguf}_{short}") for name, short in names),
-        Name(norm, f"{layer}.layer_norm", f"{gguf}_norm"),
+        *(Name(f"{ours}.{name}", f"{layer}.{theirs}.{short}") for name, short in names),
+        Name(norm, f"{layer}.layer_norm"),
     ]
 
 
 def _t5_mlp(layer: str) -> list[Name]:
     return [
-        Name("mlp.gate", f"{layer}.DenseReluDense.wi_0", "ffn_gate"),
-        Name("mlp.up", f"{layer}.DenseReluDense.wi_1", "ffn_up"),
-        Name("mlp.down", f"{layer}.DenseReluDense.wo", "ffn_down"),
-        Name("mlp_norm", f"{layer}.layer_norm", "ffn_norm"),
+        Name("mlp.gate", f"{layer}.DenseReluDense.wi_0"),
+        Name("mlp.up", f"{layer}.DenseReluDense.wi_1"),
+        Name("mlp.down", f"{layer}.DenseReluDense.wo"),
+        Name("mlp_norm", f"{layer}.layer_norm"),
     ]
 
 
-T5_SELF = _t5_attention("attention", "attention_norm", "layer.0.SelfAttention", "attn")
-T5_CROSS = _t5_attention("cross_attention", "cross_norm", "layer.1.EncDecAttention", "cross_attn")
+T5_SELF = _t5_attention("attention", "attention_norm", "layer.0", "SelfAttention")
+T5_CROSS = _t5_attention("cross_attention", "cross_norm", "layer.1", "EncDecAttention")
 T5_BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias"  # of positions; once per stack
 
 # The modules of a model, in the order of theirs.
@@ -103,13 +102,13 @@ MODULES: dict[str, list[Name | Blocks]] = {
         Name("head", "lm_head"),
     ],
     "t5": [
-        Name("embedding", "shared", "token_embd"),
-        Name("encoder.relative.bias", f"encoder.{T5_BIAS}", "enc.blk.0.attn_rel_b"),
-        Blocks("encoder.blocks", "encoder.block", "enc.blk", T5_SELF + _t5_mlp("layer.1")),
-        Name("encoder.norm", "encoder.final_layer_norm", "enc.output_norm"),
-        Name("relative.bias", f"decoder.{T5_BIAS}", "dec.blk.0.attn_rel_b"),
-        Blocks("blocks", "decoder.block", "dec.blk", T5_SELF + T5_CROSS + _t5_mlp("layer.2")),
-        Name("norm", "decoder.final_layer_norm", "dec.output_norm"),
-        Name("head", "lm_head", "output"),
+        Name("embedding", "shared"),
+        Name("encoder.relative.bias", f"encoder.{T5_BIAS}"),
+        Blocks("encoder.blocks", "encoder.block", "", T5_SELF + _t5_mlp("layer.1")),
+        Name("encoder.norm", "encoder.final_layer_norm"),
+        Name("relative.bias", f"decoder.{T5_BIAS}"),
+        Blocks("blocks", "decoder.block", "", T5_SELF + T5_CROSS + _t5_mlp("layer.2")),
+        Name("norm", "decoder.final_layer_norm"),
+        Name("head", "lm_head"),
     ],
 }

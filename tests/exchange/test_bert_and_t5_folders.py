@@ -129,6 +129,24 @@ def test_transformers_translates_a_padded_batch_as_we_do(kind: str, tmp_path: Pa
     assert back.to_dict() | same == tokenizer.to_dict() | same
 
 
+@pytest.mark.parametrize("kind", VOCABULARIES)
+@pytest.mark.parametrize("shape", ["bert", "t5"])
+def test_no_text_is_taken_for_a_marker_and_a_mask_is_one(
+    shape: str, kind: str, tmp_path: Path
+) -> None:
+    model, tokenizer = shaped(shape, VOCABULARIES[kind]())
+    to_huggingface(model, tokenizer, CHECKPOINT, tmp_path / "there")
+    reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "there", local_files_only=True)
+    # Ă, ă and Ě are the names of the markers' bytes there.
+    for text in ("the hat", "", "Ăă Ěa ÿ", "ĂăĚ"):
+        if tokenizer.knows(text):
+            assert reader(text)["input_ids"] == tokenizer.encode(text)
+    if shape == "bert":
+        mask = tokenizer.marker_id(MASK)
+        expected = [*tokenizer.encode("a"), mask, *tokenizer.encode("b")]
+        assert reader(f"a{MASK}b")["input_ids"] == expected
+
+
 # --- theirs to ours -----------------------------------------------------------------------------
 
 

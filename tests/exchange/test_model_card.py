@@ -29,6 +29,11 @@ def test_the_card_calls_the_text_what_its_user_calls_it(tmp_path: Path) -> None:
     assert "- text: cache/animals-1\n" in card(tmp_path / "older", older)
 
 
+def test_the_card_tells_no_path_of_the_machine(tmp_path: Path) -> None:
+    config = {"dataset": "/home/me/data", "out_dir": "/home/me/out", "val_text": ("/home/me/dev",)}
+    assert "/home/me" not in card(tmp_path / "there", CHECKPOINT | {"config": config})
+
+
 def test_the_card_names_what_finds_an_unknown_character(tmp_path: Path) -> None:
     """The library's own error does not name it."""
     transformers = pytest.importorskip("transformers")
