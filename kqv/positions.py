@@ -102,6 +102,7 @@ class RelativeBias(nn.Module):
         those of the same tokens. Later queries are one token, and the keys those in a KV cache,
         where position p is in slot p % reach."""
         queries = torch.arange(start, start + time, device=self.bias.weight.device)[:, None]
-        slots = torch.arange(min(start + time, self.reach), device=queries.device)
+        seen = min(start + time, self.reach) if start else time
+        slots = torch.arange(seen, device=queries.device)
         distance = (queries - slots) % self.reach if start else queries - slots
         return self.bias(relative_buckets(distance, self.both_ways)).permute(2, 0, 1)
