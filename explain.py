@@ -5,6 +5,7 @@ python explain.py --step=0 --against=out              before training beside aft
 python explain.py --format=text --layer=1 --head=2    figures of all heads and a map of one
 python explain.py --format=png                        all heads as maps, in out/explain.png
 python explain.py --format=json                       all numbers, in out/explain.json
+python explain.py --out_dir=out-g2p --text=colonel    an encoder–decoder: letters meet sounds
 """
 
 import signal
@@ -14,12 +15,12 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from kqv.browser import show
 from kqv.errors import run_script
 from kqv.files import replacing
-from kqv.generation.prompts import text_of
 from kqv.options.checks import check_explaining
 from kqv.options.command_line import read_settings
 from kqv.options.settings import ExplainSettings
@@ -35,37 +36,38 @@ def main(arguments: list[str]) -> int:
     # Importing torch takes a second: only now, when the options are known to be good.
     from kqv.checkpoints.loading import load_model
     from kqv.inside import json_view, page, png_view, text_view
-    from kqv.inside.view import chosen_head, readable_text, untrained_model, view_text
+    from kqv.inside.reading import look, what_to_read
+    from kqv.inside.view import Reader, chosen_heads, untrained_model
 
     end_by_exception()
-    model, tokenizer, checkpoint, path = load_model(settings.out_dir)
-    title = str(path)
+    loaded = load_model(settings.out_dir)
+    checkpoint, path = loaded.checkpoint, loaded.path
+    reader = Reader(str(path), loaded.model, loaded.tokenizer, loaded.source_tokenizer)
+    read = what_to_read(reader, settings, given)
     if settings.step == 0:
-        model, title = untrained_model(model, checkpoint, path), f"{path}, before training"
+        untrained = untrained_model(loaded.model, checkpoint, path)
+        reader = replace(reader, model=untrained, title=f"{path}, before training")
     else:
         for remark in checkpoint_remarks(checkpoint, path, settings.out_dir):
             print(remark, file=sys.stderr)
-    if "text" in given:
-        text = text_of(settings.text)
-    else:
-        text = readable_text(model, tokenizer, settings.text)
-    view = view_text(model, tokenizer, text, title)
-    chosen = chosen_head(view.heads, settings.layer, settings.head)
+    view = look(reader, read)
+    chosen = chosen_heads(view, settings.layer, settings.head)
 
     output = path.parent / f"explain.{settings.format}"
     if settings.format == "text":
         print(text_view.render(view, chosen))
     elif settings.format == "json":
-        write(output, json_view.render(text, view).encode())
+        write(output, json_view.render(view).encode())
     elif settings.format == "png":
         write(output, png_view.render(view))
         show(output, settings.open is True)
     else:
         views = [view]
         if settings.against:
-            other, its_tokenizer, _, its_path = load_model(settings.against)
-            views.append(view_text(other, its_tokenizer, text, str(its_path)))
-        write(output, page.render(text, views, chosen).encode())
+            other = load_model(settings.against)
+            tokenizers = other.tokenizer, other.source_tokenizer
+            views.append(look(Reader(str(other.path), other.model, *tokenizers), read))
+        write(output, page.render(views, chosen[-1]).encode())
         show(output, settings.open)
     return 0
 

@@ -8,10 +8,11 @@
 // so that models side by side show the same character, head and stage.
 
 const DATA = JSON.parse(document.querySelector("script[type='application/json']").textContent);
-const TIME = DATA.labels.length; // characters (or other tokens) in the text
+const TEXTS = DATA.texts; // `text`, which the model reads or writes; `source`, if it translates one
 
 const state = {
-  position: TIME - 1, // of the selected character, whose query is shown
+  kind: null, // of attention: encoder, decoder or cross; null for the one that is shown first
+  position: Infinity, // of the selected character, whose query is shown; beyond the end: the last
   hovered: null, // position under the mouse, shown in place of the selected one
   layer: 0,
   head: 0,
@@ -22,16 +23,29 @@ const state = {
 
 // --- attention -----------------------------------------------------------------------------------
 
+// The kinds of attention of a model, each with all that the formulas below need: its own numbers,
+// those of the model, and which of TEXTS its queries and its keys are of. A decoder or an encoder
+// alone has one kind.
+function partsOf(model) {
+  const translates = model.parts.length > 1;
+  return model.parts.map((part) => {
+    const queries = translates && part.kind === "encoder" ? "source" : "text";
+    const keys = part.kind === "cross" ? "source" : queries;
+    const [time, seen] = [TEXTS[queries].labels.length, TEXTS[keys].labels.length];
+    return { ...model, ...part, translates, queries, keys, time, seen };
+  });
+}
+
 // Unpacks one of a layer's tensors: a Float64Array of heads × time × d_k. The numbers are unsigned
 // integers of `nibbles` half bytes each, high one first, in base64: see `pack` in
 // kqv/inside/page.py.
-function unpack(packed, model) {
+function unpack(packed, part, time) {
   const bytes = Uint8Array.from(atob(packed.numbers), (character) => character.charCodeAt(0));
-  const perHead = TIME * model.d_k;
-  const zero = 2 ** (4 * model.nibbles - 1);
-  return Float64Array.from({ length: model.n_head * perHead }, (_, i) => {
+  const perHead = time * part.d_k;
+  const zero = 2 ** (4 * part.nibbles - 1);
+  return Float64Array.from({ length: part.n_head * perHead }, (_, i) => {
     let integer = 0;
-    for (let at = i * model.nibbles; at < (i + 1) * model.nibbles; at++) {
+    for (let at = i * part.nibbles; at < (i + 1) * part.nibbles; at++) {
       integer = integer * 16 + (at % 2 ? bytes[at >> 1] & 15 : bytes[at >> 1] >> 4);
     }
     return (integer - zero) * packed.units[Math.floor(i / perHead)];
@@ -39,11 +53,12 @@ function unpack(packed, model) {
 }
 
 // The query, key or value of one character in one head, d_k numbers.
-function vector(model, kind, layer, head, position) {
-  const packed = model.layers[layer][kind];
-  packed.unpacked ??= unpack(packed, model);
-  const start = (head * TIME + position) * model.d_k;
-  return packed.unpacked.subarray(start, start + model.d_k);
+function vector(part, which, layer, head, position) {
+  const packed = part.layers[layer][which];
+  const time = which === "query" ? part.time : part.seen;
+  packed.unpacked ??= unpack(packed, part, time);
+  const start = (head * time + position) * part.d_k;
+  return packed.unpacked.subarray(start, start + part.d_k);
 }
 
 // A score is a sum of terms, one for each dimension, and a function of that sum.
@@ -59,11 +74,11 @@ const FROM_SUM = {
   linear: (sum) => Math.log(Math.max(sum, 1e-6)),
 };
 
-function rawScore(model, query, key) {
-  const term = TERMS[model.score];
+function rawScore(part, query, key) {
+  const term = TERMS[part.score];
   let sum = 0;
-  for (let i = 0; i < model.d_k; i++) sum += term(query[i], key[i]);
-  return FROM_SUM[model.score](sum);
+  for (let i = 0; i < part.d_k; i++) sum += term(query[i], key[i]);
+  return FROM_SUM[part.score](sum);
 }
 
 function softmax(scores) {
@@ -75,31 +90,33 @@ function softmax(scores) {
 
 // All stages of attention for the query of one character in one head. raw, scaled, masked and
 // weights have a number for each key; output has d_k.
-function attend(model, layer, head, position) {
-  const query = vector(model, "query", layer, head, position);
-  const [first, last] = model.rows[position]; // the positions that the mask allows
-  const raw = new Float64Array(TIME);
-  for (let s = 0; s < TIME; s++) {
-    raw[s] = rawScore(model, query, vector(model, "key", layer, head, s));
+function attend(part, layer, head, position) {
+  const query = vector(part, "query", layer, head, position);
+  const [first, last] = part.rows[position]; // the positions that the mask allows
+  const raw = new Float64Array(part.seen);
+  for (let s = 0; s < part.seen; s++) {
+    raw[s] = rawScore(part, query, vector(part, "key", layer, head, s));
   }
-  const scaled = raw.map((score) => score * model.scale);
-  const masked = scaled.map((score, s) => (first <= s && s <= last ? score : -Infinity));
+  const scaled = raw.map((score) => score * part.scale);
+  // Relative positions add a number for each distance, from -(seen - 1) on.
+  const bias = (s) => part.bias?.[head][position - s + part.seen - 1] ?? 0;
+  const masked = scaled.map((score, s) => (first <= s && s <= last ? score + bias(s) : -Infinity));
   const weights = softmax(masked);
-  const output = new Float64Array(model.d_k);
+  const output = new Float64Array(part.d_k);
   for (let s = first; s <= last; s++) {
-    const value = vector(model, "value", layer, head, s);
+    const value = vector(part, "value", layer, head, s);
     value.forEach((number, i) => (output[i] += weights[s] * number));
   }
   return { raw, scaled, masked, weights, output };
 }
 
-// `attend` for every character of the text. The latest head is cached.
-function attendAll(model, layer, head) {
-  if (model.cached?.layer !== layer || model.cached.head !== head) {
-    const rows = DATA.labels.map((_, position) => attend(model, layer, head, position));
-    model.cached = { layer, head, rows };
+// `attend` for every query. The latest head is cached.
+function attendAll(part, layer, head) {
+  if (part.cached?.layer !== layer || part.cached.head !== head) {
+    const rows = part.rows.map((_, position) => attend(part, layer, head, position));
+    part.cached = { layer, head, rows };
   }
-  return model.cached.rows;
+  return part.cached.rows;
 }
 
 // --- colours -------------------------------------------------------------------------------------
@@ -167,7 +184,9 @@ function format(number) {
 
 // Isolates keep a right-to-left letter from reordering what stands beside it.
 const isolated = (label) => `\u2068${label}\u2069`;
-const name = (position) => `“${isolated(DATA.labels[position])}” (${position})`;
+const name = (text, position) => `“${isolated(TEXTS[text].labels[position])}” (${position})`;
+const queryName = (part, position) => name(part.queries, position);
+const keyName = (part, position) => name(part.keys, position);
 const quiet = (textContent) => element("p", { className: "quiet", textContent });
 
 // Arrow keys, Home and End in a list or grid of items, one of which is selected (the listbox
@@ -239,20 +258,20 @@ function table(className, head, rows, foot) {
   return element("div", { className: "long number" }, made);
 }
 
-// Draws a square map: a pixel for each pair of characters, scaled up to `size` pixels.
-function drawMap(canvas, size, colourAt) {
-  const pixels = new ImageData(TIME, TIME);
-  for (let t = 0; t < TIME; t++) {
-    for (let s = 0; s < TIME; s++) {
-      pixels.data.set([...colourAt(t, s), 255], 4 * (t * TIME + s));
+// Draws a map: a cell for each query (a row) and key (a column), scaled up to the size in pixels.
+function drawMap(canvas, width, height, part, colourAt) {
+  const pixels = new ImageData(part.seen, part.time);
+  for (let t = 0; t < part.time; t++) {
+    for (let s = 0; s < part.seen; s++) {
+      pixels.data.set([...colourAt(t, s), 255], 4 * (t * part.seen + s));
     }
   }
-  const small = new OffscreenCanvas(TIME, TIME);
+  const small = new OffscreenCanvas(part.seen, part.time);
   small.getContext("2d").putImageData(pixels, 0, 0);
-  canvas.width = canvas.height = size;
+  Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
-  context.imageSmoothingEnabled = TIME > size;
-  context.drawImage(small, 0, 0, size, size);
+  context.imageSmoothingEnabled = part.seen > width || part.time > height;
+  context.drawImage(small, 0, 0, width, height);
 }
 
 // --- the stages of attention ---------------------------------------------------------------------
@@ -301,51 +320,85 @@ const SCORE_FORMULAS = {
   linear: "log φ(Q) φ(K)ᵀ",
 };
 
-// The formula of a model's attention, in parts [text, stage].
-function attentionFormula(model) {
+// What is said of a stage where it is not the same in all models.
+const CROSS_VECTORS =
+  "The query is of a character of the target: its row of the decoder's residual stream, " +
+  "normalised, times a learned matrix. Key and value are of a character of the source: its row of " +
+  "the encoder's output, times a matrix for each.";
+const NOTHING_MASKED = "Nothing is masked here: every character of the text may be seen.";
+const BIAS =
+  " Relative positions add a number for each distance, which all layers share (Raffel et al. " +
+  "2020, T5).";
+
+// An encoder and cross-attention have no mask, unless a window limits how far they look.
+function isMasked(part) {
+  const seesAll = ([first, last]) => first === 0 && last === part.seen - 1;
+  return part.kind === "decoder" || !part.rows.every(seesAll);
+}
+
+function whatOf(part, stage) {
+  const what = STAGES[stage].what;
+  if (stage === "vectors") return part.kind === "cross" ? CROSS_VECTORS : what;
+  if (stage !== "masked") return what;
+  return (isMasked(part) ? what : NOTHING_MASKED) + (part.bias ? BIAS : "");
+}
+
+// The formula of attention, in pieces [text, stage].
+function attentionFormula(part) {
+  const added = (part.bias ? " + bias" : "") + (isMasked(part) ? " + mask" : "");
   return [
     ["softmax(", "weights"],
-    [SCORE_FORMULAS[model.score], "raw"],
-    [` · ${model.scale_text}`, "scaled"],
-    [" + mask", "masked"],
+    [SCORE_FORMULAS[part.score], "raw"],
+    [` · ${part.scale_text}`, "scaled"],
+    [added, "masked"],
     [")", "weights"],
     [" V", "output"],
   ];
 }
 
 // What the tab of the open stage holds, for the query of one character in one head.
-function stageDetail(model, layer, head, position) {
-  const at = (kind, where = position) => vector(model, kind, layer, head, where);
-  if (state.stage === "vectors") return vectorDetail(model, at);
-  const stages = attend(model, layer, head, position);
-  if (state.stage === "output") return outputDetail(stages, at);
-  const key = state.key ?? stages.weights.indexOf(Math.max(...stages.weights));
-  const list = scoreList(model, stages[state.stage], position, key);
+function stageDetail(part, layer, head, position, key) {
+  const at = (which, where = position) => vector(part, which, layer, head, where);
+  const stages = attendAll(part, layer, head)[position];
+  if (state.stage === "vectors") return vectorDetail(part, at, position, key);
+  if (state.stage === "output") return outputDetail(part, stages, at);
+  const list = scoreList(part, stages[state.stage], position, key);
   if (state.stage !== "raw") return [list];
-  return [list, ...scoreSum(model, at, position, key, stages.raw[key])];
+  return [list, ...scoreSum(part, at, position, key, stages.raw[key])];
 }
 
-function vectorDetail(model, at) {
+const mostWeight = (weights) => weights.indexOf(Math.max(...weights));
+
+// Query, key and value of one character; in cross-attention the query of one of the target, key and
+// value of one of the source.
+function vectorDetail(part, at, position, key) {
   const kinds = ["query", "key", "value"];
-  const rows = Array.from({ length: model.d_k }, (_, i) => ({
-    cells: [String(i), ...kinds.map((kind) => format(at(kind)[i]))],
+  const crosses = part.kind === "cross";
+  const vectors = crosses ? [at("query"), at("key", key), at("value", key)] : kinds.map((k) => at(k));
+  const owners = [queryName(part, position), keyName(part, key), keyName(part, key)];
+  const rows = Array.from({ length: part.d_k }, (_, i) => ({
+    cells: [String(i), ...vectors.map((numbers) => format(numbers[i]))],
     className: "pick",
     selected: i === state.dimension,
     onclick: () => choose({ dimension: i }),
   }));
   return [
-    ...kinds.flatMap((kind) => [quiet(kind), bars(kind, at(kind))]),
+    ...kinds.flatMap((kind, i) => [
+      quiet(crosses ? `${kind} of ${owners[i]}` : kind),
+      bars(kind, vectors[i]),
+    ]),
     table("vectors", ["dimension", ...kinds], rows),
   ];
 }
 
 // The output vector, and one dimension of it written out as a sum over the characters.
-function outputDetail({ weights, output }, at) {
+function outputDetail(part, { weights, output }, at) {
   const i = state.dimension;
-  const positions = DATA.labels.map((_, s) => s).filter((s) => weights[s] > 0);
+  const positions = Array.from(weights.keys()).filter((s) => weights[s] > 0);
   const rows = positions.map((s) => {
     const number = at("value", s)[i];
-    return { cells: [name(s), format(weights[s]), format(number), format(weights[s] * number)] };
+    const product = format(weights[s] * number);
+    return { cells: [keyName(part, s), format(weights[s]), format(number), product] };
   });
   const titles = ["character", "weight", `value[${i}]`, "product"];
   return [
@@ -356,12 +409,12 @@ function outputDetail({ weights, output }, at) {
 }
 
 // The numbers of one stage, a row for each key. In the raw stage one key is selected.
-function scoreList(model, numbers, position, selectedKey) {
+function scoreList(part, numbers, position, selectedKey) {
   const finite = numbers.filter(Number.isFinite);
   const [least, most] = [Math.min(...finite), Math.max(0, ...finite)];
-  const [first, last] = model.rows[position];
-  const rows = DATA.labels.map((_, s) => ({
-    cells: [name(s), gauge(numbers[s], least, most), format(numbers[s])],
+  const [first, last] = part.rows[position];
+  const rows = Array.from(numbers, (number, s) => ({
+    cells: [keyName(part, s), gauge(number, least, most), format(number)],
     className: first <= s && s <= last ? "pick" : "pick forbidden",
     selected: state.stage === "raw" && s === selectedKey,
     onclick: () => choose({ key: s, stage: "raw" }),
@@ -370,18 +423,42 @@ function scoreList(model, numbers, position, selectedKey) {
 }
 
 // One score written out as a sum over the dimensions.
-function scoreSum(model, at, position, key, score) {
+function scoreSum(part, at, position, key, score) {
   const [query, other] = [at("query"), at("key", key)];
-  const products = query.map((number, i) => TERMS[model.score](number, other[i]));
+  const products = query.map((number, i) => TERMS[part.score](number, other[i]));
   const rows = Array.from(products, (product, i) => ({
     cells: [String(i), format(query[i]), format(other[i]), format(product)],
   }));
   const sum = products.reduce((a, b) => a + b);
-  const term = model.score === "linear" ? "φ · φ" : "product";
+  const term = part.score === "linear" ? "φ · φ" : "product";
+  const pair = `query of ${queryName(part, position)}, key of ${keyName(part, key)}`;
   return [
-    quiet(`query of ${name(position)}, key of ${name(key)}: score ${format(score)}`),
+    quiet(`${pair}: score ${format(score)}`),
     table("product", ["dimension", "query", "key", term], rows, ["sum", "", "", format(sum)]),
   ];
+}
+
+const PART_TITLES = {
+  encoder: "Encoder, layer",
+  decoder: "Decoder, layer",
+  cross: "Cross-attention, layer",
+};
+
+// The head and the character that are shown, as a title.
+function headTitle(part, layer, head, position) {
+  const start = part.translates ? PART_TITLES[part.kind] : "Layer";
+  const title = `${start} ${layer}, head ${head}: query of ${queryName(part, position)}`;
+  return part.kind === "cross" ? `${title} of the target, keys and values of the source` : title;
+}
+
+// One plain sentence about the query of a character, in a model that translates.
+function sentence(part, position, weights) {
+  if (!part.translates) return "";
+  const key = mostWeight(weights);
+  const [query, seen] = [queryName(part, position), keyName(part, key)];
+  const weight = `weight ${weights[key].toFixed(2)}`;
+  if (part.kind !== "cross") return `${query} looks most at ${seen}: ${weight}.`;
+  return `To write what follows ${query}, the decoder looks most at ${seen} of the source: ${weight}.`;
 }
 
 // --- the figures of a head -----------------------------------------------------------------------
@@ -392,16 +469,28 @@ const FIGURES = {
     "entropy",
     "of the weights, in nats: 0 if one character has all, log(n) if n share it evenly",
   ],
-  distance: ["distance", "how many characters back it looks, mean"],
+  distance: ["distance", "how many characters away it looks, mean"],
   saturated: ["saturated", "share of the rows with weight over 0.9 on one character"],
   raw_variance: ["var. raw", "variance of the scores before scaling: about d_k for random vectors"],
   scaled_variance: ["var. scaled", "the same after scaling: about 1 if the scale is 1/√d_k"],
-  previous: ["previous", "weight on the previous character, in a text that the model generated"],
+  previous: [
+    "previous",
+    "weight on the previous character; of a decoder alone, in a text that it generated",
+  ],
   line_start: ["line start", "weight on the start of the line, in the same text"],
   induction: [
     "induction",
     "weight on what followed the same character last time, in a random text that is repeated " +
       "(Olsson et al. 2022)",
+  ],
+  itself: ["itself", "weight on the character itself"],
+  following: ["next", "weight on the next character"],
+  first: ["first", "weight on the first character"],
+  diagonal: ["off diagonal", "distance from the diagonal of the map, as a share of its side, mean"],
+  alignment: [
+    "alignment",
+    "correlation of the places in target and source, by weight: 1 if it reads the source in step " +
+      "with the target, 0 if in no order, -1 backwards",
   ],
 };
 // Labels for what a head does, by the figure that tells.
@@ -409,11 +498,17 @@ const BADGES = {
   previous: "previous",
   line_start: "line start",
   induction: "induction",
+  itself: "itself",
+  following: "next",
+  first: "first",
+  alignment: "aligned",
 };
 const BADGE_THRESHOLD = 1 / 3; // of a head's weight
+const ALIGNED = 0.8; // a correlation
 
 function badges(figures) {
-  const kinds = Object.keys(BADGES).filter((key) => figures[key] > BADGE_THRESHOLD);
+  const least = (key) => (key === "alignment" ? ALIGNED : BADGE_THRESHOLD);
+  const kinds = Object.keys(BADGES).filter((key) => figures[key] > least(key));
   const badge = (key) => element("span", { className: "badge", textContent: BADGES[key] });
   return kinds.flatMap((key) => [badge(key), " "]);
 }
@@ -423,93 +518,152 @@ function badges(figures) {
 class Viewer {
   constructor(model) {
     this.model = model;
+    this.parts = partsOf(model);
     this.root = document.querySelector("template").content.firstElementChild.cloneNode(true);
     this.find(".title").textContent = model.title;
     this.find(".caption").textContent = model.caption;
     this.find(".weights-code").textContent = DATA.code.weights;
     this.find(".next-code").textContent = DATA.code.next;
     this.buildText();
+    this.buildKinds();
     this.buildHeads();
     this.buildStages();
     this.buildMap();
-    this.buildFigures();
   }
 
   find(selector) {
     return this.root.querySelector(selector);
   }
 
+  // The kind of attention that is shown: the chosen one, or the last that this model has.
+  get part() {
+    return this.parts.find((part) => part.kind === state.kind) ?? this.parts.at(-1);
+  }
+
   // The head that is shown: the chosen one, or the nearest that this model has.
   get layer() {
-    return Math.min(state.layer, this.model.n_layer - 1);
+    return Math.min(state.layer, this.part.layers.length - 1);
   }
 
   get head() {
     return Math.min(state.head, this.model.n_head - 1);
   }
 
-  // The position whose query is shown.
+  // The position whose query is shown, and the one that is selected.
   get position() {
-    return state.hovered ?? state.position;
+    return state.hovered ?? this.selected;
+  }
+
+  get selected() {
+    return Math.min(state.position, this.part.time - 1);
   }
 
   // --- what is built once ---
 
-  // The text, below each character the likeliest next one.
+  // The text, below each character the likeliest next one; before it the source, if there is one.
   buildText() {
-    const strip = this.find(".strip");
-    strip.dir = DATA.direction;
-    DATA.labels.forEach((label, position) => {
-      const [guess, probability] = this.model.predictions[this.model.n_layer][position][0];
-      const title = `next: ${guess} ${probability}`;
-      const next = element("span", { className: "next", textContent: guess, title });
-      next.style.opacity = 0.25 + 0.75 * probability;
+    this.strips = { text: this.find(".strip") };
+    if (TEXTS.source) {
+      const source = this.strips.text.cloneNode();
+      source.classList.replace("characters", "source");
+      source.setAttribute("aria-label", "the source: choose a character");
+      this.strips.text.before(source);
+      this.strips.source = source;
+    }
+    for (const [text, strip] of Object.entries(this.strips)) this.fillStrip(text, strip);
+  }
+
+  fillStrip(text, strip) {
+    const { labels, direction } = TEXTS[text];
+    strip.dir = direction;
+    labels.forEach((label, position) => {
       const className = label.startsWith("U+") ? "code-point" : "";
       const options = {
         data: { position },
-        title: name(position),
+        title: name(text, position),
         role: "option",
-        onclick: () => choose({ position, key: null }),
+        onclick: () => this.pick(text, position),
         onpointerenter: (event) =>
-          event.pointerType === "mouse" && choose({ hovered: position }),
+          event.pointerType === "mouse" &&
+          text === this.part.queries &&
+          choose({ hovered: position }),
       };
       const character = element("span", { className, textContent: label });
-      strip.append(element("button", options, character, next));
+      const next = text === "text" ? [this.nextOf(position)] : [];
+      strip.append(element("button", options, character, ...next));
     });
     strip.addEventListener("pointerleave", () => choose({ hovered: null }));
-    const select = (position) => choose({ position, hovered: null, key: null });
-    navigateByKeys(strip, TIME, () => state.position, select);
+    const isKeys = () => text !== this.part.queries;
+    const selected = () => (isKeys() ? this.key : this.selected);
+    navigateByKeys(strip, labels.length, selected, (position) => this.pick(text, position));
   }
 
-  // A small map for each head.
+  // The likeliest character after a position of the text.
+  nextOf(position) {
+    const [guess, probability] = this.model.predictions.at(-1)[position][0];
+    const title = `next: ${guess} ${probability}`;
+    const next = element("span", { className: "next", textContent: guess, title });
+    next.style.opacity = 0.25 + 0.75 * probability;
+    return next;
+  }
+
+  // Selects a character: its query or, if queries are of the other text, its key.
+  pick(text, position) {
+    if (text === this.part.queries) choose({ position, hovered: null, key: null });
+    else choose({ key: position, stage: "raw" });
+  }
+
+  // The key whose score is written out.
+  get key() {
+    const { weights } = attendAll(this.part, this.layer, this.head)[this.position];
+    return Math.min(state.key ?? mostWeight(weights), this.part.seen - 1);
+  }
+
+  // Tabs for the kinds of attention, if there are several.
+  buildKinds() {
+    if (this.parts.length === 1) return;
+    const tabs = this.find(".kinds");
+    const kinds = this.parts.map((part) => part.kind);
+    const open = (kind) => choose({ kind, position: Infinity, hovered: null, key: null });
+    for (const kind of kinds) {
+      const options = { textContent: kind, role: "tab", data: { kind }, onclick: () => open(kind) };
+      tabs.append(element("button", options));
+    }
+    const selected = () => kinds.indexOf(this.part.kind);
+    navigateByKeys(tabs, kinds.length, selected, (i) => open(kinds[i]));
+  }
+
+  // A small map for each head. Kinds of attention may differ in their layers.
   buildHeads() {
-    const { n_layer, n_head } = this.model;
+    const { n_head } = this.model;
     const grid = this.find(".heads");
     const widest = n_head < 9 ? "8rem" : "1fr";
     grid.style.gridTemplateColumns = `repeat(${n_head}, minmax(2.75rem, ${widest}))`;
-    for (let layer = 0; layer < n_layer; layer++) {
-      for (let head = 0; head < n_head; head++) {
-        const title = `layer ${layer}, head ${head}`;
-        const onclick = () => choose({ layer, head, key: null });
-        const caption = element("span", { className: "name", textContent: `${layer}.${head}` });
-        const options = { title, role: "option", data: { layer, head }, onclick };
-        const button = element("button", options, element("canvas"), caption);
-        button.setAttribute("aria-label", title);
-        grid.append(button);
-      }
-    }
     const select = (i) =>
       choose({ layer: Math.floor(i / n_head), head: i % n_head, key: null });
     navigateByKeys(grid, n_head, () => this.layer * n_head + this.head, select);
   }
 
-  // The formula and the tabs of its stages.
+  fillHeads() {
+    const buttons = this.part.layers.flatMap((_, layer) =>
+      Array.from({ length: this.model.n_head }, (_, head) => this.headButton(layer, head)),
+    );
+    this.find(".heads").replaceChildren(...buttons);
+  }
+
+  headButton(layer, head) {
+    const title = `layer ${layer}, head ${head}`;
+    const onclick = () => choose({ layer, head, key: null });
+    const caption = element("span", { className: "name", textContent: `${layer}.${head}` });
+    const options = { title, role: "option", data: { layer, head }, onclick };
+    const button = element("button", options, element("canvas"), caption);
+    button.setAttribute("aria-label", title);
+    return button;
+  }
+
+  // The tabs of the stages.
   buildStages() {
-    const formula = this.find(".formula");
-    for (const [textContent, stage] of attentionFormula(this.model)) {
-      formula.append(element("span", { className: "part", textContent, data: { stage } }));
-    }
-    const tabs = this.find("[role='tablist']");
+    const tabs = this.find(".stages");
     const stages = Object.keys(STAGES);
     for (const stage of stages) {
       const onclick = () => choose({ stage });
@@ -518,6 +672,13 @@ class Viewer {
     }
     const selected = () => stages.indexOf(state.stage);
     navigateByKeys(tabs, stages.length, selected, (i) => choose({ stage: stages[i] }));
+  }
+
+  fillFormula() {
+    const pieces = attentionFormula(this.part).map(([textContent, stage]) =>
+      element("span", { className: "part", textContent, data: { stage } }),
+    );
+    this.find(".formula").replaceChildren(...pieces);
   }
 
   // The large map answers the mouse, a finger and arrow keys.
@@ -532,82 +693,116 @@ class Viewer {
       const step = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1 }[event.key];
       if (!step) return;
       event.preventDefault();
-      const position = Math.max(0, Math.min(TIME - 1, state.position + step));
+      const position = Math.max(0, Math.min(this.part.time - 1, this.selected + step));
       choose({ position, key: null });
     });
   }
 
   // Describes the pair under the pointer below the map. Returns the position of its query.
   pointAt(event) {
+    const { part } = this;
     const box = this.find(".map").getBoundingClientRect();
     // The first row and the first column of cells are the characters themselves.
-    const cell = (offset, size) => Math.floor((offset / size) * (TIME + 1)) - 1;
-    const inText = (position) => Math.max(0, Math.min(TIME - 1, position));
-    const t = inText(cell(event.clientY - box.top, box.height));
-    const s = inText(cell(event.clientX - box.left, box.width));
+    const cell = (offset, size, count) =>
+      Math.max(0, Math.min(count - 1, Math.floor((offset / size) * (count + 1)) - 1));
+    const t = cell(event.clientY - box.top, box.height, part.time);
+    const s = cell(event.clientX - box.left, box.width, part.seen);
     if (event.pointerType === "mouse" && state.hovered !== t) choose({ hovered: t });
-    const { scaled, weights } = attendAll(this.model, this.layer, this.head)[t];
+    const { scaled, weights } = attendAll(part, this.layer, this.head)[t];
     const numbers = `score ${format(scaled[s])}, weight ${format(weights[s])}`;
-    this.find(".readout").textContent = `query of ${name(t)}, key of ${name(s)}: ${numbers}`;
+    const pair = `query of ${queryName(part, t)}, key of ${keyName(part, s)}`;
+    this.find(".readout").textContent = `${pair}: ${numbers}`;
     return t;
   }
 
-  // The figures of all heads, sorted by one of them.
+  // The figures that the heads of this kind of attention have.
+  get figures() {
+    return Object.keys(FIGURES).filter((key) => key in this.part.heads[0]);
+  }
+
+  // What the figures mean. The list of all heads is sorted by one of them.
   buildFigures() {
     this.sorting = { key: null, descending: true };
-    for (const [title, meaning] of Object.values(FIGURES)) {
-      const term = element("dt", { textContent: title });
-      this.find(".meanings").append(term, element("dd", { textContent: meaning }));
-    }
+    const terms = this.figures.flatMap((key) => {
+      const [title, meaning] = FIGURES[key];
+      return [
+        element("dt", { textContent: title }),
+        element("dd", { textContent: meaning }),
+      ];
+    });
+    this.find(".meanings").replaceChildren(...terms);
     this.fillFigures();
   }
 
   // --- what follows the state ---
 
   render() {
-    const { model, layer, head, position } = this;
+    const { part, layer, head, position } = this;
+    if (this.shown !== part) this.showPart();
     this.markText();
     [...this.find(".heads").children].forEach((button, i) => {
-      markSelected(button, i === layer * model.n_head + head);
+      markSelected(button, i === layer * part.n_head + head);
     });
-    for (const tab of this.find("[role='tablist']").children) {
-      markSelected(tab, tab.dataset.stage === state.stage);
+    for (const tab of this.root.querySelectorAll("[role='tab']")) {
+      markSelected(tab, tab.dataset.stage === state.stage || tab.dataset.kind === part.kind);
     }
-    for (const part of this.root.querySelectorAll(".formula .part")) {
-      part.classList.toggle("now", part.dataset.stage === state.stage);
+    for (const piece of this.root.querySelectorAll(".formula .part")) {
+      piece.classList.toggle("now", piece.dataset.stage === state.stage);
     }
-    const title = `Layer ${layer}, head ${head}: query of ${name(position)}`;
-    this.find(".head-name").textContent = title;
-    this.find(".what").textContent = STAGES[state.stage].what;
+    this.find(".head-name").textContent = headTitle(part, layer, head, position);
+    const { weights } = attendAll(part, layer, head)[position];
+    this.find(".sentence").textContent = sentence(part, position, weights);
+    this.find(".what").textContent = whatOf(part, state.stage);
     this.find(".code").textContent = DATA.code[state.stage];
-    state.dimension = Math.min(state.dimension, model.d_k - 1);
-    this.find(".detail").replaceChildren(...stageDetail(model, layer, head, position));
+    state.dimension = Math.min(state.dimension, part.d_k - 1);
+    this.find(".detail").replaceChildren(...stageDetail(part, layer, head, position, this.key));
     this.drawLargeMap();
     this.markFigures();
-    this.fillPredictions();
+    if (part.queries === "text") this.fillPredictions();
+  }
+
+  // Fills what depends on the kind of attention alone.
+  showPart() {
+    this.shown = this.part;
+    const { queries, keys } = this.part;
+    for (const [text, strip] of Object.entries(this.strips)) {
+      strip.hidden = text !== queries && text !== keys;
+      strip.classList.toggle("keys", text !== queries); // the frame is around the chosen key
+    }
+    this.find(".predictions").closest(".panel").hidden = queries !== "text";
+    this.find(".of-next").hidden = queries !== "text";
+    this.fillFormula();
+    this.fillHeads();
+    this.drawHeads();
+    this.buildFigures();
   }
 
   // Colours the characters of the text by their weight.
   markText() {
-    const { weights } = attendAll(this.model, this.layer, this.head)[this.position];
-    [...this.find(".strip").children].forEach((button, s) => {
-      const colour = weightColour(weights[s]);
-      const seen = weights[s] > 0;
-      button.style.background = seen ? css(colour) : "";
-      for (const part of button.children) part.style.color = seen ? legible(colour) : "";
-      markSelected(button, s === this.position);
-    });
+    const { queries, keys } = this.part;
+    const { weights } = attendAll(this.part, this.layer, this.head)[this.position];
+    for (const [text, strip] of Object.entries(this.strips)) {
+      const ofText = (s) => (text === keys ? weights[s] : 0);
+      [...strip.children].forEach((button, s) => {
+        const colour = weightColour(ofText(s));
+        const seen = ofText(s) > 0;
+        button.style.background = seen ? css(colour) : "";
+        for (const span of button.children) span.style.color = seen ? legible(colour) : "";
+        markSelected(button, text === queries ? s === this.position : s === this.key);
+      });
+    }
   }
 
   // Draws the small maps one after another, so that the page responds while there are hundreds.
   drawHeads() {
+    const { part } = this;
     const buttons = [...this.find(".heads").children];
     const drawNext = () => {
       const button = buttons.shift();
       if (!button) return;
       const [layer, head] = [Number(button.dataset.layer), Number(button.dataset.head)];
-      const rows = DATA.labels.map((_, t) => attend(this.model, layer, head, t).weights);
-      drawMap(button.firstElementChild, 96, (t, s) => weightColour(rows[t][s]));
+      const rows = part.rows.map((_, t) => attend(part, layer, head, t).weights);
+      drawMap(button.firstElementChild, 96, 96, part, (t, s) => weightColour(rows[t][s]));
       setTimeout(drawNext);
     };
     drawNext();
@@ -615,7 +810,7 @@ class Viewer {
 
   // The large map shows the scores of the open stage; weights where the stage has no map.
   drawLargeMap() {
-    const rows = attendAll(this.model, this.layer, this.head);
+    const rows = attendAll(this.part, this.layer, this.head);
     const stage = ["raw", "scaled", "masked"].includes(state.stage) ? state.stage : "weights";
     if (stage === "weights") {
       this.drawLabelledMap((t, s) => weightColour(rows[t].weights[s]));
@@ -635,30 +830,34 @@ class Viewer {
 
   // A map with the characters along two sides and a frame around the row of the query.
   drawLabelledMap(colourAt) {
+    const { part, position } = this;
     const map = this.find(".map");
     const ratio = Math.min(devicePixelRatio, 2);
     const size = Math.round(Math.min(640, map.clientWidth || 480) * ratio);
-    const cell = size / (TIME + 1);
+    const [height, width] = [size / (part.time + 1), size / (part.seen + 1)]; // of a cell
+    const cell = Math.min(height, width);
     const inner = new OffscreenCanvas(1, 1);
-    drawMap(inner, Math.max(1, Math.round(cell * TIME)), colourAt);
+    const [across, down] = [Math.round(width * part.seen), Math.round(height * part.time)];
+    drawMap(inner, Math.max(1, across), Math.max(1, down), part, colourAt);
     map.width = map.height = size;
     const context = map.getContext("2d");
-    context.drawImage(inner, cell, cell);
+    context.drawImage(inner, width, height);
     const style = getComputedStyle(this.root);
     if (cell > 6) {
       context.fillStyle = style.color;
       context.textAlign = "center";
       context.textBaseline = "middle";
       context.font = `${Math.min(cell * 0.8, 18 * ratio)}px ui-monospace, monospace`;
-      DATA.labels.forEach((label, i) => {
-        const along = (i + 1.5) * cell;
-        context.fillText(label, along, cell / 2, cell);
-        context.fillText(label, cell / 2, along, cell);
+      TEXTS[part.keys].labels.forEach((label, s) => {
+        context.fillText(label, (s + 1.5) * width, height / 2, width);
+      });
+      TEXTS[part.queries].labels.forEach((label, t) => {
+        context.fillText(label, width / 2, (t + 1.5) * height, width);
       });
     }
     context.strokeStyle = style.getPropertyValue("--negative");
     context.lineWidth = Math.max(1, Math.min(3 * ratio, cell / 6));
-    context.strokeRect(cell, (this.position + 1) * cell, cell * TIME, cell);
+    context.strokeRect(width, (position + 1) * height, size - width, height);
   }
 
   // The colour scale below the map; `colour` maps 0 (left) to 1 (right).
@@ -675,9 +874,9 @@ class Viewer {
 
   fillFigures() {
     const { key, descending } = this.sorting;
-    const order = this.model.heads.slice();
+    const order = this.part.heads.slice();
     if (key) order.sort((a, b) => (descending ? b[key] - a[key] : a[key] - b[key]));
-    const titles = Object.keys(FIGURES).map((each) => this.figureTitle(each));
+    const titles = this.figures.map((each) => this.figureTitle(each));
     const head = element("tr", {}, element("th", { textContent: "head" }), ...titles);
     const body = element("tbody", {}, ...order.map((figures) => this.figureRow(figures)));
     this.find(".figures").replaceChildren(element("thead", {}, head), body);
@@ -705,7 +904,7 @@ class Viewer {
     const { layer, head } = figures;
     const first = element("td", { textContent: `${layer}.${head} ` });
     first.append(...badges(figures));
-    const numbers = Object.keys(FIGURES).map((key) => {
+    const numbers = this.figures.map((key) => {
       const textContent = figures[key].toFixed(figures[key] < 100 ? 2 : 0);
       return element("td", { textContent, data: { key } });
     });
@@ -723,7 +922,7 @@ class Viewer {
 
   // The likeliest next characters after the embedding and after each layer.
   fillPredictions() {
-    const following = DATA.labels[this.position + 1];
+    const following = TEXTS.text.labels[this.position + 1];
     const rows = this.model.predictions.map((positions, depth) => {
       const guesses = positions[this.position].map(([label, probability]) => {
         const colour = weightColour(probability);

@@ -3,9 +3,10 @@
 import unicodedata
 from collections.abc import Iterable
 
-from kqv.text.tokenizer import Tokenizer
+from kqv.text.tokenizer import DOCUMENT_END, MASK, TARGET_BEGIN, Tokenizer
 
-SIGNS = {"\n": "⏎", "\t": "⇥", " ": "␣"}  # for white space
+# For white space and for the markers of kqv/text/tokenizer.py.
+SIGNS = {"\n": "⏎", "\t": "⇥", " ": "␣", TARGET_BEGIN: "⊢", DOCUMENT_END: "⊣", MASK: "□"}
 
 
 def visible(text: str) -> str:
@@ -35,7 +36,22 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 
 def token_label(tokenizer: Tokenizer, token: int) -> str:
     """The visible text of a token, or #id if it has none."""
+    if tokenizer.kind == "symbols":
+        return symbol_label(tokenizer.decode([token]))
     return visible(token_text(tokenizer, token)) or f"#{token}"
+
+
+def symbol_label(symbol: str) -> str:
+    """A symbol, of which an accent stands on the letter before it, as in d͡ʒ."""
+    return "".join(
+        part if number and unicodedata.combining(part) else _visible(part)
+        for number, part in enumerate(symbol)
+    )
+
+
+def width(label: str) -> int:
+    """Cells that a label takes in a terminal."""
+    return sum(not unicodedata.combining(character) for character in label)
 
 
 def terminal_labels(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:

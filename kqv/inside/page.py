@@ -21,7 +21,7 @@ import model as model_py
 from kqv.errors import UserError
 from kqv.inside.figures import HeadFigures
 from kqv.inside.labels import token_label
-from kqv.inside.view import View
+from kqv.inside.view import Part, View
 from kqv.project import ASSETS
 from model import GPTConfig
 
@@ -44,20 +44,19 @@ SCRIPT_SCORES = ("dot", "squared", "linear")  # attention_score values that expl
 SCALE_FORMULAS = {"sqrt": "1/√d_k", "dim": "1/d_k", "none": "1"}
 
 
-def render(text: str, views: Sequence[View], chosen: HeadFigures) -> str:
+def render(views: Sequence[View], chosen: HeadFigures) -> str:
     """The whole page: one model, or two side by side. `chosen` is the head that is open at first.
 
     Raises UserError for what the page cannot show: models that tokenize the text differently,
     scores without a formula in the script, masks with gaps.
     """
-    labels = [_labels(view) for view in views]
-    if any(other != labels[0] for other in labels):
+    texts = [_texts(view) for view in views]
+    if any(other != texts[0] for other in texts):
         titles = " and ".join(view.title for view in views)
         raise UserError(f"{titles} cut the text into different tokens: one page cannot show both")
     nibbles = _nibbles(views)
     data = {
-        "labels": labels[0],
-        "direction": "rtl" if _is_right_to_left(text) else "ltr",
+        "texts": texts[0],
         "models": [_model_data(view, nibbles) for view in views],
         "code": {stage: code_line(*where) for stage, where in CODE.items()},
         "start": {"layer": chosen.layer, "head": chosen.head},
@@ -75,8 +74,16 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def _labels(view: View) -> list[str]:
-    return [token_label(view.tokenizer, token) for token in view.trace.ids]
+def _texts(view: View) -> dict[str, dict[str, Any]]:
+    """What a model reads: its text or, of an encoder–decoder, its source and its target."""
+    names = ("source", "text") if view.trace.source else ("text",)
+    return {
+        name: {
+            "labels": part.keys.labels,
+            "direction": _direction(part.keys.tokenizer.decode(part.keys.ids)),
+        }
+        for name, part in zip(names, view.parts, strict=False)
+    }
 
 
 def script_json(data: Any) -> str:
@@ -94,8 +101,11 @@ def code_line(function: Callable[..., Any], piece: str) -> str:
 def _nibbles(views: Sequence[View]) -> int:
     """The most half bytes per number with which a page stays small enough."""
     count = sum(
-        3 * view.model.config.n_layer * view.model.config.n_embd * len(view.trace.ids)
+        vector.numel()
         for view in views
+        for part in view.parts
+        for layer in part.layers
+        for vector in (layer.query, layer.key, layer.value)
     )
     for nibbles in NIBBLES:
         if count * nibbles / 2 * 4 / 3 <= LARGEST_PACKED:  # base64 takes 4 bytes for 3
@@ -121,7 +131,7 @@ def pack(numbers: Tensor, nibbles: int) -> dict[str, Any]:
 
 def _model_data(view: View, nibbles: int) -> dict[str, Any]:
     """What the script needs of one model. Raises UserError as `render` says."""
-    config, layers = view.model.config, view.trace.layers
+    config = view.model.config
     if config.attention_score not in SCRIPT_SCORES:
         raise UserError(
             f"the page has no formula for attention_score={config.attention_score}: add one to "
@@ -131,25 +141,44 @@ def _model_data(view: View, nibbles: int) -> dict[str, Any]:
     return {
         "title": view.title,
         "caption": _caption(config, nibbles),
-        "n_layer": config.n_layer,
         "n_head": config.n_head,
         "d_k": config.d_k,
         "score": config.attention_score,
-        "scale": layers[0].attention.scale,
+        "scale": view.trace.layers[0].attention.scale,
         "scale_text": SCALE_FORMULAS.get(str(config.attention_scale), str(config.attention_scale)),
         "nibbles": nibbles,
-        "rows": _allowed_ranges(layers[0].allowed, config.mask),
-        "layers": [
-            {name: pack(getattr(layer, name), nibbles) for name in ("query", "key", "value")}
-            for layer in layers
-        ],
-        "heads": [asdict(figures) for figures in view.heads],
+        "parts": [_part_data(part, nibbles) for part in view.parts],
         "predictions": _guesses(view),
     }
 
 
+def _part_data(part: Part, nibbles: int) -> dict[str, Any]:
+    """What the script needs of one kind of attention. Raises UserError as `render` says.
+
+    `bias`, if positions are relative, has for each head a number for each distance, from the last
+    key seen from the first query, -(time - 1), to the first key seen from the last, time - 1.
+    """
+    layers, bias = part.layers, part.layers[0].bias
+    by_distance = {} if bias is None else {"bias": _by_distance(bias).tolist()}
+    return {
+        "kind": part.kind,
+        "rows": _allowed_ranges(layers[0].allowed, layers[0].attention.config.mask),
+        **by_distance,
+        "layers": [
+            {name: pack(getattr(layer, name), nibbles) for name in ("query", "key", "value")}
+            for layer in layers
+        ],
+        "heads": [asdict(figures) for figures in part.heads],
+    }
+
+
+def _by_distance(bias: Tensor) -> Tensor:
+    """A bias (heads, time, time) that depends on the distance alone: (heads, 2 time - 1)."""
+    return torch.cat((bias[:, 0, 1:].flip(1), bias[:, :, 0]), dim=1)
+
+
 def _allowed_ranges(allowed: Tensor, mask: str) -> list[list[int]]:
-    """The first and the last position that each query may look at. allowed: (time, time) bool.
+    """The first and the last position that each query may look at. allowed: (time, seen) bool.
 
     Raises UserError if a mask has gaps in between.
     """
@@ -183,13 +212,16 @@ def _guesses(view: View) -> list[list[list[list[Any]]]]:
 
 def _caption(config: GPTConfig, nibbles: int) -> str:
     """The options of a model that matter to attention, and the precision of the page."""
+    layers = f"{config.n_layer} layers"
+    if config.has_cross_attention:
+        layers = f"encoder of {config.encoder.n_layer} layers, decoder of {config.n_layer}, each"
     words = [
-        f"{config.n_layer} layers of {config.n_head} heads, d_k = {config.d_k}",
+        f"{layers} of {config.n_head} heads, d_k = {config.d_k}",
         f"{config.position} positions",
     ]
     if config.qk_norm:
         words.append("normalised queries and keys")
-    words.append(f"mask {config.mask}")
+    words.append(f"mask {config.mask}" + " in the decoder" * config.has_cross_attention)
     if config.window:
         words.append(f"window {config.window}")
     precision = (
@@ -201,7 +233,8 @@ def _caption(config: GPTConfig, nibbles: int) -> str:
     return f"{', '.join(words)}. {precision}"
 
 
-def _is_right_to_left(text: str) -> bool:
-    """Whether the first letter of a text belongs to a script that is written right to left."""
+def _direction(text: str) -> str:
+    """rtl if the first letter of a text belongs to a script that is written right to left."""
     kinds = (unicodedata.bidirectional(character) for character in text)
-    return next((kind for kind in kinds if kind in ("L", "R", "AL")), "L") != "L"
+    first = next((kind for kind in kinds if kind in ("L", "R", "AL")), "L")
+    return "ltr" if first == "L" else "rtl"

@@ -1,9 +1,13 @@
-"""One model on one text: what every format of explain.py shows."""
+"""One model on one text: what every format of explain.py shows.
+
+`view_text` makes it of a model that reads one text, `view_pair` in pair_view.py of an
+encoder–decoder.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,22 +15,71 @@ from kqv.errors import UserError
 from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import generate
 from kqv.inside.figures import FIGURE_CONTEXT, HeadFigures, head_figures
-from kqv.inside.trace import Trace, record
+from kqv.inside.labels import terminal_labels, token_label
+from kqv.inside.trace import LayerTrace, Trace, record
 from kqv.options.checks import LARGEST_SEED
 from kqv.options.settings import SampleSettings
 from kqv.text.tokenizer import Tokenizer
 from model import GPT
 
 
+class Tokens(NamedTuple):
+    """A text that a model reads."""
+
+    tokenizer: Tokenizer
+    ids: list[int]
+
+    @property
+    def labels(self) -> list[str]:
+        """Each token as a page shows it."""
+        return [token_label(self.tokenizer, token) for token in self.ids]
+
+    @property
+    def terminal_labels(self) -> list[str]:
+        """Each token as a terminal shows it."""
+        return terminal_labels(self.tokenizer, self.ids)
+
+
+@dataclass
+class Part:
+    """One kind of attention in a model, and the texts of its queries and of its keys."""
+
+    kind: str
+    """decoder, encoder, or cross: from a decoder to an encoder"""
+    layers: list[LayerTrace]
+    heads: Sequence[HeadFigures]
+    queries: Tokens
+    keys: Tokens
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model, and the tokenizers of what it reads."""
+
+    title: str
+    """names the model"""
+    model: GPT
+    tokenizer: Tokenizer
+    source_tokenizer: Tokenizer
+    """of an encoder–decoder's source; of other models the same"""
+
+
 @dataclass
 class View:
-    """A model, what it computed on the text, and the figures of its heads."""
+    """A model and what it computed on the text, kind by kind of attention."""
 
     title: str
     model: GPT
     tokenizer: Tokenizer
+    """of the text; of the target in an encoder–decoder"""
     trace: Trace
-    heads: list[HeadFigures]
+    parts: list[Part]
+    """the last one is shown first"""
+
+    @property
+    def heads(self) -> Sequence[HeadFigures]:
+        """The figures of the heads that are shown first."""
+        return self.parts[-1].heads
 
 
 def view_text(model: GPT, tokenizer: Tokenizer, text: str, title: str) -> View:
@@ -36,18 +89,31 @@ def view_text(model: GPT, tokenizer: Tokenizer, text: str, title: str) -> View:
     computes infinities or NaN.
     """
     ids = tokenizer.encode(text)
-    if not 0 < len(ids) <= model.config.block_size:
-        unit = "characters" if tokenizer.kind == "char" else "tokens"
-        raise UserError(
-            f"the text has {len(ids)} {unit}, and {title} takes 1 to {model.config.block_size}"
-        )
+    check_length("text", ids, tokenizer, model.config.block_size, title)
     trace = record(model, ids, tokenizer.vocab_size)
-    scores = [layer.raw for layer in trace.layers]
-    if not all(tensor.isfinite().all() for tensor in [*scores, trace.predictions]):
-        raise UserError(f"{title} computes numbers that are not finite: there is nothing to show")
+    check_finite(trace, title)
     generated = record(model, generated_ids(model, tokenizer))
     newlines = {token for token in generated.ids if tokenizer.token_bytes(token).endswith(b"\n")}
-    return View(title, model, tokenizer, trace, head_figures(model, trace, generated, newlines))
+    heads = head_figures(model, trace, generated, newlines)
+    tokens = Tokens(tokenizer, ids)
+    part = Part(model.config.architecture, trace.layers, heads, tokens, tokens)
+    return View(title, model, tokenizer, trace, [part])
+
+
+def check_length(
+    what: str, ids: Sequence[int], tokenizer: Tokenizer, block_size: int, title: str
+) -> None:
+    """Raises UserError if a text is empty or longer than the model reads."""
+    if not 0 < len(ids) <= block_size:
+        unit = "characters" if tokenizer.kind == "char" else "tokens"
+        raise UserError(f"the {what} has {len(ids)} {unit}, and {title} takes 1 to {block_size}")
+
+
+def check_finite(trace: Trace, title: str) -> None:
+    """Raises UserError if a model computed infinities or NaN."""
+    scores = [layer.raw for layer in [*trace.encoder, *trace.layers, *trace.cross]]
+    if not all(tensor.isfinite().all() for tensor in [*scores, trace.predictions]):
+        raise UserError(f"{title} computes numbers that are not finite: there is nothing to show")
 
 
 def untrained_model(model: GPT, checkpoint: Mapping[str, Any], path: Path) -> GPT:
@@ -85,6 +151,19 @@ def generated_ids(model: GPT, tokenizer: Tokenizer, length: int = FIGURE_CONTEXT
     settings = SampleSettings(max_new_tokens=max(0, min(length, limit) - len(prompt)))
     steps = generate(model.eval(), prompt, settings, vocab_size=tokenizer.vocab_size)
     return prompt + [tokens[0] for tokens, _ in steps]
+
+
+def chosen_heads(view: View, layer: int, head: int) -> list[HeadFigures]:
+    """For each kind of attention the head to show first, as `chosen_head` chooses it.
+
+    An encoder may have fewer layers than the decoder: without the one asked for, any may be shown.
+    Raises UserError if the kind that is shown first has no such head.
+    """
+    chosen = [chosen_head(view.heads, layer, head)]
+    for part in view.parts[-2::-1]:
+        has_layer = layer < len(part.layers)
+        chosen.insert(0, chosen_head(part.heads, layer if has_layer else -1, head))
+    return chosen
 
 
 def chosen_head(heads: Sequence[HeadFigures], layer: int, head: int) -> HeadFigures:

@@ -267,7 +267,10 @@ class ExplainSettings:
     out_dir: str = "out"
     """folder of the checkpoint (its ckpt.pt), or a checkpoint file"""
     text: str = "The cat sat on the mat."
-    """the text to read, FILE:path, or - for standard input; at most block_size tokens"""
+    """the text to read, FILE:path, or - for standard input; at most block_size tokens; for an
+    encoder-decoder, the source"""
+    target: str = ""
+    """encoder-decoder: the target to read, or FILE:path; without it, what the model writes"""
     format: Literal["html", "text", "png", "json"] = "html"
     """explain.html, a page to explore; one head and its figures in the terminal; explain.png, all
     heads; explain.json, all numbers"""

@@ -17,9 +17,12 @@ from kqv.checkpoints.single import save_checkpoint
 from kqv.comparison.report import Picture, Sample, Table, Text, as_html
 from kqv.inside.labels import visible
 from kqv.inside.page import GUESSES, render
-from kqv.inside.trace import captured, record
-from kqv.inside.view import View, view_text
+from kqv.inside.pair_view import pair_to_read, view_pair
+from kqv.inside.trace import LayerTrace, captured, record
+from kqv.inside.view import Reader, View, view_text
 from kqv.text.characters import CharTokenizer
+from kqv.text.symbols import SymbolTokenizer
+from kqv.text.tokenizer import PAIR_MARKERS
 from model import GPT, GPTConfig
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
@@ -84,7 +87,7 @@ def make_checkpoint(folder: Path, text: str, seed: int = 1, **options) -> tuple[
 def write_page(path: Path, model: GPT, tokenizer: CharTokenizer, text: str) -> View:
     """Write the page that explain.py would, without its process."""
     view = view_text(model, tokenizer, text, "a model")
-    path.write_text(render(text, [view], view.heads[0]), encoding="utf-8")
+    path.write_text(render([view], view.heads[0]), encoding="utf-8")
     return view
 
 
@@ -116,6 +119,12 @@ def close(shown: torch.Tensor, computed: torch.Tensor) -> None:
     torch.testing.assert_close(shown, computed, atol=1.1e-5, rtol=1e-5)  # five digits are shown
 
 
+def masked(seen: LayerTrace) -> torch.Tensor:
+    """What softmax is applied to, (heads, time, seen)."""
+    scores = seen.scaled if seen.bias is None else seen.scaled + seen.bias
+    return scores.masked_fill(~seen.allowed, -torch.inf)
+
+
 def choose(window, stage: str, layer: int | None = None, head: int | None = None) -> None:
     if layer is not None:
         window.click(f".heads [data-layer='{layer}'][data-head='{head}']")
@@ -127,6 +136,7 @@ VARIANTS = [
     {"attention_score": "squared", "window": 9},
     {"attention_score": "linear"},
     {"mask": "none"},
+    {"position": "relative", "window": 9},
 ]
 
 
@@ -147,8 +157,116 @@ def test_each_stage_shows_the_model_s_numbers(options, tmp_path, open_page) -> N
         choose(window, "masked")
         close(
             numbers(window, "masked"),
-            seen.scaled[head, position].masked_fill(~seen.allowed[position], -torch.inf),
+            masked(seen)[head, position],
         )
+
+
+SOURCE, TARGET = "colonel", "k ɝ n ə l"
+
+
+def pair_reader(**options) -> Reader:
+    """An encoder–decoder of random weights, from letters to sounds."""
+    letters = CharTokenizer.of(SOURCE)
+    sounds = SymbolTokenizer.of(TARGET.split()).with_markers(PAIR_MARKERS)
+    sizes = {"vocab_size": sounds.vocab_size, "source_vocab_size": letters.vocab_size}
+    config = GPTConfig(architecture="encoder_decoder", **sizes, **SHAPE | options)
+    return Reader("a model", randomised(config, 1, spread=0.4), sounds, letters)
+
+
+def write_pair_page(path: Path, reader: Reader) -> View:
+    view = view_pair(reader, pair_to_read(reader, SOURCE, TARGET))
+    path.write_text(render([view], view.heads[0]), encoding="utf-8")
+    return view
+
+
+PAIR_VARIANTS = [
+    {"encoder_layers": 2},
+    {"position": "relative", "attention_scale": "none", "norm_first": False, "window": 3},
+    {"attention_score": "linear"},
+]
+
+
+@pytest.mark.parametrize("options", PAIR_VARIANTS)
+def test_each_stage_of_each_kind_of_attention_shows_the_model_s_numbers(
+    options, tmp_path, open_page
+) -> None:
+    view = write_pair_page(tmp_path / "page.html", pair_reader(**options))
+    window = open_page(tmp_path / "page.html")
+    for part in view.parts:
+        window.click(f".kinds [data-kind={part.kind}]")
+        heads = window.locator(".heads button").count()
+        assert heads == 2 * len(part.layers)
+        text = ".strip.source" if part.kind == "encoder" else ".strip.characters"
+        for layer, head, position in ((0, 1, 2), (len(part.layers) - 1, 0, 5)):
+            window.click(f"{text} [data-position='{position}']")
+            seen = part.layers[layer]
+            choose(window, "vectors", layer, head)
+            # Cross-attention shows the key and the value of the character of most weight.
+            key = int(seen.weights[head, position].argmax()) if part.kind == "cross" else position
+            close(numbers(window, "vectors", 1), seen.query[head, position])
+            close(numbers(window, "vectors", 2), seen.key[head, key])
+            close(numbers(window, "vectors", 3), seen.value[head, key])
+            for stage in ("raw", "scaled", "weights"):
+                choose(window, stage)
+                close(numbers(window, stage), getattr(seen, stage)[head, position])
+            choose(window, "masked")
+            close(numbers(window, "masked"), masked(seen)[head, position])
+            choose(window, "output")
+            for dimension in (0, 7):
+                window.click(f".bars button:nth-child({dimension + 1})")
+                total = float(window.text_content(".sum tfoot td:last-child"))
+                assert total == pytest.approx(
+                    float(seen.output[head, position, dimension]), abs=1.1e-5
+                )
+
+
+def test_cross_attention_is_shown_first_with_both_texts(tmp_path, open_page) -> None:
+    view = write_pair_page(tmp_path / "page.html", pair_reader())
+    weights = view.trace.cross[0].weights[0]
+    window = open_page(tmp_path / "page.html")
+    assert window.text_content(".kinds [aria-selected=true]") == "cross"
+    strips = [window.locator(f".strip.{name} button") for name in ("source", "characters")]
+    labels = [
+        [text.evaluate("button => button.firstElementChild.textContent") for text in strip.all()]
+        for strip in strips
+    ]
+    assert labels == [list(SOURCE), ["⊢", *TARGET.split()]]
+    window.click(".strip.characters [data-position='1']")
+    key = int(weights[1].argmax())
+    sentence = window.text_content(".sentence").replace("\u2068", "").replace("\u2069", "")
+    assert "“k” (1)" in sentence and f"“{SOURCE[key]}” ({key}) of the source" in sentence
+    assert sentence.endswith(f"weight {weights[1, key]:.2f}.")
+    assert "of the target, keys and values of the source" in window.text_content(".head-name")
+    # A character of the source is chosen as the key of a score.
+    window.click(".strip.source [data-position='4']")
+    layer = view.trace.cross[0]
+    close(numbers(window, "product"), layer.query[0, 1] * layer.key[0, 4])
+    # The map is not square: rows are the target, columns the source.
+    window.locator(".map").scroll_into_view_if_needed()
+    box = window.locator(".map").bounding_box()
+    column, row = box["width"] / (len(SOURCE) + 1), box["height"] / 7
+    window.mouse.move(box["x"] + 6.5 * column, box["y"] + 4.5 * row)
+    readout = window.text_content(".readout").replace("\u2068", "").replace("\u2069", "")
+    assert readout.startswith("query of “n” (3), key of “e” (5): score ")
+    assert readout.endswith(f"weight {weights[3, 5]:.5f}")
+
+
+def test_kinds_of_attention_are_chosen_with_keys_and_a_phone_is_wide_enough(
+    tmp_path, open_page
+) -> None:
+    write_pair_page(tmp_path / "page.html", pair_reader(encoder_layers=1))
+    window = open_page(tmp_path / "page.html")
+    window.set_viewport_size({"width": 360, "height": 700})
+    for kind, layers in (("decoder", 3), ("encoder", 1)):
+        window.focus(".kinds [aria-selected=true]")
+        window.keyboard.press("ArrowLeft")
+        assert window.text_content(".kinds [aria-selected=true]") == kind
+        assert window.locator(".heads button").count() == 2 * layers
+        assert window.locator(".strip.source").is_visible() == (kind == "encoder")
+        assert window.locator(".predictions").is_visible() == (kind == "decoder")
+        for stage in ("vectors", "raw", "scaled", "masked", "weights", "output"):
+            choose(window, stage)
+            assert window.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_the_weighted_sum_is_what_fused_attention_hands_on(explained, open_page) -> None:

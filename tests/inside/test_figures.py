@@ -11,7 +11,9 @@ from torch import Tensor
 
 from kqv.inside.figures import (
     MEANINGS,
-    HeadFigures,
+    CrossFigures,
+    DecoderFigures,
+    SelfFigures,
     head_figures,
     layer_figures,
     line_starts,
@@ -24,7 +26,7 @@ TIME = 6
 CAUSAL = torch.ones(TIME, TIME).tril()
 
 
-def figures_of(weights: Tensor, ids: list[int], newlines: Container[int] = ()) -> HeadFigures:
+def figures_of(weights: Tensor, ids: list[int], newlines: Container[int] = ()) -> DecoderFigures:
     """The figures of a head with these attention weights (time, time)."""
     model = GPT(GPTConfig(**{**SHAPE, "n_layer": 1, "n_head": 1}))
     trace = record(model, ids)
@@ -33,7 +35,9 @@ def figures_of(weights: Tensor, ids: list[int], newlines: Container[int] = ()) -
 
 
 def test_each_figure_has_a_meaning() -> None:
-    assert list(MEANINGS) == [each.name for each in fields(HeadFigures)][2:]
+    kinds = (DecoderFigures, SelfFigures, CrossFigures)
+    figures = {field.name for kind in kinds for field in fields(kind)}
+    assert set(MEANINGS) == figures - {"layer", "head"}
 
 
 def test_a_head_that_looks_everywhere_evenly() -> None:

@@ -6,7 +6,6 @@ Its numbers are the model's, and no text breaks out of its script element.
 import base64
 import json
 import re
-from dataclasses import fields
 from typing import Any
 
 import hypothesis
@@ -16,10 +15,10 @@ import torch
 from helpers.models import randomised
 from torch import Tensor
 
-from kqv.inside.figures import MEANINGS, HeadFigures, head_figures
+from kqv.inside.figures import MEANINGS, head_figures
 from kqv.inside.page import CODE, SCRIPT_SCORES, code_line, pack, render, script_json
 from kqv.inside.trace import record
-from kqv.inside.view import View
+from kqv.inside.view import Part, Tokens, View
 from kqv.project import ASSETS, ROOT
 from kqv.text.characters import CharTokenizer
 from model import MASKS, SCORES, GPTConfig
@@ -65,13 +64,15 @@ def view_of(text: str, title: str = "a model", **options: Any) -> View:
     tokenizer = CharTokenizer.of(text)
     model = randomised(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=len(text), **options))
     trace = record(model, tokenizer.encode(text))
-    return View(title, model, tokenizer, trace, head_figures(model, trace, trace, ()))
+    tokens = Tokens(tokenizer, trace.ids)
+    part = Part("decoder", trace.layers, head_figures(model, trace, trace, ()), tokens, tokens)
+    return View(title, model, tokenizer, trace, [part])
 
 
-def html_of(text: str, *views: View, layer: int = 0, head: int = 0) -> str:
+def html_of(*views: View, layer: int = 0, head: int = 0) -> str:
     """The page of these models, with one head open."""
     chosen = next(each for each in views[0].heads if (each.layer, each.head) == (layer, head))
-    return render(text, views, chosen)
+    return render(views, chosen)
 
 
 def data_of(html: str) -> Any:
@@ -83,9 +84,9 @@ def data_of(html: str) -> Any:
 def test_the_page_holds_the_numbers_and_fills_each_place_once() -> None:
     text = "{{script}} {{data}} </script>"
     view = view_of(text, title=text, n_layer=2, n_head=2, n_embd=16)
-    html = html_of(text, view, layer=1)
+    html = html_of(view, layer=1)
     data = data_of(html)
-    assert "".join(data["labels"]) == text.replace(" ", "␣") and data["start"] == {
+    assert "".join(data["texts"]["text"]["labels"]) == text.replace(" ", "␣") and data["start"] == {
         "layer": 1,
         "head": 0,
     }
@@ -95,7 +96,8 @@ def test_the_page_holds_the_numbers_and_fills_each_place_once() -> None:
         html.count("</script>") == 2
         and html.count("{{") == html.count("{{script}} {{data}} \\u003c/script>") * 2 == 2
     )
-    for layer, packed in zip(view.trace.layers, model["layers"], strict=True):
+    (part,) = model["parts"]
+    for layer, packed in zip(view.trace.layers, part["layers"], strict=True):
         for name in ("query", "key", "value"):
             numbers = getattr(layer, name)
             torch.testing.assert_close(
@@ -111,7 +113,7 @@ def test_a_page_of_six_layers_six_heads_and_256_characters_is_below_four_megabyt
     n_embd: int, exact: bool
 ) -> None:
     text = ("The quick brown fox jumps over the lazy dog. " * 6)[:256]
-    html = html_of(text, view_of(text, n_layer=6, n_head=6, n_embd=n_embd))
+    html = html_of(view_of(text, n_layer=6, n_head=6, n_embd=n_embd))
     assert len(html.encode()) < 4e6
     assert ("exact to 1e-6" in html) == exact and ("rounded to 12 bits" in html) != exact
 
@@ -130,14 +132,14 @@ def test_scores_and_masks_that_the_page_cannot_show_are_refused_by_name(
     monkeypatch.setattr("kqv.options.config.check_model", lambda options: None)
     view = view_of("abcdefgh", n_layer=1, n_head=1, n_embd=8, **{name: "mine"})
     with refused(f"{name}=mine", "--format=json"):
-        html_of("abcdefgh", view)
+        html_of(view)
 
 
 def test_models_that_tokenize_the_text_differently_are_not_shown_on_one_page(refused) -> None:
     shape = {"n_layer": 1, "n_head": 1, "n_embd": 8}
     views = [view_of("abcd", "one", **shape), view_of("abc", "another", **shape)]
     with refused("one and another", "different tokens"):
-        html_of("abcd", *views)
+        html_of(*views)
 
 
 def keys_of(table: str) -> list[str]:
@@ -155,11 +157,11 @@ def test_the_script_has_a_formula_for_each_score(table: str) -> None:
 
 def test_the_script_explains_each_figure() -> None:
     assert keys_of("FIGURES") == list(MEANINGS)
-    assert set(keys_of("BADGES")) < {each.name for each in fields(HeadFigures)}
+    assert set(keys_of("BADGES")) < set(MEANINGS)
 
 
 def test_a_page_asks_for_nothing() -> None:
     """No address at all, and a policy that lets the browser refuse any."""
-    html = html_of("abc", view_of("abc", n_layer=1, n_head=1, n_embd=8))
+    html = html_of(view_of("abc", n_layer=1, n_head=1, n_embd=8))
     assert "default-src 'none'" in html
     assert not re.search(r"https?:|//[a-z]|src=|@import|url\(", html)

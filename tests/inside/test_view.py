@@ -45,7 +45,7 @@ def test_a_text_that_the_model_cannot_take_is_replaced(model: GPT, text: str) ->
 
 
 def head(layer: int, number: int, entropy: float) -> HeadFigures:
-    return HeadFigures(layer, number, entropy, 0, 0, 0, 0, 0, 0, 0)
+    return HeadFigures(layer, number, entropy, 0, 0, 0)
 
 
 def test_the_head_of_lowest_entropy_is_shown_first_among_those_asked_for(refused) -> None:
