@@ -1,8 +1,9 @@
-"""Write text with a trained model, as it is generated.
+"""Write text with a trained model, as it is generated; an encoder fills in blanks.
 
 python sample.py --out_dir=out --start="ROMEO:"
 python sample.py --num_samples=5 --temperature=0.7 --top_p=0.9
 python sample.py --interactive
+python sample.py --out_dir=out-encoder --start="To be, or n_t to b_"
 """
 
 import os
@@ -18,10 +19,10 @@ from dataclasses import replace
 
 from kqv.errors import UserError, run_script
 from kqv.generation.prompts import default_prompt, text_of
-from kqv.options.checks import check_sampling
+from kqv.options.checks import check_architecture, check_sampling
 from kqv.options.command_line import read_settings
 from kqv.options.settings import SampleSettings
-from kqv.training.remarks import checkpoint_remarks
+from kqv.training.remarks import checkpoint_remarks, filling_remark
 
 
 def main(arguments: list[str]) -> int:
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> int:
     # torch takes a second to import, so this waits until the options are known to be good.
     from kqv.checkpoints.loading import load_model
     from kqv.exchange.huggingface import locate
+    from kqv.generation.filled import write_filled
     from kqv.generation.writing import write_samples
     from kqv.machine.device import choose_machine
 
@@ -42,6 +44,12 @@ def main(arguments: list[str]) -> int:
     model, tokenizer, checkpoint, path = load_model(where)
     for remark in checkpoint_remarks(checkpoint, path, where):
         print(remark, file=sys.stderr)
+    architecture = model.config.architecture
+    check_architecture(given, architecture)
+    from_nothing = architecture == "encoder" and not settings.interactive and "start" not in given
+    if from_nothing and (remark := filling_remark(checkpoint.get("config", {}).get("mask_rate"))):
+        print(remark, file=sys.stderr)
+    write = {"decoder": write_samples, "encoder": write_filled}[architecture]
     machine = choose_machine(settings)
     if checkpoint.get("nanogpt"):  # it writes what it wrote there: sliding, and in float32 on a CPU
         if settings.past_block == "auto":
@@ -50,10 +58,11 @@ def main(arguments: list[str]) -> int:
             machine = choose_machine(replace(settings, dtype="float32"))
     model.to(machine.device).eval()
     if "start" not in given:
-        settings.start = default_prompt(tokenizer)
-    for prompt in prompts(settings, newline="\n" if tokenizer.knows("\n") else ""):
+        settings.start = default_prompt(tokenizer) if architecture == "decoder" else ""
+    ends = architecture == "decoder" and tokenizer.knows("\n")
+    for prompt in prompts(settings, newline="\n" if ends else ""):
         try:
-            write_samples(model, tokenizer, prompt, settings, machine.dtype)
+            write(model, tokenizer, prompt, settings, machine.dtype)
         except UserError as error:
             if not settings.interactive:
                 raise

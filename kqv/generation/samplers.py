@@ -6,7 +6,17 @@ Each step works on what the one before left: repetition penalty, temperature, to
 import torch
 from torch import Tensor
 
+from kqv.errors import UserError
 from kqv.options.settings import SampleSettings
+
+
+def check_finite(logits: Tensor) -> None:
+    """Refuse logits from which nothing can be drawn. Raises UserError."""
+    if not logits.isfinite().all():
+        raise UserError(
+            "the model's logits are not finite: its weights are damaged, or too large for "
+            "this --dtype"
+        )
 
 
 def choose(logits: Tensor, settings: SampleSettings, draws: Tensor, seen: Tensor) -> Tensor:

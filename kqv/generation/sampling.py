@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from kqv.errors import UserError
 from kqv.generation.checks import checked_decoder
-from kqv.generation.samplers import choose
+from kqv.generation.samplers import check_finite, choose
 from kqv.options.settings import SampleSettings
 from kqv.text.tokenizer import Tokenizer
 from model import GPT
@@ -38,11 +37,7 @@ def generate(
     for _ in range(settings.max_new_tokens):
         # A choice among a few numbers is no work for a GPU.
         logits = decoder.next_logits(ids).cpu()[:, :vocab_size]
-        if not logits.isfinite().all():
-            raise UserError(
-                "the model's logits are not finite: its weights are damaged, or too large for "
-                "this --dtype"
-            )
+        check_finite(logits)
         draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
         token = choose(logits, settings, draws, seen)[:, None]
         if settings.repetition_penalty != 1:

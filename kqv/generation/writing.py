@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -28,31 +29,29 @@ def write_samples(
     streaming = settings.output == "text"
     samples = [Continuation(tokenizer, settings.stop) for _ in range(settings.num_samples)]
     if streaming:
-        _show(prompt)
+        show(prompt)
     for tokens, log_probabilities in generate(model, ids, settings, dtype, tokenizer.vocab_size):
         for sample, token, log_probability in zip(samples, tokens, log_probabilities, strict=True):
             fresh = sample.add(token, log_probability)
             if streaming and sample is samples[0]:
-                _show(fresh)
+                show(fresh)
         if all(sample.stopped for sample in samples):
             break
     for number, sample in enumerate(samples):
         rest = sample.finish()
         if not streaming:
-            _show(json.dumps({"sample": number, "prompt": prompt, **sample.to_dict()}) + "\n")
+            show(json.dumps({"sample": number, "prompt": prompt, **sample.to_dict()}) + "\n")
             continue
-        _show((rest if number == 0 else prompt + sample.text) + "\n")
+        show((rest if number == 0 else prompt + sample.text) + "\n")
         if settings.num_samples > 1:
-            _show(SEPARATOR + "\n")
+            show(SEPARATOR + "\n")
 
 
 def _encode(tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> tuple[list[int], str]:
     """The ids of a prompt, and the prompt without the characters that were skipped."""
     if settings.unknown == "skip":
         ids, skipped = tokenizer.encode_known(prompt)
-        if skipped:
-            characters = " ".join(map(repr, skipped))
-            print(f"left out of the prompt, unknown to the model: {characters}", file=sys.stderr)
+        if say_left_out(skipped):
             prompt = tokenizer.decode(ids)
     else:
         ids = tokenizer.encode_prompt(prompt)
@@ -63,7 +62,15 @@ def _encode(tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> tupl
     return ids, prompt
 
 
-def _show(text: str) -> None:
+def say_left_out(skipped: Sequence[str]) -> bool:
+    """Name the characters that were left out of a prompt, if there are any."""
+    if skipped:
+        characters = " ".join(map(repr, skipped))
+        print(f"left out of the prompt, unknown to the model: {characters}", file=sys.stderr)
+    return bool(skipped)
+
+
+def show(text: str) -> None:
     """Write text to standard output at once, before a line is full."""
     sys.stdout.write(text)
     sys.stdout.flush()

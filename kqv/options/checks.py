@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kqv.errors import UserError
@@ -30,6 +30,14 @@ LARGEST_DECAY = 1e6
 
 HUGGING_FACE_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 EXPORT_PACKAGES = {"gguf": ["gguf"], "onnx": ["onnx", "onnxscript"]}
+# Options of sample.py and explain.py that mean something to some architectures only.
+ONLY_FOR = {
+    "blank": ("encoder",),
+    "denoise_steps": ("encoder",),
+    "past_block": ("decoder",),
+    "repetition_penalty": ("decoder", "encoder_decoder"),
+    "stop": ("decoder", "encoder_decoder"),
+}
 
 
 def check_model(options: ModelOptions) -> None:
@@ -172,8 +180,21 @@ def check_sampling(settings: SampleSettings) -> None:
             "top_p=0 leaves nothing to sample from: take --top_k=1 for the likeliest token"
         )
     _check_between(settings, 0.01, 100, "repetition_penalty")
+    check_blank(settings.blank)
+    check_at_least(settings, 0, "denoise_steps")
     if "" in settings.stop:
         raise UserError("an empty --stop= would end every sample at once: leave it out")
+
+
+def check_architecture(given: Iterable[str], architecture: str) -> None:
+    """Refuse options given that mean nothing to a model of this architecture. Raises UserError."""
+    for name in given:
+        meant = ONLY_FOR.get(name, (architecture,))
+        if architecture not in meant:
+            raise UserError(
+                f"--{name}= is for --architecture={' or '.join(meant)}, and this model has "
+                f"architecture={architecture}: leave it out"
+            )
 
 
 def check_explaining(settings: ExplainSettings) -> None:
@@ -193,7 +214,14 @@ def check_explaining(settings: ExplainSettings) -> None:
             f"the model of step={settings.step} is not kept: take --step=0 for the untrained "
             f"model, or leave it out"
         )
+    check_blank(settings.blank)
     check_at_least(settings, -1, "layer", "head")
+
+
+def check_blank(blank: str) -> None:
+    """Refuse a blank that is not one character. Raises UserError."""
+    if len(blank) != 1:
+        raise UserError(f"blank={blank[:LONGEST_QUOTE]} must be one character, such as --blank=_")
 
 
 def check_exporting(settings: ExportSettings) -> None:

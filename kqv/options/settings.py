@@ -234,7 +234,7 @@ class SampleSettings(MachineSettings):
     num_samples: int = 1
     """number of samples, generated as one batch"""
     max_new_tokens: int = 500
-    """tokens (characters) per sample"""
+    """tokens (characters) per sample; of an encoder, blanks after a prompt that has none"""
     temperature: float = 0.8
     """below 1 more predictable, above 1 more surprising; 0 always takes the likeliest token"""
     top_k: int = 0
@@ -251,6 +251,11 @@ class SampleSettings(MachineSettings):
     (in float32 on a CPU), as nanoGPT does"""
     stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """end a sample before this string; may be given several times"""
+    blank: str = "_"
+    """encoder: the character of the prompt that stands for one to fill in"""
+    denoise_steps: int = 0
+    """encoder: steps in which the blanks of a block_size are filled; 0 for one per blank, the best
+    and the slowest"""
     unknown: Literal["error", "skip"] = "error"
     """what to do with characters of the prompt that are not in the vocabulary"""
     interactive: bool = False
@@ -274,6 +279,8 @@ class ExplainSettings:
     format: Literal["html", "text", "png", "json"] = "html"
     """explain.html, a page to explore; one head and its figures in the terminal; explain.png, all
     heads; explain.json, all numbers"""
+    blank: str = "_"
+    """encoder: the character of the text that stands for one to fill in"""
     step: int = -1
     """0 for the model before training; -1 for the trained one"""
     against: str = ""

@@ -27,6 +27,8 @@ RECIPE_PARAMETERS = 4.9e6
 RECIPE_STEP = 16 * 256  # tokens
 RECIPE_SPEED = 9_900  # tokens/s on two cores
 
+MOST_KNOWN = 0.5  # of a text may be masked in training, and an encoder hardly knows an empty one
+
 # A model of fewer steps, or of a smaller share of those planned, is hardly trained.
 FEW_STEPS, FEW_PLANNED = 10, 0.1
 
@@ -178,3 +180,13 @@ def checkpoint_remarks(checkpoint: Mapping[str, Any], path: Path, where: str) ->
         where_it_is = f"it is of step {step:,} of {planned:,}"
         remarks.append(f"{path} is hardly trained: {where_it_is}; {trains_on} trains on")
     return remarks
+
+
+def filling_remark(mask_rate: float | str | None) -> str:
+    """What to say when an encoder that learned with this mask_rate writes a text from nothing."""
+    if not isinstance(mask_rate, float) or mask_rate > MOST_KNOWN:
+        return ""
+    return (
+        f"this encoder has learned to fill in {mask_rate:.0%} of a text, not all of it: blanks in "
+        f"--start= suit it better, and training with --mask_rate=uniform suits this"
+    )

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kqv.errors import UserError
-from kqv.options.checks import check_sampling, check_training
+from kqv.options.checks import check_architecture, check_sampling, check_training
 from kqv.options.settings import SampleSettings, TrainSettings
 
 
@@ -135,6 +135,9 @@ def test_heads_that_do_not_fit_are_refused_with_numbers_that_do(
         ("repetition_penalty", 0.0),
         ("repetition_penalty", -1.0),
         ("stop", ("x", "")),
+        ("blank", ""),
+        ("blank", "__"),
+        ("denoise_steps", -1),
     ],
 )
 def test_an_impossible_sampling_option_is_refused_by_name(
@@ -142,6 +145,19 @@ def test_an_impossible_sampling_option_is_refused_by_name(
 ) -> None:
     with refused(name):
         check_sampling(SampleSettings(**{name: wrong}))
+
+
+def test_an_option_that_means_nothing_to_an_architecture_is_refused_by_name(
+    refused: Callable,
+) -> None:
+    for name in ("past_block", "repetition_penalty", "stop"):
+        check_architecture([name, "top_k"], "decoder")
+        with refused(f"--{name}=", "architecture=encoder", "leave it out"):
+            check_architecture(["top_k", name], "encoder")
+    for name in ("blank", "denoise_steps"):
+        check_architecture([name, "top_k"], "encoder")
+        with refused(f"--{name}=", "--architecture=encoder,", "architecture=decoder"):
+            check_architecture([name], "decoder")
 
 
 def test_the_limits_of_sampling_are_possible() -> None:
