@@ -132,7 +132,8 @@ def cross_entropy(
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
     losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
     weights = weights.flatten()
-    return losses @ weights / weights.sum().clamp_min(SMALLEST_SUM)
+    # Not losses @ weights: autocast would make that product in bfloat16.
+    return (losses * weights).sum() / weights.sum().clamp_min(SMALLEST_SUM)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

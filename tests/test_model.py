@@ -452,6 +452,15 @@ def test_weights_and_label_smoothing_mean_the_same_in_chunks(monkeypatch, in_chu
     assert in_chunks == [40]
 
 
+def test_a_weighted_loss_in_bfloat16_is_as_exact_as_one_without_weights() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(8, 9, 50).bfloat16(), torch.randint(50, (8, 9))
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = cross_entropy(logits, targets)
+        weighted = cross_entropy(logits, targets, torch.ones(8, 9))
+    assert abs(plain - weighted) < 1e-5
+
+
 def test_label_smoothing_is_for_training_only() -> None:
     config = GPTConfig(vocab_size=13, block_size=8, n_layer=1, n_head=2, n_embd=16)
     smoothed = GPTConfig(**{**vars(config), "label_smoothing": 0.5})

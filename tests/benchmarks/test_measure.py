@@ -74,7 +74,7 @@ def test_a_report_is_a_table_a_picture_and_all_measurements(tmp_path: Path, caps
     assert (tmp_path / "made" / "start.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("what", ["train", "prepare"])
+@pytest.mark.parametrize("what", ["train", "train-pairs", "prepare"])
 def test_a_benchmark_of_peak_memory_is_not_run_by_a_process_that_holds_torch(what):
     check = f"import sys, benchmarks.{BENCHES[what]}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
