@@ -50,13 +50,13 @@ def main(arguments: list[str]) -> int:
         )
     overrides = {name: value for name, value in given.items() if name not in COMPARISON_OPTIONS}
     # All are read before the first run: a mistake in the last one costs nothing.
-    configurations = read_configurations(paths, overrides)
+    configurations = read_configurations(paths, overrides, words)
 
     # torch takes a second to import, so this waits until the options are known to be good.
     from kqv.comparison import processes, report, texts
 
     end_by_exception()
-    dataset = texts.prepare_texts(configurations, settings, given, words)
+    dataset = texts.prepare_texts(configurations, overrides, words)
     out_dir = Path(settings.out_dir)
     with occupy(out_dir):
         for each in configurations:
@@ -68,8 +68,7 @@ def main(arguments: list[str]) -> int:
             print("stopped; what is done is kept; to go on:")
             print(f"  {resume_command(paths, words, given, dataset.name)}")
             return 128 + stop[0]
-        written = " ".join(f"--{name}={value}" for name, value in overrides.items())
-        page, markdown = report.write_report(configurations, out_dir, written)
+        page, markdown = report.write_report(configurations, out_dir, " ".join(typed(overrides)))
     print(page, markdown, loss_table(configurations), sep="\n")
     show(page, settings.open)
     if failures:
@@ -85,10 +84,23 @@ def resume_command(
     options = dict(given)
     if "-" in words:  # standard input is consumed, but the dataset made of it is there
         options["dataset"] = dataset
+        options.pop("val_text", None)
         words = []
     texts = [f"--text={word}" if word.endswith(".py") else word for word in words]
-    written = [f"--{name}={value}" for name, value in options.items()]
-    return shell_command("compare.py", *dict.fromkeys(paths), *texts, *written)
+    return shell_command("compare.py", *dict.fromkeys(paths), *texts, *typed(options))
+
+
+def typed(options: dict[str, Any]) -> list[str]:
+    """Options as they are typed: one that collects values, once for each.
+
+    >>> typed({"n_layer": 2, "val_text": ("a.tsv", "b.tsv")})
+    ['--n_layer=2', '--val_text=a.tsv', '--val_text=b.tsv']
+    """
+    return [
+        f"--{name}={each}"
+        for name, value in options.items()
+        for each in (value if isinstance(value, tuple) else (value,))
+    ]
 
 
 if __name__ == "__main__":

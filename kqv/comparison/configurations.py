@@ -11,10 +11,12 @@ from typing import Any
 
 from kqv.comparison.runs import Configuration, Run
 from kqv.errors import UserError
-from kqv.options.checks import check_training
+from kqv.options.checks import check_pair_options, check_training
 from kqv.options.config_files import Variant, read_variants
 from kqv.options.defaults import take_nanogpt_defaults, training_settings
 from kqv.options.settings import TrainSettings
+from kqv.progress import say_once
+from kqv.training.request import take_pairs
 
 UNGROUPED = "configurations"  # the group of those whose names have one word
 AS_TEXT = "to train on it write --text={}"  # what else a .py file could be for
@@ -29,14 +31,17 @@ NOT_IDENTITY = (
 )  # fmt: skip
 
 
-def read_configurations(paths: Sequence[str], overrides: dict[str, Any]) -> list[Configuration]:
-    """The configurations of these files, with the options of the command line over them.
+def read_configurations(
+    paths: Sequence[str], overrides: dict[str, Any], words: Sequence[str] = ()
+) -> list[Configuration]:
+    """The configurations of these files, with the options of the command line over them; `words`
+    are the texts that it names.
 
     Their runs are still to be named. Raises UserError naming the file if no run can have its
     settings.
     """
     configurations = [
-        (path, _configuration(path, variant, overrides))
+        (path, _configuration(path, variant, overrides, words))
         for path in dict.fromkeys(paths)
         for variant in read_variants(TrainSettings, Path(path), AS_TEXT)
     ]
@@ -48,15 +53,20 @@ def read_configurations(paths: Sequence[str], overrides: dict[str, Any]) -> list
     return [each for _, each in configurations]
 
 
-def _configuration(path: str, variant: Variant, overrides: dict[str, Any]) -> Configuration:
+def _configuration(
+    path: str, variant: Variant, overrides: dict[str, Any], words: Sequence[str]
+) -> Configuration:
     own = dict(variant.options)
     texts = list(own.pop("text", ()))
     options = {**own, **overrides}
     if remark := take_nanogpt_defaults([path], options):  # adds `like` to the options
         print(remark, file=sys.stderr)
+    if remark := take_pairs(options, words or texts):  # adds `architecture`
+        say_once(remark)
     settings = training_settings(options)
     try:
         check_training(settings)
+        check_pair_options(settings)
         if settings.init_from != "scratch" or settings.eval_only or settings.dry_run:
             raise UserError(
                 "what is compared is trained from scratch: leave out init_from, eval_only and "

@@ -29,7 +29,9 @@ from kqv.options.settings import SampleSettings
 from kqv.progress import Bar
 from kqv.project import ROOT
 from kqv.run_files import TO_RESUME
+from kqv.text.tokenizer import Tokenizer
 from kqv.training.metrics import read_metrics
+from model import GPT
 
 LOG = "log.txt"  # stderr of train.py, in the folder of a run
 SAMPLE_TOKENS = 150  # in the report
@@ -174,8 +176,7 @@ def write_facts(run: Run) -> None:
     """Write down what the report needs of a trained model; this also marks the run as finished."""
     model, tokenizer, *_ = load_model(str(run.folder))
     try:
-        sampling = SampleSettings(max_new_tokens=SAMPLE_TOKENS)
-        sample = generate_text(model.eval(), tokenizer, default_prompt(tokenizer), sampling)
+        sample = sample_of(model.eval(), tokenizer)
     except UserError as error:  # its numbers are not finite
         sample = f"({error})"
     facts = {
@@ -186,3 +187,11 @@ def write_facts(run: Run) -> None:
     }
     with replacing(run.folder / FACTS) as file:
         file.write(json.dumps(facts).encode())
+
+
+def sample_of(model: GPT, tokenizer: Tokenizer) -> str:
+    """What a trained model writes; "" for architectures whose models do not continue a text."""
+    if model.config.architecture != "decoder":
+        return ""
+    sampling = SampleSettings(max_new_tokens=SAMPLE_TOKENS)
+    return generate_text(model, tokenizer, default_prompt(tokenizer), sampling)

@@ -20,6 +20,7 @@ from kqv.comparison.tables import (
     bits,
     change,
     loss,
+    measured,
     parameters,
     speed,
     training_seconds,
@@ -88,7 +89,8 @@ def introduction(configurations: Sequence[Configuration], overrides: str) -> lis
         f"evaluations. {spread}",
         "Var(q·k) is the variance of the scores of a head, about d_k before training, Var(scaled) "
         "that after the scale. Entropy and saturated rows (with more than 0.9 of their weight on "
-        "one character) are of the attention weights, the softmax of the scaled scores.",
+        "one character) are of the attention weights, the softmax of the scaled scores. Of "
+        "encoder-decoders they are not recorded.",
     ]
 
 
@@ -103,13 +105,14 @@ def section(group: str, configurations: Sequence[Configuration]) -> list["Part"]
     loss_file, inner_file = f"pictures/{file}-loss.png", f"pictures/{file}-inside.png"
     parts += [
         losses_table(configurations, common),
+        *([Text(kinds)] if (kinds := measured(configurations)) else []),
         Picture(loss_file, f"validation loss of {group}", loss_picture(configurations)),
         Text("Inside, before → after training, means over the layers and heads:"),
         inner_table(configurations),
         Picture(inner_file, f"inside the layers of {group}", inner_picture(configurations)),
     ]
     for each in configurations:
-        if facts := each.runs[0].facts:
+        if (facts := each.runs[0].facts) and facts["sample"]:
             parts.append(Sample(f"{each.name}, seed {each.runs[0].settings.seed}", facts["sample"]))
     return parts
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from kqv.files import MAX_NOTE_BYTES, read_small
 from kqv.options.settings import TrainSettings
+from kqv.run_files import CONFIG
 from kqv.training.metrics import read_metrics
 
 FACTS = "facts.json"  # in the folder of a finished run: parameters, sample, machine, torch
@@ -28,10 +29,7 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """What processes.py wrote down when the run was finished; empty before that."""
-        try:
-            return dict(json.loads(read_small(self.folder / FACTS, MAX_NOTE_BYTES)))
-        except (OSError, ValueError, TypeError):
-            return {}
+        return _read_json(self.folder / FACTS)
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -56,10 +54,21 @@ class Run:
         per_character = last.get("val_loss_per_character")
         return last["val_loss_full"] / per_character if per_character else 1.0
 
+    @cached_property
+    def written(self) -> dict[str, Any]:
+        """Its config.json, which train.py writes when it starts; empty before that."""
+        return _read_json(self.folder / CONFIG)
+
     @property
     def tokens_per_step(self) -> int:
-        """Size of the global batch in tokens."""
-        return self.settings.step_windows * self.settings.block_size
+        """Size of the global batch in tokens; of pairs, on average."""
+        windows = self.settings.step_windows * self.settings.block_size
+        return self.written.get("step_tokens", windows)
+
+    @property
+    def measured(self) -> str:
+        """What its loss is a mean over; "" if it has not started."""
+        return self.written.get("measured", "")
 
     def seconds(self, steps: Sequence[int]) -> list[float]:
         """The time spent in training up to each of these steps.
@@ -80,6 +89,14 @@ class Run:
         return [float(second) for second in np.interp(steps, known, elapsed)]
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a small JSON file; empty if there is none."""
+    try:
+        return dict(json.loads(read_small(path, MAX_NOTE_BYTES)))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 @dataclass
 class Configuration:
     """One config file, or one of its variants: what it changes, and its run for each seed."""
@@ -98,6 +115,11 @@ class Configuration:
     """the texts that it names itself"""
     text: str = ""
     """what the user calls the text that it is trained on"""
+
+    @property
+    def measured(self) -> str:
+        """What its loss is a mean over; "" if no run has started."""
+        return next((run.measured for run in self.runs if run.measured), "")
 
     @property
     def losses(self) -> list[float]:

@@ -31,7 +31,7 @@ def loss_table(configurations: Sequence[Configuration]) -> str:
         cells = [name.ljust(widths[0])]
         cells += [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
         lines.append("  ".join(cells))
-    return "\n".join(lines)
+    return "\n".join(filter(None, [*lines, measured(configurations)]))
 
 
 def loss(configuration: Configuration) -> str:
@@ -43,6 +43,26 @@ def loss(configuration: Configuration) -> str:
     missing = seeds - len(losses)
     unfinished = f" ({missing} of {seeds} not finished)" if missing else ""
     return f"{statistics.mean(losses):.4f}{spread}{unfinished}"
+
+
+def measured(configurations: Sequence[Configuration]) -> str:
+    """What the losses measure, for people; "" if all are of decoders, or not known yet.
+
+    A table puts losses side by side, whatever they are means over.
+    """
+    kinds: dict[str, list[str]] = {}
+    for each in configurations:
+        if each.measured:
+            kinds.setdefault(each.measured, []).append(each.name)
+    if all(each.settings.architecture == "decoder" for each in configurations):
+        return ""
+    if len(kinds) < 2:
+        return "".join(f"The loss is {kind}." for kind in kinds)
+    told = "; ".join(f"that of {', '.join(names)} is {kind}" for kind, names in kinds.items())
+    return (
+        f"Not all losses measure the same: {told}. Compare losses of one kind; an upper bound "
+        f"also with a decoder's loss: the loss of the model itself is at most the bound."
+    )
 
 
 def bits(configuration: Configuration) -> str:

@@ -3,10 +3,12 @@
 Pairs have the same methods: kqv/training/pair_data.py.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from kqv.errors import UserError
 from kqv.machine.ranks import Ranks
@@ -22,6 +24,7 @@ from kqv.training.frequencies import sample_of, trivial_losses
 from kqv.training.pair_data import PairData, pair_data
 from kqv.training.request import Request
 
+TRACED_WINDOWS = 4  # of the validation split, over which the figures of the layers are means
 SEARCHED_TOKENS = 1 << 24  # of a text, at a time
 
 
@@ -107,6 +110,12 @@ class TextData:
         size = settings.batch_size, settings.block_size
         return self._evaluated(spaced_windows(self.val, *size, settings.eval_iters))
 
+    def traced_ids(self, settings: TrainSettings) -> Tensor:
+        """What the model reads of a few windows of the validation split, (windows, block_size)
+        int64: by an encoder with their masks."""
+        windows = spaced_windows(self.val, TRACED_WINDOWS, settings.block_size, 1)
+        return next(self._evaluated(windows)).ids
+
     def whole_batches(self, settings: TrainSettings) -> Iterator[Batch]:
         """The whole validation split: every token but the first predicted once or, by an encoder,
         those that a fixed set of masks hides."""
@@ -138,32 +147,46 @@ def open_data(
     """
     settings, given = request.settings, request.given
     again = ranks.launch.command("train.py", *sources, *request.arguments)
-    val_text = given.get("val_text", ())
-    if val_text and not request.texts and not settings.eval_only:
-        raise UserError("--val_text= names what to validate on: name what to train on, too")
-
-    def open_it() -> Dataset:
-        if not request.texts and not val_text:
-            kind = source_tokenizer or given.get("tokenizer", "")
-            target_kind = tokenizer or given.get("target_tokenizer", "")
-            return open_dataset(settings.dataset, kind, sources, again, target_kind)
-        if settings.architecture == "encoder_decoder":
-            return open_pairs(
-                request.texts, val_text, settings.encoding,
-                source_tokenizer or settings.tokenizer,
-                "" if source_tokenizer is tokenizer and tokenizer else (
-                    tokenizer or settings.target_tokenizer
-                ),
-                settings.source_field, settings.target_field, settings.endings,
-            )  # fmt: skip
-        kind = tokenizer or settings.tokenizer
-        reading = (settings.encoding, kind, settings.text_field, settings.endings)
-        return open_texts(request.texts, *reading, val_text)
-
-    dataset = ranks.local_main_first(open_it)
+    tokenizers = (tokenizer, source_tokenizer)
+    dataset = ranks.local_main_first(
+        lambda: open_named(request.texts, settings, given, tokenizers, sources, again)
+    )
     if isinstance(dataset, PairDataset):
         return pair_data(dataset, settings)
     return text_data(dataset, settings)
+
+
+def open_named(
+    words: Sequence[str],
+    settings: TrainSettings,
+    given: Mapping[str, Any],
+    tokenizers: tuple[Tokenizer | None, Tokenizer | None] = (None, None),
+    sources: Sequence[str] = (),
+    again: str = "",
+) -> Dataset:
+    """The texts or pairs that words of a command line name, or else the dataset that is named.
+
+    `given` are the options that were given. The tokenizers, of the model and of an
+    encoder-decoder's sources, are those of a checkpoint, None if there is none; `sources` and
+    `again` are those of `open_dataset`. Raises UserError.
+    """
+    tokenizer, source_tokenizer = tokenizers
+    val_text = given.get("val_text", ())
+    if val_text and not words and not settings.eval_only:
+        raise UserError("--val_text= names what to validate on: name what to train on, too")
+    target = tokenizer or settings.target_tokenizer
+    if not words and not val_text:  # a dataset has its own tokenizer, unless one is asked for
+        kind = source_tokenizer or given.get("tokenizer", "")
+        return open_dataset(settings.dataset, kind, sources, again, target)
+    if settings.architecture == "encoder_decoder":
+        one = tokenizer is not None and source_tokenizer is tokenizer
+        return open_pairs(
+            words, val_text, settings.encoding, source_tokenizer or settings.tokenizer,
+            "" if one else target, settings.source_field, settings.target_field, settings.endings,
+        )  # fmt: skip
+    kind = tokenizer or settings.tokenizer
+    reading = (settings.encoding, kind, settings.text_field, settings.endings)
+    return open_texts(words, *reading, val_text)
 
 
 def text_data(dataset: Dataset, settings: TrainSettings) -> TextData:

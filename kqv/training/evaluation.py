@@ -17,12 +17,10 @@ from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
 from kqv.machine.wrapping import sharding
 from kqv.options.settings import SampleSettings, TrainSettings
-from kqv.text.batches import Batch, spaced_windows
+from kqv.text.batches import Batch
 from kqv.training.data import TextData
 from kqv.training.pair_data import PairData
 from model import GPT
-
-TRACED_WINDOWS = 4  # windows of the validation split over which the figures of the layers are means
 
 
 class Evaluator:
@@ -65,9 +63,7 @@ class Evaluator:
             return {}, ""
         figures, text = {}, ""
         if settings.inner_figures and isinstance(self.data, TextData):
-            block_size = settings.block_size
-            windows, _ = next(spaced_windows(self.data.val, TRACED_WINDOWS, block_size, 1))
-            figures = layer_figures(whole, windows)
+            figures = layer_figures(whole, self.data.traced_ids(settings))
         if sample and self.model.config.architecture == "decoder":
             sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
             prompt = default_prompt(self.data.tokenizer)

@@ -28,7 +28,6 @@ from kqv.files import (
     replacing,
     take_place,
 )
-from kqv.options.settings import TrainSettings
 from kqv.run_files import CONFIG, DAMAGED, LATEST, METRICS, NANOGPT, OF_A_RUN, TO_USE
 from kqv.sizes import format_bytes, size_on_disk
 from kqv.training.metrics import read_metrics
@@ -51,9 +50,8 @@ def enter_folder(run: "Run", resumed_from: Path | None, nanogpt: bool) -> Iterat
     """
     folder = Path(run.settings.out_dir)
     with nullcontext() if resumed_from else occupy(folder):
-        parameters = run.trainer.model.parameter_count()
-        make_room(folder, parameters, resumed_from)
-        write_config(folder, run.settings, run.data.dataset.title, parameters)
+        make_room(folder, run.trainer.model.parameter_count(), resumed_from)
+        write_config(folder, run)
         if resumed_from and nanogpt:
             shutil.copy2(resumed_from, folder / NANOGPT)
             print(
@@ -119,18 +117,20 @@ def make_room(out_dir: Path, parameters: int, resumed_from: Path | None) -> None
         )
 
 
-def write_config(out_dir: Path, settings: TrainSettings, text: str, parameters: int) -> None:
+def write_config(out_dir: Path, run: "Run") -> None:
     """Write config.json, which tells people and programs what the run is. (A resume does not read
     it: the checkpoint has all settings.)"""
-    run = {
+    content = {
         "kqv": __version__,
         "torch": version("torch"),
-        "text": text,
-        "parameters": parameters,
-        "settings": asdict(settings),
+        "text": run.data.dataset.title,
+        "parameters": run.trainer.model.parameter_count(),
+        "step_tokens": run.data.step_tokens(run.settings),
+        "measured": run.data.measured,
+        "settings": asdict(run.settings),
     }
     with replacing(out_dir / CONFIG) as file:
-        file.write(json.dumps(run, indent=2, ensure_ascii=False).encode())
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode())
 
 
 def _set_aside(out_dir: Path) -> None:

@@ -54,6 +54,20 @@ def test_configurations_of_the_same_name_are_told_apart_by_their_path(tmp_path: 
     assert [each.group for each in configurations] == ["a", "a"] + ["many"] * 4
 
 
+def test_pairs_are_for_an_encoder_decoder_unless_a_configuration_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    plain = write(tmp_path / "plain.py", "n_layer = 1\n")
+    text = write(tmp_path / "text.py", "architecture = 'decoder'\n")
+    named = write(tmp_path / "named.py", "text = 'words.tsv'\n")
+    configurations = read_configurations([plain, text], {}, ["words.tsv"])
+    assert [each.settings.architecture for each in configurations] == ["encoder_decoder", "decoder"]
+    (own,) = read_configurations([named], {})
+    assert own.settings.architecture == "encoder_decoder"
+    (other,) = read_configurations([named], {}, ["novel.txt"])
+    assert other.settings.architecture == "decoder"
+
+
 def test_the_docstring_is_read_and_nothing_is_run(tmp_path: Path) -> None:
     path = write(tmp_path / "a.py", '"""Why?\nReally?\n\nThis one.\n"""\n\nraise SystemExit(1)\n')
     assert docstring(Path(path)) == "Why?\nReally?\n\nThis one."

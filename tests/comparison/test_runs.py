@@ -32,3 +32,14 @@ def test_losses_of_longer_tokens_are_per_character(tmp_path: Path) -> None:
     one.runs = [run]
     assert one.losses == [1.25]
     assert one.values("val_loss") == {0: [2.0], 20: [1.0]}
+
+
+def test_the_clock_counts_the_tokens_of_pairs_as_train_py_has_counted_them(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", METRICS)
+    (run.folder / "config.json").write_text('{"step_tokens": 40, "measured": "over the targets"}')
+    assert run.seconds([10, 20]) == pytest.approx([4, 6])
+    assert run.measured == "over the targets"
+    for damaged in ("", "[1]", "{", "null"):
+        other = made_up_run(tmp_path / f"damaged {damaged}", METRICS)
+        (other.folder / "config.json").write_text(damaged)
+        assert other.seconds([10, 20]) == pytest.approx([1, 1.5])

@@ -1,6 +1,7 @@
 """compare.py as a user starts it: real runs of train.py, stopped, gone on with, failed."""
 
 import dataclasses
+import json
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers.pairs import write_pairs
 from helpers.shell import (
     TINY_SETTINGS,
     Done,
@@ -285,6 +287,12 @@ def test_a_run_that_fails_is_one_line_and_costs_the_others_nothing_and_no_text_d
         (["good.py", "--seeds=0"], 2, "seeds=0 must be 1 or more"),
         (["good.py", "--seed=4611686018427387904"], 2, "seed="),
         (["good.py", "--n_heads=2"], 2, "did you mean n_head?"),
+        (
+            ["good.py", "--target_tokenizer=char"],
+            2,
+            "good.py: --target_tokenizer=char is for pairs",
+        ),
+        (["good.py", "--val_text=a.txt"], 2, "name what to train on, too"),
         (["good.py", "none.txt"], 2, "no such file or folder: none.txt"),
         (["good.py", "--dataset=none"], 2, "no dataset none"),
     ],
@@ -330,6 +338,51 @@ def test_a_text_can_come_from_standard_input(shell, tmp_path):
     done = shell.run("compare.py", "-", config, f"--out_dir={tmp_path / 'out'}", input=easy_text())
     assert done.status == 0, done.stderr
     assert "Trained on standard input with" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_pairs_are_compared_on_validation_pairs_of_their_own_and_opened_once(shell, tmp_path):
+    config = write_config(
+        tmp_path, "depth", "max_iters = 4", 'variants = {"one": {}, "two": {"encoder_layers": 2}}'
+    )
+    train, val = (
+        write_pairs(tmp_path / f"{name}.tsv", [(word, word[::-1]) for word in words])
+        for name, words in (
+            ("train", ["abc", "abba", "cab", "cabac"] * 9),
+            ("val", ["baba", "acc"]),
+        )
+    )
+    words = (config, train, f"--val_text={val}", f"--out_dir={tmp_path / 'out'}")
+    done = shell.succeed("compare.py", *words)
+    assert done.stderr.count("an encoder-decoder learns to translate") == 1
+    assert (
+        done.stdout.splitlines()[-1]
+        == "The loss is over the targets of the whole validation split."
+    )
+    speeds = []
+    for folder in run_folders(tmp_path / "out").values():
+        written = json.loads((folder / "config.json").read_text())
+        assert written["step_tokens"] == 8 * 8.5  # two sides of 3.75 letters, and an end
+        assert written["settings"]["architecture"] == "encoder_decoder"
+        speeds.append(metrics(folder)[-1]["tokens_per_second"])
+    assert len(speeds) == 2
+    again = shell.succeed("compare.py", *words)
+    assert again.stdout == done.stdout and "run 1" not in again.stderr
+
+
+def test_a_bound_and_a_loss_of_masked_characters_are_told_from_a_decoders_loss(
+    shell, text, tmp_path
+):
+    variants = {
+        "causal": {"architecture": "decoder"},
+        "masked": {"architecture": "encoder"},
+        "diffusion": {"architecture": "encoder", "mask_rate": "uniform"},
+    }
+    config = write_config(tmp_path, "reading", "max_iters = 4", f"variants = {variants!r}")
+    done = shell.succeed("compare.py", config, text, f"--out_dir={tmp_path / 'out'}")
+    for part in ("Not all losses", "reading_diffusion is an upper bound", "reading_masked is over"):
+        assert part in done.stdout.splitlines()[-1]
+    for folder in run_folders(tmp_path / "out").values():
+        assert {"raw_variance", "entropy"} <= metrics(folder)[-1].keys()
 
 
 def test_different_tokens_are_compared_by_their_loss_per_character(shell, text, tmp_path):
