@@ -20,6 +20,7 @@ from kqv.checkpoints.loading import load_model
 from kqv.comparison.runs import FACTS, Configuration, Run
 from kqv.errors import UserError
 from kqv.files import replacing
+from kqv.generation.filling import fill_text
 from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import generate_text
 from kqv.machine.device import choose_machine
@@ -190,8 +191,10 @@ def write_facts(run: Run) -> None:
 
 
 def sample_of(model: GPT, tokenizer: Tokenizer) -> str:
-    """What a trained model writes; "" for architectures whose models do not continue a text."""
-    if model.config.architecture != "decoder":
-        return ""
+    """What a trained model writes; "" of an encoder-decoder, which needs a source."""
     sampling = SampleSettings(max_new_tokens=SAMPLE_TOKENS)
+    if model.config.has_cross_attention:
+        return ""
+    if model.config.architecture == "encoder":
+        return fill_text(model, tokenizer, "", sampling)
     return generate_text(model, tokenizer, default_prompt(tokenizer), sampling)

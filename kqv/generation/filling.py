@@ -177,8 +177,14 @@ def show_blanks(tokenizer: Tokenizer, ids: Sequence[int], blank: str) -> str:
 def fill_text(model: GPT, tokenizer: Tokenizer, text: str, settings: SampleSettings) -> str:
     """One sample: a text with its blanks filled, or continued by max_new_tokens tokens."""
     ids, _ = encode_blanks(tokenizer, text, settings.blank)
-    filled = [*to_fill(model, tokenizer, ids, settings.max_new_tokens)]
-    mask = tokenizer.marker_id(MASK)
+    return fill_ids(
+        model, tokenizer, to_fill(model, tokenizer, ids, settings.max_new_tokens), settings
+    )
+
+
+def fill_ids(model: GPT, tokenizer: Tokenizer, ids: Sequence[int], settings: SampleSettings) -> str:
+    """One sample: the text of ids with its masks filled."""
+    filled, mask = [*ids], tokenizer.marker_id(MASK)
     for step in fill(model, filled, mask, settings, vocab_size=tokenizer.vocab_size):
         for place, token in zip(step.places[0].tolist(), step.tokens[0].tolist(), strict=True):
             filled[place] = token

@@ -10,6 +10,7 @@ from itertools import islice
 
 import torch
 
+from kqv.generation.filling import fill_ids
 from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import generate_text
 from kqv.inside.figures import layer_figures
@@ -21,6 +22,8 @@ from kqv.text.batches import Batch
 from kqv.training.data import TextData
 from kqv.training.pair_data import PairData
 from model import GPT
+
+BLANK_EVERY = 7  # characters of a sample, which an encoder fills in: about 15 %
 
 
 class Evaluator:
@@ -64,11 +67,22 @@ class Evaluator:
         figures, text = {}, ""
         if settings.inner_figures and isinstance(self.data, TextData):
             figures = layer_figures(whole, self.data.traced_ids(settings))
-        if sample and self.model.config.architecture == "decoder":
-            sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
-            prompt = default_prompt(self.data.tokenizer)
-            text = generate_text(whole.eval(), self.data.tokenizer, prompt, sampling)
+        if sample:
+            text = self._sample(whole.eval())
         return figures, text
+
+    def _sample(self, model: GPT) -> str:
+        """What the model writes: a text; a text with its blanks filled; or a translation."""
+        data, settings = self.data, self.settings
+        sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
+        if isinstance(data, PairData):
+            return ""
+        if data.masking is None:
+            return generate_text(model, data.tokenizer, default_prompt(data.tokenizer), sampling)
+        ids = data.val[: settings.sample_chars + 1][: settings.block_size].tolist()
+        every = BLANK_EVERY if data.masking.rate != "uniform" else 1
+        ids[::every] = [data.masking.mask] * len(ids[::every])
+        return fill_ids(model, data.tokenizer, ids, sampling)
 
 
 @torch.no_grad()
