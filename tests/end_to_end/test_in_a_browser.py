@@ -251,6 +251,20 @@ def test_cross_attention_is_shown_first_with_both_texts(tmp_path, open_page) -> 
     assert readout.endswith(f"weight {weights[3, 5]:.5f}")
 
 
+def test_odd_characters_of_a_pair_are_seen_and_do_nothing(tmp_path, open_page) -> None:
+    tokenizer = CharTokenizer.of(ODD).with_markers(PAIR_MARKERS)
+    config = GPTConfig(tokenizer.vocab_size, architecture="encoder_decoder", **SHAPE)
+    reader = Reader(ODD, randomised(config, 1), tokenizer, tokenizer)
+    view = view_pair(reader, pair_to_read(reader, ODD, ODD))
+    (tmp_path / "page.html").write_text(render([view], view.heads[0]), encoding="utf-8")
+    window = open_page(tmp_path / "page.html")
+    for kind in ("encoder", "decoder", "cross"):
+        window.click(f".kinds [data-kind={kind}]")
+        for stage in ("vectors", "raw", "output"):
+            choose(window, stage)
+            assert window.locator("img").count() == 0 and window.locator("script").count() == 2
+
+
 def test_kinds_of_attention_are_chosen_with_keys_and_a_phone_is_wide_enough(
     tmp_path, open_page
 ) -> None:

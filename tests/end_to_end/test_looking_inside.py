@@ -6,13 +6,18 @@ from dataclasses import fields
 
 import pytest
 import torch
+from helpers.models import randomised
 from helpers.shell import TINY, copy_project, fake_browser
 
 from kqv.checkpoints.loading import load_checkpoint
-from kqv.checkpoints.restoring import restore_model
+from kqv.checkpoints.restoring import model_state, restore_model
 from kqv.checkpoints.single import save_checkpoint
 from kqv.inside.figures import MEANINGS, DecoderFigures
 from kqv.inside.text_view import shade_legend
+from kqv.text.characters import CharTokenizer
+from kqv.text.symbols import SymbolTokenizer
+from kqv.text.tokenizer import PAIR_MARKERS
+from model import GPTConfig
 
 TEXT = "The red fox sits"
 
@@ -174,3 +179,66 @@ def test_a_mistake_is_one_line(shell, trained, words, hints):
     done = shell.run("explain.py", f"--out_dir={trained.folder}", f"--text={TEXT}", *words)
     assert done.status == 2 and len(done.stderr.splitlines()) == 1 and done.stdout == ""
     assert all(hint in done.stderr for hint in hints), done.stderr
+
+
+@pytest.fixture
+def translator(tmp_path):
+    """A folder with an encoder–decoder of random weights, from letters to sounds."""
+    letters = CharTokenizer("acelno")
+    sounds = SymbolTokenizer(["k", "ɝ", "n"]).with_markers(PAIR_MARKERS)
+    config = GPTConfig(
+        sounds.vocab_size,
+        source_vocab_size=letters.vocab_size,
+        architecture="encoder_decoder",
+        **{"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16},
+    )
+    model = randomised(config, spread=0.4)
+    state = model_state(model, sounds, letters) | {"config": {"seed": 1}}
+    save_checkpoint(tmp_path / "ckpt.pt", state)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_an_encoder_decoder_is_shown_with_its_source_and_its_target(shell, translator):
+    words = ("explain.py", f"--out_dir={translator}")
+    target = ("--text=-", "--target=k ɝ")
+    done = shell.run(*words, *target, "--format=json", input="colonel\n")
+    assert done.status == 0, done.stderr
+    numbers = json.loads((translator / "explain.json").read_text())
+    assert numbers["text"] == "colonel" and len(numbers["target"]) == 3
+    for kind, shape in (("encoder", (7, 7)), ("decoder", (3, 3)), ("cross", (3, 7))):
+        weights = torch.tensor(numbers["parts"][kind]["layers"][1]["weights"])
+        assert weights.shape == (2, *shape)
+    for form in ("text", "png", "html"):
+        done = shell.run(*words, f"--format={form}", "--open=False")  # a text that it can read
+        assert done.status == 0 and done.stderr == "", done.stderr
+    beside = ("--step=0", f"--against={translator}", "--open=False")
+    assert shell.run(*words, "--text=once", *beside).status == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "hints"),
+    [
+        (["--text=Colonel"], ["'C'", "position 0"]),
+        (["--text="], ["the text has 0"]),
+        (["--text=" + "once" * 5], ["20 characters", "1 to 16"]),
+        (["--text=once", "--target=q"], ["'q'"]),
+        (["--text=once", "--target=" + "k " * 20], ["the target has 21", "1 to 16"]),
+        (["--text=once", "--layer=2"], ["layers 0 to 1"]),
+    ],
+)
+def test_a_mistake_about_a_pair_is_one_line(shell, translator, words, hints):
+    done = shell.run("explain.py", f"--out_dir={translator}", *words)
+    assert done.status == 2 and len(done.stderr.splitlines()) == 1 and done.stdout == ""
+    assert all(hint in done.stderr for hint in hints), done.stderr
+
+
+@pytest.mark.slow
+def test_models_of_different_architectures_are_not_put_on_one_page(shell, trained, translator):
+    for first, second in ((trained.folder, translator), (translator, trained.folder)):
+        done = shell.run("explain.py", f"--out_dir={first}", f"--against={second}", "--open=False")
+        assert done.status == 2 and len(done.stderr.splitlines()) == 1
+        assert "encoder–decoder" in done.stderr
+    done = shell.run("explain.py", f"--out_dir={trained.folder}", "--target=x", "--open=False")
+    assert done.status == 2 and "--target=" in done.stderr and "leave it out" in done.stderr
