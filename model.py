@@ -8,8 +8,8 @@ An encoder is the same without a mask. A decoder with an encoder attends to its 
     ids ─▶ embedding ─▶ [ attention ─▶ cross-attention ─▶ mlp ] × n_layer ─▶ norm ─▶ head
 
 Notable:
-- `attend` is the attention of the paper, written out; `attend_fused` and `causal_linear_attention`
-  compute the same faster;
+- `attend` is the attention of the paper, written out; `attend_fused` and the bodies of
+  kqv/efficient.py compute the same faster;
 - what a reader may want to vary is an option of `GPTConfig`, looked up in a small table;
 - some combinations of options are the families of known models: Qwen3 (the default), GPT-2, BERT,
   T5, the Transformer of 2017 (config/ has each);
@@ -23,16 +23,17 @@ Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kqv import kernels
+from kqv import efficient, kernels
 from kqv.initialization import initialize
-from kqv.kernels import Dropout, attend_fused, causal_linear_attention, drop
+from kqv.kernels import Dropout, attend_fused, drop
 from kqv.options.config import GATED_MLPS, RMSNORM_EPSILON, GPTConfig
 from kqv.options.config import GPT2 as GPT2  # others import it from here
 from kqv.positions import RelativeBias, Rotary, Rotation, rotate, sinusoids
@@ -72,20 +73,14 @@ def squared_score(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return (query @ key.mT).square() * scale
 
 
-def feature_map(x: Tensor) -> Tensor:
-    """φ(x) = elu(x) + 1, always positive (Katharopoulos et al. 2020, eq. 7)."""
-    return F.elu(x) + 1
-
-
-def linear_score(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """log(φ(query) · φ(key)) · scale: with scale 1, softmax gives weights in proportion to φ·φ."""
-    similarity = feature_map(query) @ feature_map(key).mT
-    return similarity.clamp_min(kernels.SMALLEST_SUM).log() * scale
-
-
 # (batch, heads, time, d_k) and (batch, heads, seen, d_k) to scores (batch, heads, time, seen).
-SCORES = {"dot": dot_score, "squared": squared_score, "linear": linear_score}
-HAVE_FAST_BODY = ("dot", "linear")  # scores that attend_fused or causal_linear_attention compute
+SCORES = {
+    "dot": dot_score,
+    "squared": squared_score,
+    "linear": efficient.linear_score,
+    "performer": efficient.performer_score,
+}
+HAVE_FAST_BODY = ("dot", "linear", "performer")  # attend_fused or kqv/efficient.py compute these
 
 SCALES = {
     "sqrt": lambda d_k: 1 / math.sqrt(d_k),
@@ -111,6 +106,17 @@ def future_mask(distance: Tensor) -> Tensor:
 
 # May a query see a key that stands `distance` positions before it (negative: after it)?
 MASKS = {"causal": causal_mask, "none": no_mask, "future": future_mask}
+
+
+def visible(config: GPTConfig, queries: Tensor, keys: Tensor) -> Tensor:
+    """May queries at these positions (..., time) see keys at those (..., seen)? (..., time, seen)
+    bool. With a sliding window, all see the global tokens, and these all (Beltagy et al. 2020)."""
+    queries, keys = queries[..., :, None], keys[..., None, :]
+    mask = MASKS[config.mask](queries - keys)
+    if not config.window:
+        return mask
+    near = (queries - keys).abs() < config.window
+    return mask & (near | (queries < config.global_tokens) | (keys < config.global_tokens))
 
 
 def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -170,7 +176,10 @@ class Attention(nn.Module):
         epsilon = config.norm_epsilon
         self.query_norm = RMSNorm(config.d_k, epsilon) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(config.d_k, epsilon) if config.qk_norm else nn.Identity()
-        scale = config.attention_scale if config.attention_score != "linear" else "none"
+        if config.linformer_rank and config.architecture == "encoder":
+            self.mix_keys = nn.Linear(config.block_size, config.linformer_rank, bias=False)
+            self.mix_values = nn.Linear(config.block_size, config.linformer_rank, bias=False)
+        scale = "none" if config.attention_score in efficient.FEATURES else config.attention_scale
         self.scale = SCALES[scale](config.d_k) if isinstance(scale, str) else float(scale)
         # kernels have this mask built in
         plain = config.mask == "causal" and not config.window and config.position != "relative"
@@ -189,15 +198,28 @@ class Attention(nn.Module):
         query, key, value = self.project(x, source, rotation)
         if observer is not None:
             key, value = observer.see(query, key, value)
+        if hasattr(self, "mix_keys"):
+            key = efficient.mix_positions(key, self.mix_keys.weight, mask)
+            value = efficient.mix_positions(value, self.mix_values.weight, mask)
+            mask = None
         causal = self.causal and mask is not None
         score, dropout = self.config.attention_score, self.config.dropout if self.training else 0.0
-        if self.fused and score == "dot":
+        if self.slides(query.shape[2]):
+            look = partial(attend, scale=self.scale, score=score, dropout=dropout)
+            see = partial(visible, self.config)
+            output = efficient.attend_in_windows(query, key, value, mask, self.config, look, see)
+        elif self.fused and score == "dot":
             output = attend_fused(query, key, value, mask, self.scale, dropout, causal)
-        elif self.fused and score == "linear" and causal:  # it has no weights to drop
-            output = causal_linear_attention(feature_map(query), feature_map(key), value)
+        elif self.fused and efficient.sums_features(score, query, mask, causal):
+            query, key = efficient.FEATURES[score](query, key)  # without weights to drop
+            output = efficient.linear_attention(query, key, value, mask, causal)
         else:
             output, _ = attend(query, key, value, mask, self.scale, score, dropout)
         return self.output(output.transpose(1, 2).reshape(x.shape))
+
+    def slides(self, time: int) -> bool:
+        """Whether windows of a text of this length are attended to chunk by chunk."""
+        return self.fused and not self.cross and efficient.slides(self.config, time)
 
     def project(
         self, x: Tensor, source: Tensor, rotation: Rotation | None
@@ -346,22 +368,25 @@ class Stack(nn.Module):
             x = x + self.sinusoids[start : start + time]
         return self.dropout(self.embedding_norm(x))
 
-    def allowed(self, time: int) -> Tensor | None:
-        """Which keys each query may see: (time, time) bool, queries by keys; None means all."""
-        config = self.config
-        if not config.window and config.mask == "none":
+    def allowed(self, time: int, start: int = 0) -> Tensor | None:
+        """Which keys each query from position `start` on may see: (time, start + time) bool,
+        queries by keys; None means all."""
+        if not self.config.window and self.config.mask == "none":
             return None
-        place = torch.arange(time, device=self.embedding.weight.device)
-        distance = place[:, None] - place
-        mask = MASKS[config.mask](distance)
-        return mask & (distance.abs() < config.window) if config.window else mask
+        places = torch.arange(start + time, device=self.embedding.weight.device)
+        return visible(self.config, places[start:], places)
 
     def mask(self, start: int, time: int, padding: Tensor | None) -> Tensor | None:
         """The mask of self-attention, as `attend` takes it. padding (batch, 1, 1, time), False
         where a text has ended."""
-        mask = self.allowed(time) if start == 0 else None  # a cache holds only what may be seen
-        if padding is not None:
-            mask = padding if mask is None else mask & padding
+        first: Any = self.blocks[0]
+        if start == 0 and first.attention.slides(time):
+            return padding  # `attend_in_windows` makes the rest of the mask
+        whole = start == 0 or self.config.global_tokens  # other caches hold only what may be seen
+        mask = self.allowed(time, start) if whole else None
+        if padding is not None and mask is not None:  # padding sees itself, so that it has weights
+            mask = mask & (padding | torch.eye(time, dtype=torch.bool, device=padding.device))
+        mask = padding if mask is None else mask
         if self.relative is None:
             return mask
         bias = self.relative(start, time)

@@ -97,27 +97,6 @@ def attend_fused(
     )
 
 
-def causal_linear_attention(query: Tensor, key: Tensor, value: Tensor, chunk: int = 64) -> Tensor:
-    """Causal attention with weights in proportion to query · key, in time linear in the length.
-
-    query and key (batch, heads, time, d_k) are feature maps, so no number is negative; value is
-    (batch, heads, time, d_k), as is the result. Without a softmax, keys and values of the past can
-    be summed before the query is known: query @ Σ keyᵀ value / query @ Σ keyᵀ (Katharopoulos et al.
-    2020, eqs. 9 to 12). Sums are taken over whole chunks; within a chunk each pair is computed.
-    """
-    batch, heads, time, d_k = query.shape
-    padding = (0, 0, 0, -time % chunk)  # keys of 0 add nothing, queries of 1 keep the sums above 0
-    query = F.pad(query, padding, value=1.0).view(batch, heads, -1, chunk, d_k)
-    key = F.pad(key, padding).view(batch, heads, -1, chunk, d_k)
-    value = F.pad(F.pad(value, (0, 1), value=1.0), padding)  # a column of ones, for Σ keyᵀ
-    value = value.view(batch, heads, -1, chunk, d_k + 1)
-    summed = (key.mT @ value).float().cumsum(dim=2)  # (batch, heads, chunks, d_k, d_k + 1)
-    past = F.pad(summed[:, :, :-1], (0, 0, 0, 0, 1, 0))
-    found = query @ past + (query @ key.mT).tril() @ value
-    output = found[..., :-1] / found[..., -1:].clamp_min(SMALLEST_SUM)
-    return output.view(batch, heads, -1, d_k)[:, :, :time]
-
-
 def cross_entropy(
     logits: Tensor, targets: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
 ) -> Tensor:

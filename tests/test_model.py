@@ -10,10 +10,10 @@ import pytest
 import torch
 from helpers.models import random_ids, randomised
 
+from kqv.efficient import causal_linear_attention, linear_features
 from kqv.exchange.families import places, to_theirs
 from kqv.kernels import (
     attend_fused,
-    causal_linear_attention,
     cross_entropy,
     drop,
     linear_cross_entropy,
@@ -32,7 +32,6 @@ from model import (
     GPTConfig,
     RMSNorm,
     attend,
-    feature_map,
 )
 
 
@@ -140,7 +139,7 @@ def test_linear_attention_is_that_of_all_pairs_and_has_its_gradients(length: int
     query, key, value = (torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3))
     mask = torch.ones(length, length, dtype=torch.bool).tril()
     pairs, weights = attend(query, key, value, mask, scale=1.0, score="linear")
-    linear = causal_linear_attention(feature_map(query), feature_map(key), value)
+    linear = causal_linear_attention(*linear_features(query, key), value)
     torch.testing.assert_close(pairs, linear, atol=1e-5, rtol=0)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, length))
     signal = torch.randn_like(pairs)

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kqv.efficient import SHORTEST_CHUNK, WORTHWHILE, slides
 from kqv.generation.decoder import Decoder
 from kqv.progress import say_once
 from model import GPT, GPTConfig
 
 TOLERANCE = 3e-5  # of the largest logit; float32 rounding stays below a tenth of that
 TIME, VOCAB_SIZE = 6, 32  # of the small model that is compared
+SLIDING = WORTHWHILE * SHORTEST_CHUNK  # its time, if windows are to be attended to chunk by chunk
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ def differences(model: GPT) -> Differences:
     small = replace(
         config,
         vocab_size=VOCAB_SIZE,
-        block_size=TIME,
+        block_size=SLIDING if slides(config, config.block_size) else TIME,
         n_layer=min(config.n_layer, 6),
         n_head=n_head,
         n_embd=n_head * d_k,
         mlp_width=min(config.mlp_width, 32),
         window=min(config.window, 3),
+        global_tokens=min(config.global_tokens, 1),
+        linformer_rank=min(config.linformer_rank, 3),
         attention_scale=scale,
     )
     return _differences(tuple(vars(small).items()), frozenset(map(type, model.modules())))
@@ -88,7 +92,8 @@ def _differences(options: tuple[tuple[str, Any], ...], classes: frozenset[type])
     attention = ""
     try:
         model = random_model(GPTConfig(**dict(options)))
-        ids = (5 * torch.arange(2 * TIME) % VOCAB_SIZE).view(2, TIME)
+        time = model.config.block_size
+        ids = (5 * torch.arange(2 * time) % VOCAB_SIZE).view(2, time)
         fused = model(ids)
         model.fuse_attention(False)
         attention = describe_difference(fused, model(ids))
@@ -96,7 +101,7 @@ def _differences(options: tuple[tuple[str, Any], ...], classes: frozenset[type])
         if others := classes - set(map(type, model.modules())):
             name = min(each.__name__ for each in others)
             return Differences(attention, f"it has a module of another class, {name}")
-        return Differences(attention, describe_difference(*decoded(model, ids)))
+        return Differences(attention, describe_difference(*decoded(model, ids[:, :TIME])))
     except Exception as error:  # whatever a changed model raises, the plain forward may still work
         words = " ".join(str(error).split())[:100]
         return Differences(attention, f"{type(error).__name__}: {words}")

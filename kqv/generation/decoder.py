@@ -41,7 +41,9 @@ class Decoder:
         self.cached = cached and config.mask == "causal"
         # Rotary keys know only distances, so a ring of them can go on for ever. Positions that are
         # added to x count from the beginning of the block and end with it.
-        self.endless = config.position in ("rope", "relative", "none")
+        # Global tokens are the first of the block.
+        places_end = config.position in ("learned", "sinusoidal") or config.global_tokens
+        self.endless = not places_end
         self.kept = config.block_size if slide else max(1, config.block_size // 2)
         self.step = fast_copy(model, dtype) if self.cached else None
         self.caches: list[KVCache] = []

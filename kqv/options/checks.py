@@ -21,6 +21,7 @@ from kqv.options.settings import (
 LARGEST_SEED = 2**62  # generators take 64 bits, and training adds the step
 LARGEST_SIZE = 2**40  # no window, width or number of steps; tensors cannot count beyond 2^63
 LARGEST_WIDTH = 2**20  # of the residual stream
+LARGEST_FEATURES = 1024  # d_k of random features, which are made of d_k × d_k matrices
 LARGEST_DEPTH = 1000  # blocks; the deepest published model, DeepNet (Wang et al. 2022), has 1,000
 LARGEST_BATCH = 2**26  # tokens in a micro-batch: no GPU holds more
 # With three times this rate neither optimizer learns: after 100 steps of tiny Shakespeare the loss
@@ -56,6 +57,7 @@ def check_model(options: ModelOptions) -> None:
     if not isinstance(options.attention_scale, str):
         _check_between(options, -LARGEST_SIZE, LARGEST_SIZE, "attention_scale")
     _check_heads(options)
+    _check_efficient_attention(options)
 
 
 def _check_architecture(options: ModelOptions) -> None:
@@ -69,6 +71,34 @@ def _check_architecture(options: ModelOptions) -> None:
         )
     if architecture == "encoder" and options.mask == "future":
         raise UserError("an encoder attends to every position: leave out --mask=future")
+
+
+def _check_efficient_attention(options: ModelOptions) -> None:
+    """Refuse global tokens, projections along time and random features that no model can have."""
+    _check_between(options, 0, options.block_size, "global_tokens", below=True)
+    _check_between(options, 0, options.block_size, "linformer_rank")
+    if options.global_tokens and not options.window:
+        raise UserError(
+            f"global_tokens={options.global_tokens} are seen from beyond a sliding window, and "
+            f"there is none: add --window=64, or leave them out"
+        )
+    rank, d_k = options.linformer_rank, options.n_embd // options.n_head
+    if rank and options.architecture == "decoder":
+        raise UserError(
+            f"linformer_rank={rank} mixes all positions, and a decoder must not see later ones: "
+            f"take --architecture=encoder, or leave it out"
+        )
+    if rank and (options.window or options.position == "relative"):
+        other = f"window={options.window}" if options.window else "position=relative"
+        raise UserError(
+            f"linformer_rank={rank} mixes all positions, and {other} needs to know each: leave one "
+            f"of them out"
+        )
+    if options.attention_score == "performer" and d_k > LARGEST_FEATURES:
+        raise UserError(
+            f"performer has features of up to {LARGEST_FEATURES:,} numbers, and d_k = n_embd / "
+            f"n_head = {d_k:,}: take more heads"
+        )
 
 
 def _check_heads(options: ModelOptions) -> None:

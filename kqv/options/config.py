@@ -76,7 +76,8 @@ class GPTConfig(ModelOptions, Vocabulary):
     @property
     def reach(self) -> int:
         """How many tokens back attention looks, the token itself included."""
-        return min(self.window or self.block_size, self.block_size)
+        window = 0 if self.global_tokens else self.window
+        return min(window or self.block_size, self.block_size)
 
     @property
     def hidden(self) -> int:

@@ -88,12 +88,19 @@ class ModelOptions:
     attention_scale: Literal[keys_of("SCALES")] | float = "sqrt"  # type: ignore[valid-type]
     """factor of the scores: sqrt is 1/sqrt(d_k), dim is 1/d_k, none is 1, or a number"""
     attention_score: Literal[keys_of("SCORES")] = "dot"  # type: ignore[valid-type]
-    """q.k, its square, or linear attention: phi(q).phi(k) without softmax and scale"""
+    """q.k, its square, or without softmax and scale phi(q).phi(k): linear attention, and performer,
+    whose random features phi estimate a softmax of q.k/sqrt(d_k)"""
     mask: Literal[keys_of("MASKS")] = "causal"  # type: ignore[valid-type]
     """what a position may attend to: itself and the past, everything, or itself and the future; an
     encoder has none"""
     window: int = 0
     """sliding window of attention in tokens, the token itself included; 0 for no limit"""
+    global_tokens: int = 0
+    """beside a sliding window, the first tokens that all others see, and that see all others
+    (Longformer)"""
+    linformer_rank: int = 0
+    """encoder: project keys and values along time to so many mixtures of positions (Linformer); 0:
+    leave them as they are"""
     tie_weights: bool = False
     """share one matrix between the embedding and the output head"""
     weight_init: Literal["zero_residual", "gpt2"] = "zero_residual"
