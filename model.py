@@ -23,8 +23,7 @@ Shapes: (batch, time, n_embd) along the residual stream, (batch, heads, time, d_
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -33,28 +32,12 @@ from torch.utils.checkpoint import checkpoint
 
 from kqv import efficient, kernels
 from kqv.initialization import initialize
-from kqv.kernels import Dropout, attend_fused, drop
-from kqv.options.config import GATED_MLPS, RMSNORM_EPSILON, GPTConfig
+from kqv.kernels import Dropout, RMSNorm, drop
+from kqv.options.config import GATED_MLPS, GPTConfig
 from kqv.options.config import GPT2 as GPT2  # others import it from here
 from kqv.positions import RelativeBias, Rotary, Rotation, rotate, sinusoids
 
 PADDING = -1  # stands for an id beyond the end of a source
-
-
-class RMSNorm(nn.Module):
-    """x / √(mean(x²) + ε) · weight (Zhang & Sennrich 2019).
-
-    Always in float32: more exact than bfloat16, and no slower on a CPU (docs/log.md).
-    """
-
-    def __init__(self, width: int, epsilon: float = 0.0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.epsilon = epsilon or RMSNORM_EPSILON
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., width) of any float type to the same shape in float32."""
-        return kernels.rms_norm(x.float(), self.weight, self.epsilon)
 
 
 NORMS: dict[str, Callable[[GPTConfig], nn.Module]] = {
@@ -202,24 +185,12 @@ class Attention(nn.Module):
             key = efficient.mix_positions(key, self.mix_keys.weight, mask)
             value = efficient.mix_positions(value, self.mix_values.weight, mask)
             mask = None
-        causal = self.causal and mask is not None
         score, dropout = self.config.attention_score, self.config.dropout if self.training else 0.0
-        if self.slides(query.shape[2]):
-            look = partial(attend, scale=self.scale, score=score, dropout=dropout)
-            see = partial(visible, self.config)
-            output = efficient.attend_in_windows(query, key, value, mask, self.config, look, see)
-        elif self.fused and score == "dot":
-            output = attend_fused(query, key, value, mask, self.scale, dropout, causal)
-        elif self.fused and efficient.sums_features(score, query, mask, causal):
-            query, key = efficient.FEATURES[score](query, key)  # without weights to drop
-            output = efficient.linear_attention(query, key, value, mask, causal)
+        if self.fused:
+            output = efficient.attend_fast(self, query, key, value, mask, dropout, attend, visible)
         else:
             output, _ = attend(query, key, value, mask, self.scale, score, dropout)
         return self.output(output.transpose(1, 2).reshape(x.shape))
-
-    def slides(self, time: int) -> bool:
-        """Whether windows of a text of this length are attended to chunk by chunk."""
-        return self.fused and not self.cross and efficient.slides(self.config, time)
 
     def project(
         self, x: Tensor, source: Tensor, rotation: Rotation | None
@@ -235,8 +206,7 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """x (batch, time, n_embd) cut into heads: (batch, heads, time, d_k)."""
-        batch, time, _ = x.shape
-        heads = x.view(batch, time, self.config.n_head, self.config.d_k)
+        heads = x.unflatten(-1, (self.config.n_head, self.config.d_k))
         return heads.transpose(1, 2).contiguous()
 
 
@@ -285,10 +255,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention moves information between tokens, the MLP transforms each; both add to x.
-
-    A decoder with an encoder has cross-attention in between.
-    """
+    """Attention moves information between tokens, the MLP transforms each; both add to x."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -379,8 +346,7 @@ class Stack(nn.Module):
     def mask(self, start: int, time: int, padding: Tensor | None) -> Tensor | None:
         """The mask of self-attention, as `attend` takes it. padding (batch, 1, 1, time), False
         where a text has ended."""
-        first: Any = self.blocks[0]
-        if start == 0 and first.attention.slides(time):
+        if start == 0 and efficient.slides(self.blocks[0].attention, time):
             return padding  # `attend_in_windows` makes the rest of the mask
         whole = start == 0 or self.config.global_tokens  # other caches hold only what may be seen
         mask = self.allowed(time, start) if whole else None
@@ -454,20 +420,17 @@ class GPT(Stack):
         encoded: Tensor | None = None,
     ) -> Tensor:
         """Logits (batch, time, vocab_size) for the token after each of ids (batch, time), int64; of
-        an encoder, for the token at each.
+        an encoder, for the token at each. Given `targets` (batch, time), these tokens, the mean
+        loss instead: a float32 scalar in nats per token, weighted by `weights` (batch, time).
 
-        Given `targets` (batch, time), these tokens, the mean loss instead: a float32 scalar in nats
-        per token, weighted by `weights` (batch, time) if there are some. `observers`, one per
-        attention, see its queries, keys and values. `start` is the position of ids: above 0 they
-        are one token per text, and observers are KV caches that hold the tokens before it.
-        start + time must not exceed block_size, except for rope, relative and none.
-
-        An encoder–decoder translates `source` (batch, source_time); `encoded` is what `encode` made
-        of it, if it has been called already.
+        `observers`, one per attention, see its queries, keys and values. `start` is the position of
+        ids: above 0 they are one token per text, and observers are KV caches that hold the tokens
+        before it. start + time must not exceed block_size, except for rope, relative and none. An
+        encoder–decoder translates `source` (batch, source_time); `encoded` is its `encode`.
         """
         if source is not None and encoded is None:
             encoded = self.encode(source)
-        source_mask = not_padding(source) if source is not None else None
+        source_mask = None if source is None else not_padding(source)
         hidden = self.run(ids, observers, start, source=encoded, source_mask=source_mask)
         if targets is None:
             return self.head(hidden)

@@ -19,9 +19,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kqv.kernels import attend_fused
+
 SMALLEST_SUM = 1e-20  # weights are divided by at least this, never by 0
 SHORTEST_CHUNK = 64  # queries that attend to windows at once
 WORTHWHILE = 4  # chunks: of a shorter text, a mask over all pairs is as fast
+
+
+def attend_fast(
+    attention: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    attend: Callable[..., tuple[Tensor, Tensor]],
+    visible: Callable[[Any, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The output of `attend` by the fastest body that computes it; `attend` and `visible` are those
+    of model.py.
+
+    query (batch, heads, time, d_k), key and value (batch, heads, seen, d_k); mask as `attend` takes
+    it or, if `slides`, the padding only.
+    """
+    config, scale = attention.config, attention.scale
+    score, causal = config.attention_score, attention.causal and mask is not None
+    look = functools.partial(attend, scale=scale, score=score, dropout=dropout)
+    if slides(attention, query.shape[2]):
+        see = functools.partial(visible, config)
+        return attend_in_windows(query, key, value, mask, config, look, see)
+    if score == "dot":
+        return attend_fused(query, key, value, mask, scale, dropout, causal)
+    if sums_features(score, query, mask, causal):
+        query, key = FEATURES[score](query, key)  # without weights to drop
+        return linear_attention(query, key, value, mask, causal)
+    return look(query, key, value, mask)[0]
 
 
 def linear_features(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,9 +186,14 @@ def causal_linear_attention(query: Tensor, key: Tensor, value: Tensor, chunk: in
     return _ratio(found).view(batch, heads, -1, d_k)[:, :, :time]
 
 
-def slides(config: Any, time: int) -> bool:
+def slides(attention: Any, time: int) -> bool:
     """Whether self-attention over `time` positions goes by `attend_in_windows`. A learned bias of
     each distance, as T5 has, needs a mask over all pairs."""
+    return attention.fused and not attention.cross and pays_to_slide(attention.config, time)
+
+
+def pays_to_slide(config: Any, time: int) -> bool:
+    """Whether a text of this length is long enough beside its window."""
     if not config.window or config.position == "relative":
         return False
     return time >= WORTHWHILE * max(config.window, SHORTEST_CHUNK)

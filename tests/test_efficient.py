@@ -164,11 +164,11 @@ def test_a_model_in_chunks_is_the_model_with_a_mask(architecture: str, score: st
         global_tokens=3, architecture=architecture, attention_score=score,
     )  # fmt: skip
     model, ids = randomised(config), random_ids(config)
-    assert model.blocks[0].attention.slides(CHUNKED)
+    assert slides(model.blocks[0].attention, CHUNKED)
     with torch.no_grad():
         chunked = model(ids)
         model.fuse_attention(False)
-        assert not model.blocks[0].attention.slides(CHUNKED)
+        assert not slides(model.blocks[0].attention, CHUNKED)
         torch.testing.assert_close(model(ids), chunked, atol=1e-5, rtol=0)
 
 

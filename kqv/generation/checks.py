@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kqv.efficient import SHORTEST_CHUNK, WORTHWHILE, slides
+from kqv.efficient import SHORTEST_CHUNK, WORTHWHILE, pays_to_slide
 from kqv.generation.decoder import Decoder
 from kqv.progress import say_once
 from model import GPT, GPTConfig
@@ -26,7 +26,7 @@ class Differences:
     """How far the fast bodies are from the formulas, in words; "" where they agree."""
 
     attention: str
-    """of attend_fused and causal_linear_attention from attend"""
+    """of the fast bodies from attend"""
     decoding: str
     """of Decoder with a KV cache from GPT.forward"""
 
@@ -44,7 +44,7 @@ def differences(model: GPT) -> Differences:
     small = replace(
         config,
         vocab_size=VOCAB_SIZE,
-        block_size=SLIDING if slides(config, config.block_size) else TIME,
+        block_size=SLIDING if pays_to_slide(config, config.block_size) else TIME,
         n_layer=min(config.n_layer, 6),
         n_head=n_head,
         n_embd=n_head * d_k,
