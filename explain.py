@@ -5,6 +5,7 @@ python explain.py --step=0 --against=out              before training beside aft
 python explain.py --format=text --layer=1 --head=2    figures of all heads and a map of one
 python explain.py --format=png                        all heads as maps, in out/explain.png
 python explain.py --format=json                       all numbers, in out/explain.json
+python explain.py --out_dir=out-encoder --text=c_t    an encoder: what each blank would be
 python explain.py --out_dir=out-g2p --text=colonel    an encoder–decoder: letters meet sounds
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from kqv.browser import show
 from kqv.errors import run_script
 from kqv.files import replacing
-from kqv.options.checks import check_explaining
+from kqv.options.checks import check_architecture, check_explaining
 from kqv.options.command_line import read_settings
 from kqv.options.settings import ExplainSettings
 from kqv.signals import end_by_exception
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> int:
     end_by_exception()
     loaded = load_model(settings.out_dir)
     checkpoint, path = loaded.checkpoint, loaded.path
+    check_architecture(given, loaded.model.config.architecture)
     reader = Reader(str(path), loaded.model, loaded.tokenizer, loaded.source_tokenizer)
     read = what_to_read(reader, settings, given)
     if settings.step == 0:

@@ -524,6 +524,7 @@ class Viewer {
     this.find(".caption").textContent = model.caption;
     this.find(".weights-code").textContent = DATA.code.weights;
     this.find(".next-code").textContent = DATA.code.next;
+    if (model.blanks) this.tellOfBlanks();
     this.buildText();
     this.buildKinds();
     this.buildHeads();
@@ -559,6 +560,17 @@ class Viewer {
   }
 
   // --- what is built once ---
+
+  // An encoder predicts the character at each place, not the next one.
+  tellOfBlanks() {
+    const below = this.model.blanks.length
+      ? "Below each blank, □, is the character that the model fills in"
+      : "Below each is the character that the model would fill in if it were a blank, □, for " +
+        "which alone it has learned to; mark some with --blank";
+    this.find(".of-next").textContent = `${below}; fainter where it is less sure.`;
+    this.find(".guessed").textContent = "The likeliest characters at the selected place";
+    this.find(".framed").textContent = "Framed: the character that stands there.";
+  }
 
   // The text, below each character the likeliest next one; before it the source, if there is one.
   buildText() {
@@ -598,10 +610,12 @@ class Viewer {
     navigateByKeys(strip, labels.length, selected, (position) => this.pick(text, position));
   }
 
-  // The likeliest character after a position of the text.
+  // The likeliest character after a position of the text; of an encoder, in each blank.
   nextOf(position) {
-    const [guess, probability] = this.model.predictions.at(-1)[position][0];
-    const title = `next: ${guess} ${probability}`;
+    const { blanks, predictions } = this.model;
+    if (blanks?.length && !blanks.includes(position)) return element("span", { className: "next" });
+    const [guess, probability] = predictions.at(-1)[position][0];
+    const title = `${blanks ? "here" : "next"}: ${guess} ${probability}`;
     const next = element("span", { className: "next", textContent: guess, title });
     next.style.opacity = 0.25 + 0.75 * probability;
     return next;
@@ -920,13 +934,15 @@ class Viewer {
     }
   }
 
-  // The likeliest next characters after the embedding and after each layer.
+  // The likeliest characters after the embedding and after each layer.
   fillPredictions() {
-    const following = TEXTS.text.labels[this.position + 1];
+    const { blanks } = this.model;
+    const known = !blanks?.includes(this.position);
+    const expected = known ? TEXTS.text.labels[this.position + (blanks ? 0 : 1)] : null;
     const rows = this.model.predictions.map((positions, depth) => {
       const guesses = positions[this.position].map(([label, probability]) => {
         const colour = weightColour(probability);
-        const className = label === following ? "guess right" : "guess";
+        const className = label === expected ? "guess right" : "guess";
         const textContent = `${isolated(label)} ${probability.toFixed(3)}`;
         const guess = element("span", { className, textContent });
         Object.assign(guess.style, { background: css(colour), color: legible(colour) });

@@ -121,14 +121,11 @@ def evenly(blanks: int, steps: int) -> list[int]:
     return [blanks * (i + 1) // steps - blanks * i // steps for i in range(steps)]
 
 
-def encode_blanks(
-    tokenizer: Tokenizer, text: str, blank: str, unknown: str = "error"
-) -> tuple[list[int], Sequence[str]]:
-    """The ids of a text in which the character `blank` stands for the mask, and the unknown
-    characters that were left out because of unknown="skip".
+def mask_blanks(tokenizer: Tokenizer, text: str, blank: str) -> str:
+    """The text with U+001A, the mask, for each character `blank`.
 
-    Raises UserError for other unknown characters, and for a blank that is also a character of the
-    model's alphabet. In a vocabulary of bytes, which knows every character, a blank is a blank.
+    Raises UserError for a blank that is also a character of the model's alphabet. In a vocabulary
+    of bytes, which knows every character, a blank is a blank.
     """
     if blank in text and tokenizer.kind == "char" and tokenizer.knows(blank):
         other = next((each for each in BLANKS if not tokenizer.knows(each)), "▢")
@@ -136,18 +133,30 @@ def encode_blanks(
             f"the model knows the character {blank!r}, which cannot stand for a blank: "
             f"take another, such as --blank={other}"
         )
+    return text.replace(blank, MASK)
+
+
+def encode_masked(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text in which U+001A is the mask. Raises UserError for unknown characters."""
     mask = tokenizer.marker_id(MASK)
-    text = text.replace(blank, MASK)
-    skipped: Sequence[str] = ""
-    if unknown == "skip":
-        skipped = tokenizer.encode_known(text)[1]
-        text = "".join(character for character in text if character not in skipped)
     tokenizer.encode(text)  # names the position of an unknown character in the whole text
     # Not all in one: byte pairs must not join a mask with its neighbours.
     ids: list[int] = []
     for number, piece in enumerate(text.split(MASK)):
         ids += [mask] * (number > 0) + tokenizer.encode_prompt(piece)
-    return ids, skipped
+    return ids
+
+
+def encode_blanks(
+    tokenizer: Tokenizer, text: str, blank: str, unknown: str = "error"
+) -> tuple[list[int], Sequence[str]]:
+    """The ids of a text in which `blank` stands for the mask, and the unknown characters that were
+    left out because of unknown="skip". Raises UserError as `mask_blanks` and `encode_masked` do."""
+    text, skipped = mask_blanks(tokenizer, text, blank), ""
+    if unknown == "skip":
+        skipped = "".join(tokenizer.encode_known(text)[1])
+        text = "".join(character for character in text if character not in skipped)
+    return encode_masked(tokenizer, text), skipped
 
 
 def to_fill(

@@ -15,6 +15,7 @@ def render(view: View) -> str:
 
     `layers` has the stages of LayerTrace in its shapes, `heads` the HeadFigures, `predictions` is
     (n_layer + 1, time, vocab_size), and `vocabulary` lists the tokens in the order of their ids.
+    An encoder predicts the token at each place, and `blanks` are the places of U+001A in its text.
     An encoder–decoder has `layers` and `heads` for each kind of attention.
     """
     vocabulary = [token_text(view.tokenizer, token) for token in range(view.tokenizer.vocab_size)]
@@ -26,6 +27,8 @@ def render(view: View) -> str:
         data["parts"] = {part.kind: part_data(part) for part in view.parts}
     else:
         data.update(part_data(view.parts[0]))
+    if view.blanks is not None:
+        data["blanks"] = view.blanks
     return json.dumps(data | {"predictions": view.trace.predictions.tolist()})
 
 

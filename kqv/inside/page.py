@@ -27,7 +27,7 @@ from model import GPTConfig
 
 LARGEST_PACKED = 3_800_000  # bytes for the packed numbers of a page
 NIBBLES = (6, 5, 4, 3, 2)  # half bytes a number may take; 6 (24 bits) are exact to 1e-6
-GUESSES = 5  # likeliest next tokens shown for each position
+GUESSES = 5  # likeliest tokens shown for each position
 
 CODE: dict[str, tuple[Callable[..., Any], str]] = {
     "vectors": (model_py.Attention.project, "query = "),
@@ -59,7 +59,7 @@ def render(views: Sequence[View], chosen: HeadFigures) -> str:
         "texts": texts[0],
         "models": [_model_data(view, nibbles) for view in views],
         "code": {stage: code_line(*where) for stage, where in CODE.items()},
-        "start": {"layer": chosen.layer, "head": chosen.head},
+        "start": {"layer": chosen.layer, "head": chosen.head, **_first_blank(views[0])},
     }
     parts = {
         "style": _asset("style.css") + _asset("explain.css"),
@@ -84,6 +84,11 @@ def _texts(view: View) -> dict[str, dict[str, Any]]:
         }
         for name, part in zip(names, view.parts, strict=False)
     }
+
+
+def _first_blank(view: View) -> dict[str, int]:
+    """The position that is selected at first, if the text has blanks."""
+    return {"position": view.blanks[0]} if view.blanks else {}
 
 
 def script_json(data: Any) -> str:
@@ -149,6 +154,7 @@ def _model_data(view: View, nibbles: int) -> dict[str, Any]:
         "nibbles": nibbles,
         "parts": [_part_data(part, nibbles) for part in view.parts],
         "predictions": _guesses(view),
+        **({} if view.blanks is None else {"blanks": view.blanks}),
     }
 
 
@@ -196,7 +202,8 @@ def _allowed_ranges(allowed: Tensor, mask: str) -> list[list[int]]:
 
 
 def _guesses(view: View) -> list[list[list[list[Any]]]]:
-    """The likeliest next tokens: for each depth and position GUESSES pairs (label, probability)."""
+    """The likeliest tokens after each position, of an encoder those at it: for each depth and
+    position GUESSES pairs (label, probability)."""
     likeliest = view.trace.predictions.topk(min(GUESSES, view.tokenizer.vocab_size))
     labels = {
         token: token_label(view.tokenizer, token) for token in likeliest.indices.unique().tolist()

@@ -3,16 +3,19 @@
 from collections.abc import Container
 
 from kqv.errors import UserError
+from kqv.generation.filling import mask_blanks
 from kqv.generation.prompts import text_of
+from kqv.inside.blank_view import readable_blanks, view_blanks
 from kqv.inside.pair_view import Pair, pair_to_read, readable_source, view_pair
 from kqv.inside.view import Reader, View, readable_text, view_text
 from kqv.options.settings import ExplainSettings
 
 
 def what_to_read(reader: Reader, settings: ExplainSettings, given: Container[str]) -> str | Pair:
-    """The text that models are to read or, for encoder–decoders, a source and its target.
+    """The text that models are to read or, for encoder–decoders, a source and its target. Blanks
+    for an encoder are U+001A.
 
-    Raises UserError for a target that the model does not have.
+    Raises UserError for a target that the model does not have, and for a blank that it knows.
     """
     text = text_of(settings.text)
     target = text_of(settings.target) if "target" in given else None
@@ -24,6 +27,10 @@ def what_to_read(reader: Reader, settings: ExplainSettings, given: Container[str
             f"--target= is the translation of an encoder–decoder, which {reader.title} is not: "
             f"leave it out"
         )
+    if reader.model.config.architecture == "encoder":
+        if "text" in given:
+            return mask_blanks(reader.tokenizer, text, settings.blank)
+        return readable_blanks(reader, text)
     return text if "text" in given else readable_text(reader.model, reader.tokenizer, text)
 
 
@@ -36,6 +43,8 @@ def look(reader: Reader, read: str | Pair) -> View:
             f"{reader.title} is {kinds[0]}, and the model beside it is {kinds[1]}: one page cannot "
             f"show both"
         )
-    if isinstance(read, str):
-        return view_text(reader.model, reader.tokenizer, read, reader.title)
-    return view_pair(reader, read)
+    if not isinstance(read, str):
+        return view_pair(reader, read)
+    if reader.model.config.architecture == "encoder":
+        return view_blanks(reader, read)
+    return view_text(reader.model, reader.tokenizer, read, reader.title)

@@ -1,4 +1,4 @@
-"""The text format of explain.py: figures of all heads, a map of one, the likeliest next tokens."""
+"""The text format of explain.py: figures of all heads, maps, the likeliest tokens."""
 
 import textwrap
 from collections.abc import Sequence
@@ -28,8 +28,7 @@ def render(view: View, chosen: Sequence[HeadFigures]) -> str:
         *tables,
         figure_legend(view.parts),
         *maps,
-        f"the likeliest next {unit_of(view.tokenizer)}s after the last layer",
-        next_tokens(view),
+        *(next_tokens(view) if view.blanks is None else tokens_at_blanks(view)),
     ]
     return "\n\n".join(parts)
 
@@ -116,15 +115,36 @@ def head_map(
     return "\n".join(rows)
 
 
-def next_tokens(view: View) -> str:
-    """The three likeliest next tokens at every position, with their probabilities."""
+def next_tokens(view: View) -> list[str]:
+    """The three likeliest next tokens at every position, with their probabilities, under a
+    title."""
+    title = f"the likeliest next {unit_of(view.tokenizer)}s after the last layer"
     labels = terminal_labels(view.tokenizer, view.trace.ids)
+    guesses = likeliest_tokens(view)
+    pairs = zip(labels, guesses, strict=True)
+    return [title, "\n".join(f"{label} → {guess}" for label, guess in pairs)]
+
+
+def tokens_at_blanks(view: View) -> list[str]:
+    """The three likeliest tokens for each blank, with their probabilities, under a title. For every
+    position if there are no blanks."""
+    title = f"the likeliest {unit_of(view.tokenizer)}s at each blank after the last layer"
+    if not view.blanks:
+        title = (
+            f"the likeliest {unit_of(view.tokenizer)}s at each position after the last layer, "
+            f"which the model has learned for blanks only, and the text has none"
+        )
+    labels = terminal_labels(view.tokenizer, view.trace.ids)
+    guesses = likeliest_tokens(view)
+    places = view.blanks or range(len(labels))
+    return [title, "\n".join(f"{labels[i]} ({i}) → {guesses[i]}" for i in places)]
+
+
+def likeliest_tokens(view: View) -> list[str]:
+    """For every position the three likeliest tokens and their probabilities."""
     likeliest = view.trace.predictions[-1].topk(min(3, view.tokenizer.vocab_size))
     rows = []
-    for label, probabilities, ids in zip(
-        labels, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True
-    ):
-        guesses = terminal_labels(view.tokenizer, ids)
-        pairs = zip(guesses, probabilities, strict=True)
-        rows.append(f"{label} → {'   '.join(f'{guess} {p:.2f}' for guess, p in pairs)}")
-    return "\n".join(rows)
+    for ids, chances in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True):
+        pairs = zip(terminal_labels(view.tokenizer, ids), chances, strict=True)
+        rows.append("   ".join(f"{guess} {chance:.2f}" for guess, chance in pairs))
+    return rows

@@ -76,9 +76,9 @@ class Trace:
     layers: list[LayerTrace]
     """self-attention of each block"""
     predictions: Tensor
-    """(n_layer + 1, time, vocab_size): probabilities of the next token after the embedding and
-    after each block. The final norm and the head are applied to the residual stream there (the
-    "logit lens", nostalgebraist 2020)."""
+    """(n_layer + 1, time, vocab_size): probabilities of the next token, in an encoder of the token
+    at the place itself, after the embedding and after each block. The final norm and the head are
+    applied to the residual stream there (the "logit lens", nostalgebraist 2020)."""
     source: list[int] = field(default_factory=list)
     encoder: list[LayerTrace] = field(default_factory=list)
     """self-attention of each block of the encoder, on the source"""

@@ -1,7 +1,7 @@
 """One model on one text: what every format of explain.py shows.
 
-`view_text` makes it of a model that reads one text, `view_pair` in pair_view.py of an
-encoder–decoder.
+`view_text` makes it of a decoder, `view_blanks` in blank_view.py of an encoder, `view_pair` in
+pair_view.py of an encoder–decoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from kqv.inside.labels import terminal_labels, token_label
 from kqv.inside.trace import LayerTrace, Trace, record
 from kqv.options.checks import LARGEST_SEED
 from kqv.options.settings import SampleSettings
-from kqv.text.tokenizer import Tokenizer
+from kqv.text.tokenizer import MASK, Tokenizer
 from model import GPT
 
 
@@ -80,6 +80,15 @@ class View:
     def heads(self) -> Sequence[HeadFigures]:
         """The figures of the heads that are shown first."""
         return self.parts[-1].heads
+
+    @property
+    def blanks(self) -> list[int] | None:
+        """Where an encoder, which predicts the token at each place, reads a blank. None for other
+        models: they predict the next token."""
+        if self.model.config.architecture != "encoder":
+            return None
+        mask = self.tokenizer.marker_id(MASK)
+        return [place for place, token in enumerate(self.trace.ids) if token == mask]
 
 
 def view_text(model: GPT, tokenizer: Tokenizer, text: str, title: str) -> View:

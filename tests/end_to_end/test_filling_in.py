@@ -116,3 +116,20 @@ def test_an_encoder_of_few_blanks_is_said_to_be_no_writer(shell, text, tmp_path)
     assert "15%" in done.stderr and "--mask_rate=uniform" in done.stderr
     one = shell.succeed("sample.py", f"--out_dir={tmp_path}", "--start=The _at")
     assert "15%" not in one.stderr
+
+
+def test_explain_shows_what_each_blank_would_be(shell, encoder) -> None:
+    words = (f"--out_dir={encoder}", "--format=text")
+    done = shell.succeed("explain.py", *words, f"--text={BLANKED}")
+    rows = done.stdout.split("\n\n")[-1].splitlines()
+    places = [i for i, character in enumerate(BLANKED) if character == "_"]
+    assert [row[:10] for row in rows] == [f"□ ({i}) → {SENTENCE[i]}" for i in places]
+    default = shell.succeed("explain.py", *words)
+    assert "at each blank" in default.stdout and "□" in default.stdout
+    refused = shell.run("explain.py", *words, "--text=The cat", "--blank=a")
+    assert refused.status == 2 and len(refused.stderr.splitlines()) == 1
+
+
+def test_explain_refuses_blanks_for_a_decoder(shell, trained) -> None:
+    done = shell.run("explain.py", f"--out_dir={trained.folder}", "--blank=?")
+    assert done.status == 2 and "--architecture=encoder" in done.stderr

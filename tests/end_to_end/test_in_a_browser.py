@@ -18,11 +18,12 @@ from kqv.comparison.report import Picture, Sample, Table, Text, as_html
 from kqv.inside.labels import visible
 from kqv.inside.page import GUESSES, render
 from kqv.inside.pair_view import pair_to_read, view_pair
+from kqv.inside.reading import look
 from kqv.inside.trace import LayerTrace, captured, record
 from kqv.inside.view import Reader, View, view_text
 from kqv.text.characters import CharTokenizer
 from kqv.text.symbols import SymbolTokenizer
-from kqv.text.tokenizer import PAIR_MARKERS
+from kqv.text.tokenizer import MASK, PAIR_MARKERS
 from model import GPT, GPTConfig
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
@@ -395,6 +396,34 @@ def test_it_shows_the_prediction_after_each_layer(explained, open_page) -> None:
     likeliest = trace.predictions[-1].argmax(-1)
     below = window.locator(".strip .next").all_text_contents()
     assert below == [visible(characters[i]) for i in likeliest]
+
+
+def test_an_encoder_s_page_shows_what_each_blank_would_be(tmp_path, open_page) -> None:
+    tokenizer = CharTokenizer.of(TEXT).with_markers(MASK)
+    config = GPTConfig(tokenizer.vocab_size, **SHAPE | {"architecture": "encoder"})
+    reader = Reader("a model", randomised(config, 1, spread=0.4), tokenizer, tokenizer)
+    view = look(reader, "The c_t sat on_".replace("_", MASK))
+    page = tmp_path / "page.html"
+    page.write_text(render([view], view.heads[0]), encoding="utf-8")
+    window = open_page(page)
+    likeliest = view.trace.predictions[-1].topk(GUESSES)
+    shown = window.eval_on_selector_all(".next", "spans => spans.map(span => span.textContent)")
+    expected = {
+        place: visible(tokenizer.decode([int(likeliest.indices[place, 0])])) for place in (5, 14)
+    }
+    assert {place: text for place, text in enumerate(shown) if text} == expected
+    assert "Below each blank" in window.inner_text(".of-next")
+    assert window.get_attribute(".strip [aria-selected=true]", "data-position") == "5"
+    for place in (5, 2):  # a blank, and a character that stands there
+        window.click(f".strip [data-position='{place}']")
+        guesses = window.eval_on_selector_all(
+            ".predictions tr:last-child .guess", "all => all.map(guess => guess.textContent)"
+        )
+        chances = torch.tensor([float(guess.split()[-1]) for guess in guesses])
+        torch.testing.assert_close(chances, likeliest.values[place], atol=5.1e-4, rtol=0)
+        right = window.query_selector_all(".predictions tr:last-child .right")
+        token = tokenizer.encode("The c")[place] if place == 2 else -1
+        assert len(right) == (token in likeliest.indices[place].tolist())
 
 
 def test_odd_characters_are_seen_and_do_nothing(shell, tmp_path, open_page) -> None:
