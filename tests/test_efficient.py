@@ -203,7 +203,9 @@ def test_a_check_finds_a_window_that_was_changed_in_model_py_alone(
 
     config = GPTConfig(vocab_size=7, block_size=4 * CHUNKED, window=4)
     forget()
-    assert pays_to_slide(config, config.block_size) and differences(GPT(config)) == Differences("", "")
+    assert pays_to_slide(config, config.block_size) and differences(GPT(config)) == Differences(
+        "", ""
+    )
     monkeypatch.setattr("model.visible", dilated)
     forget()
     assert "differ by" in differences(GPT(config)).attention
