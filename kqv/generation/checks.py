@@ -14,11 +14,12 @@ from torch import Tensor
 from kqv.efficient import SHORTEST_CHUNK, WORTHWHILE, pays_to_slide
 from kqv.generation.decoder import Decoder
 from kqv.progress import say_once
-from model import GPT, GPTConfig
+from model import PADDING, GPT, GPTConfig
 
 TOLERANCE = 3e-5  # of the largest logit; float32 rounding stays below a tenth of that
 TIME, VOCAB_SIZE = 6, 32  # of the small model that is compared
 SLIDING = WORTHWHILE * SHORTEST_CHUNK  # its time, if windows are to be attended to chunk by chunk
+SOURCE = torch.tensor([[3, 14, 15, PADDING]])  # what it translates, if it does
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ def differences(model: GPT) -> Differences:
         config,
         vocab_size=VOCAB_SIZE,
         block_size=SLIDING if pays_to_slide(config, config.block_size) else TIME,
+        source_vocab_size=VOCAB_SIZE if config.source_vocab_size else 0,
         n_layer=min(config.n_layer, 6),
+        encoder_layers=min(config.encoder_layers, 2),
         n_head=n_head,
         n_embd=n_head * d_k,
         mlp_width=min(config.mlp_width, 32),
@@ -94,10 +97,13 @@ def _differences(options: tuple[tuple[str, Any], ...], classes: frozenset[type])
         model = random_model(GPTConfig(**dict(options)))
         time = model.config.block_size
         ids = (5 * torch.arange(2 * time) % VOCAB_SIZE).view(2, time)
-        fused = model(ids)
+        source = SOURCE.expand(2, -1) if model.config.has_cross_attention else None
+        fused = model(ids, source=source)
         model.fuse_attention(False)
-        attention = describe_difference(fused, model(ids))
+        attention = describe_difference(fused, model(ids, source=source))
         model.fuse_attention(not attention)
+        if model.config.architecture == "encoder":  # it does not write token after token
+            return Differences(attention, "")
         if others := classes - set(map(type, model.modules())):
             name = min(each.__name__ for each in others)
             return Differences(attention, f"it has a module of another class, {name}")
@@ -121,8 +127,14 @@ def random_model(config: GPTConfig) -> GPT:
 
 
 def decoded(model: GPT, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits after each prefix of ids (batch, time), with a KV cache and without."""
+    """Logits after each prefix of ids (batch, time), with a KV cache and without.
+
+    With an encoder, they all translate SOURCE.
+    """
     fast, plain = Decoder(model), Decoder(model, cached=False)
+    if model.config.has_cross_attention:
+        fast.read(SOURCE)
+        plain.read(SOURCE)
     prefixes = [ids[:, :length] for length in range(2, ids.shape[1] + 1)]
     found = torch.stack([fast.next_logits(prefix) for prefix in prefixes])
     return found, torch.stack([plain.next_logits(prefix) for prefix in prefixes])

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from kqv.generation.fast_copy import fast_copy, onednn_packs
-from kqv.generation.kv_cache import KVCache
+from kqv.generation.kv_cache import KVCache, SourceCache
 from model import GPT
 
 
 class Decoder:
-    """The logits of the next token as a text grows, for several texts of one length at once."""
+    """The logits of the next token as a text grows, for several texts of one length at once.
+
+    With an encoder, `read` takes the sources, and each text is a target that begins with U+0002.
+    """
 
     def __init__(
         self,
@@ -46,8 +49,30 @@ class Decoder:
         self.endless = not places_end
         self.kept = config.block_size if slide else max(1, config.block_size // 2)
         self.step = fast_copy(model, dtype) if self.cached else None
-        self.caches: list[KVCache] = []
+        self.caches: list[KVCache | SourceCache] = []
         self.length = 0  # tokens that the caches have seen
+        self.source: Tensor | None = None
+        self.encoded: Tensor | None = None
+
+    def read(self, source: Tensor) -> None:
+        """Encode sources (sources, source_time), int64, which end with PADDING where others are
+        longer. The texts that follow are new; equally many translate each source, side by side."""
+        self.source, self.length = source, 0
+        with self.autocast():
+            self.encoded = self.model.encode(source).float()
+
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Go on with these texts, int64 (batch,), and with these sources if not with all of them.
+
+        This is how beams are reordered, and how texts that are finished leave.
+        """
+        for cache in self.caches:
+            if isinstance(cache, KVCache):
+                cache.select(rows)
+            elif sources is not None:
+                cache.select(sources)
+        if sources is not None and self.source is not None and self.encoded is not None:
+            self.source, self.encoded = self.source[sources], self.encoded[sources]
 
     def next_logits(self, ids: Tensor) -> Tensor:
         """Logits (batch, vocab_size), float32, of the token after ids (batch, time), int64.
@@ -63,16 +88,40 @@ class Decoder:
     def prefill(self, ids: Tensor) -> Tensor:
         """Fill the KV caches with ids (batch, time), at most block_size; logits as next_logits."""
         self.length = ids.shape[1]
-        self.caches = (
-            [KVCache(self.model.config.reach) for _ in self.model.blocks] if self.cached else []
-        )
-        short = self.prefill_dtype != torch.float32
-        with torch.autocast(ids.device.type, self.prefill_dtype, enabled=short):
-            return self.model(ids, self.caches)[:, -1].float()
+        self.caches = self.new_caches() if self.cached else []
+        source, encoded, each = self.source, self.encoded, 1
+        if source is not None and encoded is not None:
+            each = len(ids) // len(source)  # texts that translate one source
+            source = source.repeat_interleave(each, dim=0)
+            encoded = encoded.repeat_interleave(each, dim=0)
+        with self.autocast():
+            logits = self.model(ids, self.caches, source=source, encoded=encoded)
+        for cache in self.caches:
+            if isinstance(cache, SourceCache) and each > 1:
+                cache.select(torch.arange(0, len(ids), each, device=ids.device))
+        return logits[:, -1].float()
 
     def decode_step(self, ids: Tensor) -> Tensor:
         """Add one token to each text, ids (batch, 1); logits as next_logits."""
         assert self.step is not None
-        logits = self.step(ids, self.caches, start=self.length)
+        logits = self.step(
+            ids, self.caches, start=self.length, source=self.source, encoded=self.encoded
+        )
         self.length += 1
         return logits.float()
+
+    def new_caches(self) -> list[KVCache | SourceCache]:
+        """Empty caches, one per attention in the order of computation."""
+        config = self.model.config
+        caches: list[KVCache | SourceCache] = []
+        for _ in range(config.n_layer):
+            caches.append(KVCache(config.reach, grows=config.has_cross_attention))
+            if config.has_cross_attention:
+                caches.append(SourceCache())
+        return caches
+
+    def autocast(self) -> torch.autocast:
+        """A context in which the model itself computes in the precision of prefill."""
+        short = self.prefill_dtype != torch.float32
+        device = self.model.embedding.weight.device.type
+        return torch.autocast(device, self.prefill_dtype, enabled=short)

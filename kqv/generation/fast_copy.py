@@ -48,7 +48,9 @@ def _twin(module: nn.Module, dtype: torch.dtype) -> Any:
     as long as the arithmetic of a small model.
     """
     twin = copy.copy(module)
-    children = {name: _faster(child, dtype) for name, child in module.named_children()}
+    parts = dict(module.named_children())
+    parts.pop("encoder", None)  # it runs once, before the first step
+    children = {name: _faster(child, dtype) for name, child in parts.items()}
     # A rotary table moves along with the text: the copy has its own dictionary of buffers.
     vars(twin).update(children, _modules={}, _buffers=dict(module._buffers), training=False)
     if isinstance(module, Attention):
@@ -127,14 +129,18 @@ def joined_query_key_value(attention: Attention, dtype: torch.dtype) -> Function
 
 
 def cached_query(attention: Attention, dtype: torch.dtype) -> Function:
-    """`Attention.project` of cross-attention whose keys and values are in a cache: the query only,
-    (batch, heads, 1, d_k), of x (batch, n_embd)."""
+    """`Attention.project` of cross-attention whose keys and values are in a cache: the query only.
+
+    Texts that translate one source are its queries, side by side: their keys are the same.
+    """
     config = attention.config
     query, norm = (_faster(each, dtype) for each in (attention.query, attention.query_norm))
 
     def project(x: Tensor, source: Tensor, rotation: None) -> tuple[Tensor, None, None]:
-        projected = query(x).float().view(-1, config.n_head, 1, config.d_k)
-        return norm(projected), None, None
+        """x (batch, n_embd) to the query (sources, heads, batch / sources, d_k); source (sources,
+        source_time, n_embd)."""
+        projected = query(x).float().view(len(source), -1, config.n_head, config.d_k)
+        return norm(projected.transpose(1, 2)), None, None
 
     return project
 

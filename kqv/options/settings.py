@@ -262,6 +262,14 @@ class SampleSettings(MachineSettings):
     """read prompts from the keyboard, one per line, until Ctrl-D"""
     output: Literal["text", "jsonl"] = "text"
     """text, or one JSON object per sample with log-probabilities"""
+    each_line: bool = False
+    """encoder_decoder: translate each line of --start, in batches"""
+    beam_size: int = 1
+    """encoder_decoder: beam search with this many beams, of which num_samples come out; 1 samples,
+    or without --temperature always takes the likeliest token"""
+    length_penalty: float = 1.0
+    """encoder_decoder: targets are scored by log-probability / length^length_penalty; 0 favours
+    short ones, above 1 long ones"""
 
 
 @dataclass
