@@ -16,10 +16,12 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from kqv.errors import UserError, run_script
 from kqv.generation.prompts import default_prompt, text_of
-from kqv.options.checks import check_architecture, check_sampling
+from kqv.options.checks import check_architecture, check_sampling, check_translating
 from kqv.options.command_line import read_settings
 from kqv.options.settings import SampleSettings
 from kqv.training.remarks import checkpoint_remarks, filling_remark
@@ -36,12 +38,14 @@ def main(arguments: list[str]) -> int:
     from kqv.checkpoints.loading import load_model
     from kqv.exchange.huggingface import locate
     from kqv.generation.filled import write_filled
+    from kqv.generation.translated import write_translations
     from kqv.generation.writing import write_samples
     from kqv.machine.device import choose_machine
 
     named = settings.init_from != "resume"
     where = locate(settings.init_from) if named else settings.out_dir
-    model, tokenizer, checkpoint, path = load_model(where)
+    loaded = load_model(where)
+    model, tokenizer, checkpoint, path = loaded
     for remark in checkpoint_remarks(checkpoint, path, where):
         print(remark, file=sys.stderr)
     architecture = model.config.architecture
@@ -49,7 +53,10 @@ def main(arguments: list[str]) -> int:
     from_nothing = architecture == "encoder" and not settings.interactive and "start" not in given
     if from_nothing and (remark := filling_remark(checkpoint.get("config", {}).get("mask_rate"))):
         print(remark, file=sys.stderr)
-    write = {"decoder": write_samples, "encoder": write_filled}[architecture]
+    check_translating(settings, given, architecture)
+    write: Any = {"decoder": write_samples, "encoder": write_filled}.get(architecture)
+    if architecture == "encoder_decoder":
+        write = partial(write_translations, source_tokenizer=loaded.source_tokenizer)
     machine = choose_machine(settings)
     if checkpoint.get("nanogpt"):  # it writes what it wrote there: sliding, and in float32 on a CPU
         if settings.past_block == "auto":
@@ -62,7 +69,7 @@ def main(arguments: list[str]) -> int:
     ends = architecture == "decoder" and tokenizer.knows("\n")
     for prompt in prompts(settings, newline="\n" if ends else ""):
         try:
-            write(model, tokenizer, prompt, settings, machine.dtype)
+            write(model, tokenizer, prompt=prompt, settings=settings, dtype=machine.dtype)
         except UserError as error:
             if not settings.interactive:
                 raise

@@ -11,6 +11,7 @@
 """
 
 import signal
+import sys
 
 if __name__ == "__main__":
     # Ctrl-C during imports ends the process, without a traceback.
@@ -69,8 +70,12 @@ def train(request: Request, launch: Launch, stack: ExitStack) -> int:
     run, best_val_loss = start_run(start, request, ranks)
     if settings.eval_only:
         loss = run.evaluator.whole_loss()
+        scores = filter(None, [run.evaluator.scores()])
         if ranks.is_main:
-            print("validation loss", describe_loss(loss, run.data.characters_per_token))
+            for remark in run.data.remarks:
+                print(remark, file=sys.stderr)
+            per_token = run.data.characters_per_token
+            print(f"validation loss {describe_loss(loss, per_token)}", *scores, sep="\n")
         return 0
 
     resume = launch.command("train.py", "--init_from=resume", f"--out_dir={settings.out_dir}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from kqv.efficient import SHORTEST_CHUNK, WORTHWHILE, pays_to_slide
 from kqv.generation.decoder import Decoder
 from kqv.progress import say_once
-from model import PADDING, GPT, GPTConfig
+from model import GPT, PADDING, GPTConfig
 
 TOLERANCE = 3e-5  # of the largest logit; float32 rounding stays below a tenth of that
 TIME, VOCAB_SIZE = 6, 32  # of the small model that is compared

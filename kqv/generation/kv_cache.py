@@ -7,7 +7,6 @@ SourceCache   of cross-attention: those of the source, which stay
 import torch
 from torch import Tensor
 
-
 ROOM = 8  # slots that a cache has free at least when it grows
 
 

@@ -18,7 +18,7 @@ from kqv.generation.sampling import random_stream
 from kqv.generation.targets import Ends, Target, sample_targets
 from kqv.options.settings import SampleSettings
 from kqv.text.tokenizer import Tokenizer
-from model import PADDING, GPT
+from model import GPT, PADDING
 
 BATCH_TARGETS = 512  # written at once, beams and samples counted
 POOL = 2048  # sources that are sorted together, and whose targets come out together

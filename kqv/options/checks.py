@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kqv.errors import UserError
@@ -22,6 +22,7 @@ LARGEST_SEED = 2**62  # generators take 64 bits, and training adds the step
 LARGEST_SIZE = 2**40  # no window, width or number of steps; tensors cannot count beyond 2^63
 LARGEST_WIDTH = 2**20  # of the residual stream
 LARGEST_FEATURES = 1024  # d_k of random features, which are made of d_k × d_k matrices
+LARGEST_BEAM = 1000  # beams; the literature takes 4 to 10
 LARGEST_DEPTH = 1000  # blocks; the deepest published model, DeepNet (Wang et al. 2022), has 1,000
 LARGEST_BATCH = 2**26  # tokens in a micro-batch: no GPU holds more
 # With three times this rate neither optimizer learns: after 100 steps of tiny Shakespeare the loss
@@ -35,9 +36,12 @@ EXPORT_PACKAGES = {"gguf": ["gguf"], "onnx": ["onnx", "onnxscript"]}
 ONLY_FOR = {
     "blank": ("encoder",),
     "denoise_steps": ("encoder",),
+    "each_line": ("encoder_decoder",),
+    "beam_size": ("encoder_decoder",),
+    "length_penalty": ("encoder_decoder",),
     "past_block": ("decoder",),
     "repetition_penalty": ("decoder", "encoder_decoder"),
-    "stop": ("decoder", "encoder_decoder"),
+    "stop": ("decoder",),
 }
 
 
@@ -143,6 +147,8 @@ def check_training(settings: TrainSettings) -> None:
     check_at_least(settings, 0, "grad_clip", "rate", "checkpoint_minutes")
     _check_between(settings, 0, 1, "beta1", "beta2", "muon_momentum", below=True)
     _check_between(settings, 0, 1, "cooldown")
+    _check_between(settings, 1, LARGEST_BEAM, "beam_size")
+    _check_between(settings, -100, 100, "length_penalty")
     if settings.mask_rate != "uniform" and not 0 < settings.mask_rate <= 1:
         raise UserError(f"mask_rate={settings.mask_rate} must be above 0 and at most 1, or uniform")
     _check_batch(settings)
@@ -212,6 +218,8 @@ def check_sampling(settings: SampleSettings) -> None:
     _check_between(settings, 0.01, 100, "repetition_penalty")
     check_blank(settings.blank)
     check_at_least(settings, 0, "denoise_steps")
+    _check_between(settings, 1, LARGEST_BEAM, "beam_size")
+    _check_between(settings, -100, 100, "length_penalty")
     if "" in settings.stop:
         raise UserError("an empty --stop= would end every sample at once: leave it out")
 
@@ -225,6 +233,32 @@ def check_architecture(given: Iterable[str], architecture: str) -> None:
                 f"--{name}= is for --architecture={' or '.join(meant)}, and this model has "
                 f"architecture={architecture}: leave it out"
             )
+
+
+def check_translating(
+    settings: SampleSettings, given: Mapping[str, Any], architecture: str
+) -> None:
+    """Refuse what an encoder-decoder cannot write; without --temperature it takes the likeliest
+    token, and so gets temperature 0. Raises UserError."""
+    if architecture != "encoder_decoder":
+        return
+    if "start" not in given and not settings.interactive:
+        raise UserError("an encoder-decoder needs a source: give one with --start=")
+    if settings.beam_size > 1:
+        drawn = [name for name in ("temperature", "top_k", "top_p", "min_p") if name in given]
+        if drawn:
+            raise UserError(f"beam search draws nothing: leave out --{drawn[0]}=, or --beam_size=")
+        if settings.num_samples > settings.beam_size:
+            raise UserError(
+                f"num_samples={settings.num_samples} targets need as many beams: take "
+                f"--beam_size={settings.num_samples}"
+            )
+    elif "temperature" not in given:
+        if settings.num_samples > 1:
+            raise UserError(
+                "the likeliest targets are all alike: add --beam_size=5, or --temperature=0.8"
+            )
+        settings.temperature = 0.0
 
 
 def check_explaining(settings: ExplainSettings) -> None:

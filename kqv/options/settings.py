@@ -80,7 +80,12 @@ class RunOptions:
     rate: float = 0.0
     """dry_run: tokens per second of all ranks together; 0 measures it here in under a minute"""
     eval_only: bool = False
-    """only measure the loss on the whole validation split, then stop"""
+    """only measure the loss on the whole validation split, and of an encoder-decoder also how good
+    its translations are, then stop"""
+    beam_size: int = 1
+    """eval_only: translate by beam search with this many beams; 1: greedily"""
+    length_penalty: float = 1.0
+    """eval_only: targets are scored by log-probability / length^length_penalty"""
     always_save_checkpoint: bool = False
     """write ckpt.pt at every evaluation, not only when the loss is the lowest so far"""
     checkpoint_minutes: float = 10.0

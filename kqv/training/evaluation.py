@@ -5,7 +5,8 @@ block_size, every token predicted once. As an estimate: a few fixed, evenly spac
 encoder predicts those that a fixed set of masks hides. All are deterministic.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -13,6 +14,8 @@ import torch
 from kqv.generation.filling import fill_ids
 from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import generate_text
+from kqv.generation.scores import describe, score
+from kqv.generation.translating import Translator
 from kqv.inside.figures import layer_figures
 from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
@@ -71,12 +74,40 @@ class Evaluator:
             text = self._sample(whole.eval())
         return figures, text
 
+    def scores(self) -> str:
+        """How good the translations of the validation sources are, in words, on rank 0; elsewhere,
+        and of a text, nothing. All ranks call this together."""
+        data, settings = self.data, self.settings
+        if not isinstance(data, PairData):
+            return ""
+        model = sharding().gather(self.model, self.ranks) if settings.fsdp else self.model
+        if not self.ranks.is_main:
+            return ""
+        sources, targets = zip(*map(data.val.pair, range(len(data.val))), strict=True)
+        options = SampleSettings(
+            beam_size=settings.beam_size, length_penalty=settings.length_penalty, seed=settings.seed
+        )
+        answers = self._translated(model.eval(), sources, options)
+        references = [data.tokenizer.decode(target) for target in targets]
+        symbols = data.tokenizer.kind == "symbols"
+        return describe(score(answers, references, symbols), symbols)
+
+    def _translated(
+        self, model: GPT, sources: Sequence[list[int]], options: SampleSettings
+    ) -> list[str]:
+        """The best target of each source, by beam search or greedily."""
+        options = replace(options, temperature=0.0)
+        translator = Translator(model, self.data.tokenizer, options, self.machine.dtype)
+        return [found[0].text for found in translator.translate(sources)]
+
     def _sample(self, model: GPT) -> str:
         """What the model writes: a text; a text with its blanks filled; or a translation."""
         data, settings = self.data, self.settings
         sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
         if isinstance(data, PairData):
-            return ""
+            source, _ = data.val.pair(0)
+            (found,) = self._translated(model, [source], sampling)
+            return f"{data.source_tokenizer.decode(source)} ─▶ {found}"
         if data.masking is None:
             return generate_text(model, data.tokenizer, default_prompt(data.tokenizer), sampling)
         ids = data.val[: settings.sample_chars + 1][: settings.block_size].tolist()

@@ -8,9 +8,9 @@ import torch
 from helpers.translation import ENDS, TARGETS, padded, translating_model
 from torch import Tensor, nn
 
-from kqv.generation.beam import beam_search
 from kqv.exchange.config_json import from_config_json
 from kqv.exchange.families import to_ours
+from kqv.generation.beam import beam_search
 from kqv.generation.decoder import Decoder
 from kqv.generation.targets import Ends
 from model import GPT

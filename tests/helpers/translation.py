@@ -7,7 +7,7 @@ from torch import Tensor
 from kqv.generation.targets import Ends
 from kqv.text.characters import CharTokenizer
 from kqv.text.tokenizer import PAIR_MARKERS, Tokenizer
-from model import PADDING, GPT, GPTConfig
+from model import GPT, PADDING, GPTConfig
 
 SOURCES: Tokenizer = CharTokenizer.of("abcdefghij")
 TARGETS: Tokenizer = CharTokenizer.of("klmno").with_markers(PAIR_MARKERS)
