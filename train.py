@@ -70,7 +70,7 @@ def train(request: Request, launch: Launch, stack: ExitStack) -> int:
     run, best_val_loss = start_run(start, request, ranks)
     if settings.eval_only:
         loss = run.evaluator.whole_loss()
-        scores = filter(None, [run.evaluator.scores()])
+        scores = run.evaluator.scores()
         if ranks.is_main:
             for remark in run.data.remarks:
                 print(remark, file=sys.stderr)

@@ -74,15 +74,15 @@ class Evaluator:
             text = self._sample(whole.eval())
         return figures, text
 
-    def scores(self) -> str:
-        """How good the translations of the validation sources are, in words, on rank 0; elsewhere,
+    def scores(self) -> list[str]:
+        """How good the translations of the validation sources are, in lines for people, on rank 0; elsewhere,
         and of a text, nothing. All ranks call this together."""
         data, settings = self.data, self.settings
         if not isinstance(data, PairData):
-            return ""
+            return []
         model = sharding().gather(self.model, self.ranks) if settings.fsdp else self.model
         if not self.ranks.is_main:
-            return ""
+            return []
         sources, targets = zip(*map(data.val.pair, range(len(data.val))), strict=True)
         options = SampleSettings(
             beam_size=settings.beam_size, length_penalty=settings.length_penalty, seed=settings.seed
