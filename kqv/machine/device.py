@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kqv.efficient import slides
+from kqv.efficient import pays_to_slide
 from kqv.errors import UserError
 from kqv.kernels import LOGITS_AT_ONCE
 from kqv.machine.parameters import count_parameters
@@ -69,7 +69,7 @@ class Machine:
         config = model.config
         short = self.dtype == torch.bfloat16 and config.block_size <= WRITTEN_ATTENTION_UP_TO
         written = self.device.type == "cpu" and short and config.attention_score == "dot"
-        model.fuse_attention(not written or slides(config, config.block_size))
+        model.fuse_attention(not written or pays_to_slide(config, config.block_size))
 
     @property
     def threads(self) -> int:
