@@ -7,7 +7,7 @@
     python benchmarks/bench.py sample --nanogpt=DIR         characters/s; time of one character
     python benchmarks/bench.py translate --aiayn=DIR        translations by beam search
     python benchmarks/bench.py prepare --nanogpt=DIR        text to token ids
-    python benchmarks/bench.py attention                    tokens/s as the context grows
+    python benchmarks/bench.py attention                    time and memory as the context grows
     python benchmarks/bench.py start                        to the first step and first character
     python benchmarks/bench.py scale                        tokens/s and traffic of two ranks
     python benchmarks/bench.py safety                       cost of a checkpoint; memory, open files

@@ -90,7 +90,7 @@ def introduction(configurations: Sequence[Configuration], overrides: str) -> lis
         "Var(q·k) is the variance of the scores of a head, about d_k before training, Var(scaled) "
         "that after the scale. Entropy and saturated rows (with more than 0.9 of their weight on "
         "one character) are of the attention weights, the softmax of the scaled scores. Of "
-        "encoder-decoders they are not recorded.",
+        "encoder-decoders and of Linformers they are not recorded.",
     ]
 
 

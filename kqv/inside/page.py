@@ -168,7 +168,7 @@ def _part_data(part: Part, nibbles: int) -> dict[str, Any]:
     by_distance = {} if bias is None else {"bias": _by_distance(bias).tolist()}
     return {
         "kind": part.kind,
-        "rows": _allowed_ranges(layers[0].allowed, layers[0].attention.config.mask),
+        "rows": _allowed_ranges(layers[0].allowed, layers[0].attention.config),
         **by_distance,
         "layers": [
             {name: pack(getattr(layer, name), nibbles) for name in ("query", "key", "value")}
@@ -183,19 +183,19 @@ def _by_distance(bias: Tensor) -> Tensor:
     return torch.cat((bias[:, 0, 1:].flip(1), bias[:, :, 0]), dim=1)
 
 
-def _allowed_ranges(allowed: Tensor, mask: str) -> list[list[int]]:
+def _allowed_ranges(allowed: Tensor, config: GPTConfig) -> list[list[int]]:
     """The first and the last position that each query may look at. allowed: (time, seen) bool.
 
     Raises UserError if a mask has gaps in between.
     """
-    ranges = []
+    ranges, option = [], "global_tokens" if config.global_tokens else "mask"
     for row in allowed:
         positions = row.nonzero().flatten().tolist()
         first, last = positions[0], positions[-1]
         if len(positions) <= last - first:
             raise UserError(
-                f"the page draws masks without gaps only, and mask={mask} has gaps: take "
-                f"--format=json, text or png"
+                f"the page draws masks without gaps only, and {option}={getattr(config, option)} "
+                f"has gaps: take --format=json, text or png"
             )
         ranges.append([first, last])
     return ranges
@@ -231,6 +231,8 @@ def _caption(config: GPTConfig, nibbles: int) -> str:
     words.append(f"mask {config.mask}" + " in the decoder" * config.has_cross_attention)
     if config.window:
         words.append(f"window {config.window}")
+    if config.global_tokens:
+        words.append(f"{config.global_tokens} global tokens")
     precision = (
         "Numbers are exact to 1e-6."
         if nibbles == NIBBLES[0]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from kqv.errors import UserError
 from kqv.generation.checks import attend_as_written
 from kqv.progress import say_once
 from model import GPT, SCORES, Attention, Stack, as_bias, attend
@@ -98,8 +99,13 @@ def record(
 
     An encoder–decoder reads `source`, and `ids` are its target. `vocab_size` is the tokenizer's,
     for a model whose vocabulary is padded. `say` gets a line for each place where a changed
-    model.py computes something else than what is shown.
+    model.py computes something else than what is shown. Raises UserError for a Linformer.
     """
+    if rank := model.config.linformer_rank:
+        raise UserError(
+            f"linformer_rank={rank}: its queries meet mixtures of all keys, and explain.py shows "
+            f"the weight of each; there is nothing to show"
+        )
     attend_as_written(model)
     encoder, layers, cross = layer_traces(model, len(ids), len(source))
     was_training = model.training

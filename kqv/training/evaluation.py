@@ -68,7 +68,8 @@ class Evaluator:
         if not self.ranks.is_main:
             return {}, ""
         figures, text = {}, ""
-        if settings.inner_figures and isinstance(self.data, TextData):
+        traced = settings.inner_figures and not settings.linformer_rank  # see `record`
+        if traced and isinstance(self.data, TextData):
             figures = layer_figures(whole, self.data.traced_ids(settings))
         if sample:
             text = self._sample(whole.eval())

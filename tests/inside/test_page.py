@@ -135,6 +135,13 @@ def test_scores_and_masks_that_the_page_cannot_show_are_refused_by_name(
         html_of(view)
 
 
+def test_the_gaps_beside_global_tokens_are_refused_by_their_name(refused) -> None:
+    shape = {"n_layer": 1, "n_head": 1, "n_embd": 8, "window": 2, "global_tokens": 1}
+    assert "1 global tokens" in html_of(view_of("ab", **shape))
+    with refused("global_tokens=1 has gaps", "--format=json"):
+        html_of(view_of("abcdefgh", **shape))
+
+
 def test_models_that_tokenize_the_text_differently_are_not_shown_on_one_page(refused) -> None:
     shape = {"n_layer": 1, "n_head": 1, "n_embd": 8}
     views = [view_of("abcd", "one", **shape), view_of("abc", "another", **shape)]

@@ -1,5 +1,6 @@
 """What a user can rely on when looking inside: the numbers shown are those the model computed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from helpers.models import SHAPE, random_ids, randomised
 from torch import Tensor, nn
 
+from kqv.efficient import performer_score
 from kqv.inside.trace import (
     ATTENTION_DIFFERS,
     PREDICTION_DIFFERS,
@@ -30,6 +32,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"position": "sinusoidal", "attention_scale": 0.3},
     {"attention_score": "linear"},
     {"attention_score": "linear", "window": 3},
+    {"attention_score": "performer"},
+    {"window": 3, "global_tokens": 2},
     {"position": "relative"},
     {"position": "relative", "window": 3},
     {"position": "relative", "mask": "none", "norm_first": False, "norm": "layernorm"},
@@ -135,6 +139,7 @@ def test_each_stage_follows_from_the_one_before(model: GPT) -> None:
             "dot": layer.query @ layer.key.mT,
             "squared": (layer.query @ layer.key.mT).square(),
             "linear": ((F.elu(layer.query) + 1) @ (F.elu(layer.key) + 1).mT).log(),
+            "performer": performer_score(layer.query, layer.key, 1.0),
         }
         torch.testing.assert_close(layer.raw, raw[model.config.attention_score])
         torch.testing.assert_close(layer.scaled, layer.raw * layer.attention.scale)
@@ -187,3 +192,9 @@ def test_recording_changes_nothing(model: GPT) -> None:
         pass
     traced(model, ids[0])
     assert activations.residual_stream == activations.joined_heads == []  # no hook is left
+
+
+def test_a_linformer_has_no_weight_of_a_key_to_show(refused: Callable) -> None:
+    config = GPTConfig(**SHAPE, architecture="encoder", linformer_rank=4)
+    with refused("linformer_rank=4", "nothing to show"):
+        record(randomised(config), [1, 2, 3])

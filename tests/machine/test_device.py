@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kqv.efficient import slides
 from kqv.kernels import cross_entropy
 from kqv.machine import device as hardware
 from kqv.machine.device import check_memory, choose_machine
@@ -78,6 +79,12 @@ def test_a_cpu_trains_with_the_attention_that_was_measured_to_be_faster(dtype, b
     model = GPT(GPTConfig(block_size=block_size, **SHAPE))
     choose_machine(MachineSettings(device="cpu", dtype=dtype)).prepare(model)
     assert model.blocks[0].attention.fused == fused
+
+
+def test_windows_of_a_long_text_are_attended_to_chunk_by_chunk():
+    model = GPT(GPTConfig(block_size=512, window=32, **SHAPE))
+    choose_machine(MachineSettings(device="cpu", dtype="bfloat16")).prepare(model)
+    assert slides(model.blocks[0].attention, 512)
 
 
 def test_a_score_that_no_kernel_knows_stays_written_out():
