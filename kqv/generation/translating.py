@@ -52,7 +52,7 @@ def translate(
     `dtype` is the precision of the large matrices. Raises UserError for a source that is empty, too
     long, or has characters that the model does not know.
     """
-    translator = Translator(model, tokenizer, settings, dtype)
+    translator = Translator(model.eval(), tokenizer, settings, dtype)
     ids = [encode_source(source_tokenizer, text, model.config.block_size) for text in sources]
     return list(translator.translate(ids))
 

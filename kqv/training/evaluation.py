@@ -76,8 +76,8 @@ class Evaluator:
         return figures, text
 
     def scores(self) -> list[str]:
-        """How good the translations of the validation sources are, in lines for people, on rank 0; elsewhere,
-        and of a text, nothing. All ranks call this together."""
+        """How good the translations of the validation sources are, in lines for people, on rank 0;
+        elsewhere, and of a text, nothing. All ranks call this together."""
         data, settings = self.data, self.settings
         if not isinstance(data, PairData):
             return []

@@ -63,7 +63,7 @@ def last_times(factor: float) -> Callable:
 def raises(_: Callable) -> Callable:
     """A change after which nothing can be built."""
 
-    def forward(*_: object) -> None:
+    def forward(*_: object, **__: object) -> None:
         raise ValueError("no\nfast way")
 
     return forward
