@@ -1,7 +1,7 @@
 """attention: training as the context grows, always 4,096 characters per step.
 
-The cost per character grows with the context in full attention, in time and in memory, and not in
-the others, which docs/attention.md explains.
+The time per character grows with the context in full attention, and not in the others, which
+docs/attention.md explains. Peak memory stands beside it: fused attention stores no weights either.
 """
 
 from functools import partial

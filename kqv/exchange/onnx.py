@@ -82,6 +82,6 @@ def _with_plain_norms(model: GPT) -> GPT:
             plain = nn.RMSNorm(len(module.weight), eps=module.epsilon)
             plain.weight = module.weight
             setattr(copy.get_submodule(parent), child, plain)
-    if model.config.window:  # chunks of a window are chosen by the time, which is dynamic there
-        copy.fuse_attention(False)
+    if model.config.window or model.config.attention_score != "dot":
+        copy.fuse_attention(False)  # a number of chunks would fix the time, which is dynamic
     return copy.eval()
