@@ -130,7 +130,7 @@ def write_config(out_dir: Path, run: "Run") -> None:
         "settings": asdict(run.settings),
     }
     with replacing(out_dir / CONFIG) as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode())
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode(errors="replace"))
 
 
 def _set_aside(out_dir: Path) -> None:

@@ -25,7 +25,7 @@ PROMPT, LENGTH = "The old", 40
 GREEDY = (f"--start={PROMPT}", f"--max_new_tokens={LENGTH}", "--temperature=0", "--dtype=float32")
 NOT_FAST = "decoding with a KV cache does not compute what model.py's forward does"
 
-MLP_LINE = "return x + self.dropout(self.mlp(self.mlp_norm(x)))"
+MLP_LINE = "return self.after(self.mlp_norm, x, self.mlp(self.before(self.mlp_norm, x)))"
 SWIGLU_LINE = "return self.down(self.activation(gate) * up)"
 
 # Changes of one line of model.py that leave the weights as they are: the line and its replacement.
@@ -34,13 +34,13 @@ FOLLOWED = {
     "Block": (MLP_LINE, "return x + 0.9 * self.mlp(self.mlp_norm(x))"),
     "Attention": ("output.transpose(1, 2)", "0.8 * output.transpose(1, 2)"),
     "GatedMLP": (SWIGLU_LINE, SWIGLU_LINE.replace("self.activation", "F.gelu")),
-    "GPT": ("return self.head(self.norm(x))", "return 3 * torch.tanh(self.head(self.norm(x)) / 3)"),
+    "GPT": ("return self.head(hidden)", "return 3 * torch.tanh(self.head(hidden) / 3)"),
 }
 # These have a fast body, which does not follow them.
 NOT_FOLLOWED = {
     "query, key, value": (
-        "value = self.heads(self.value(x))",
-        "value = self.heads(self.value(x) + x)",
+        "value = self.heads(self.value(source))",
+        "value = self.heads(self.value(source) + source)",
     ),
     "gate, up": ("return self.gate(x), self.up(x)", "return 0.9 * self.gate(x), self.up(x)"),
 }
