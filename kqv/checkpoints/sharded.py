@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from model import GPT
 
 STATE = "state.json"
+TIED = ("head.weight", "encoder.embedding.weight")  # weights that may be embedding.weight
 MAX_STATE = 1 << 25  # bytes of state.json: a vocabulary and the settings
 
 Shapes = dict[str, torch.Size]
@@ -142,8 +143,8 @@ def load_shapes(path: Path) -> dict[str, Any]:
         state["model"] = {
             name.removeprefix("model."): shape for name, shape in _of("model", shapes).items()
         }
-        if state["model_args"]["tie_weights"]:
-            state["model"]["head.weight"] = state["model"]["embedding.weight"]
+        for name in _tied(state["model_args"]):
+            state["model"][name] = state["model"]["embedding.weight"]
         state["optimizer"] = [{} for _ in state["weights"]]
         return state
 
@@ -165,8 +166,9 @@ def load_full(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     with _refuse_damage(path):
         tensors = {name: torch.empty(shape) for name, shape in _shapes(path).items()}
         _read_shards(path, tensors, no_dist=True)
-        tied = {"head.weight": "embedding.weight"} if state["model_args"]["tie_weights"] else {}
-        weights = {name: tensors[f"model.{tied.get(name, name)}"] for name in state["model"]}
+        for name in _tied(state["model_args"]):
+            tensors[f"model.{name}"] = tensors["model.embedding.weight"]
+        weights = {name: tensors[f"model.{name}"] for name in state["model"]}
         optimizers: list[dict[str, Any]] = [
             {"state": {number: {} for number in range(count)}} for count in state["weights"]
         ]
@@ -227,20 +229,31 @@ def restore_weights(state: dict[str, Any], path: Path, model: "GPT") -> None:
 def flatten(model: Mapping[str, Tensor], optimizers: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """The tensors of a checkpoint by unique names: model.NAME, optimizer.NUMBER.WEIGHT.MOMENT.
 
-    `model` is a state_dict of GPT, `optimizers` are those of its optimizers. A tied head is left
-    out: it is the embedding, and safetensors store a tensor once.
+    `model` is a state_dict of GPT, `optimizers` are those of its optimizers. A head or an encoder's
+    embedding that is the embedding is left out: safetensors store a tensor once.
     """
-    tied = local(model["head.weight"]).data_ptr() == local(model["embedding.weight"]).data_ptr()
+    embedding = local(model["embedding.weight"]).data_ptr()
     tensors = {
         f"model.{name}": tensor
         for name, tensor in model.items()
-        if not (tied and name == "head.weight")
+        if not (name in TIED and local(tensor).data_ptr() == embedding)
     }
     for number, optimizer in enumerate(optimizers):
         for weight, moments in optimizer["state"].items():
             for moment, tensor in moments.items():
                 tensors[f"optimizer.{number}.{weight}.{moment}"] = tensor
     return tensors
+
+
+def _tied(config: Mapping[str, Any]) -> list[str]:
+    """Which of TIED are the embedding in a model of this configuration."""
+    pairs = config.get("architecture", "decoder") == "encoder_decoder"
+    one_vocabulary = pairs and not config["source_vocab_size"]
+    return [
+        name
+        for name, tied in zip(TIED, (config["tie_weights"], one_vocabulary), strict=True)
+        if tied
+    ]
 
 
 def _read_shards(path: Path, tensors: Mapping[str, Tensor], no_dist: bool) -> None:

@@ -193,7 +193,11 @@ def _settings_of(start: Start, request: Request) -> TrainSettings:
     settings, given, path = request.settings, request.given, start.path
     known = {option.name for option in fields(TrainSettings)}
     config = start.checkpoint.get("config", {})
-    before = {name: value for name, value in config.items() if name in known}
+    before: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value  # the JSON of a sharded one
+        for name, value in config.items()
+        if name in known
+    }
     check_types(TrainSettings, before, path)
     if start.checkpoint.get("data"):  # nanoGPT's, beside its checkpoint
         before["dataset"] = start.checkpoint["data"]

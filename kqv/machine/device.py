@@ -153,7 +153,8 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine, ran
     if the weights do): the system would kill this process, or another, without a word. The estimate
     is below what is needed, so that nothing is refused that would fit, and takes no time."""
     _, windows = ranks.micro_batches(settings.step_windows, settings.batch_size)
-    tokens = windows * settings.block_size
+    pairs = settings.architecture == "encoder_decoder"  # of any length, one token at least
+    tokens = windows * (1 if pairs else settings.block_size)
     shards = ranks.world_size if settings.fsdp else 1
     try:
         parameters = count_parameters(GPTConfig.of(settings, vocab_size))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from model import GPT, GPTConfig
+from model import GPT, Block, GPTConfig
 
 
 class _SkipInit(TorchFunctionMode):
@@ -53,6 +53,11 @@ def count_parameters(config: GPTConfig) -> int:
     if encoder_layers:
         count += (encoder_layers - 1) * _count(model.encoder.blocks[0])
     return count
+
+
+def blocks_of(model: GPT) -> list[Block]:
+    """All blocks of a model, those of an encoder, too."""
+    return [module for module in model.modules() if isinstance(module, Block)]
 
 
 def _count(block: nn.Module) -> int:

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from kqv.errors import UserError
 from kqv.machine.device import Machine
+from kqv.machine.parameters import blocks_of
 from kqv.machine.ranks import Ranks
 from model import GPT
 
@@ -41,7 +42,7 @@ def shard(model: GPT, machine: Machine, ranks: Ranks) -> None:
     # Gather weights in the precision of the products: autocast would keep a whole copy of them in
     # that precision for the backward pass. Norms stay in float32, and gradients are reduced in it.
     policy = MixedPrecisionPolicy(machine.dtype, torch.float32, cast_forward_inputs=False)
-    for block in model.blocks:
+    for block in blocks_of(model):
         norms = [norm for name, norm in block.named_modules() if name.endswith("_norm")]
         fully_shard(norms, mesh=mesh)
         fully_shard(block, mesh=mesh, mp_policy=policy)

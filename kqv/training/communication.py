@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from kqv.machine.parameters import blocks_of
 from model import GPT
 
 
@@ -18,7 +19,7 @@ class Sizes:
     @classmethod
     def of(cls, model: GPT, muon: bool = True) -> "Sizes":
         """The sizes of a model, on any device."""
-        weights = list(model.blocks.parameters())
+        weights = [weight for block in blocks_of(model) for weight in block.parameters()]
         matrices = sum(weight.numel() for weight in weights if weight.ndim == 2)
         in_blocks = sum(weight.numel() for weight in weights)
         return cls(model.parameter_count(), in_blocks, matrices if muon else 0)

@@ -6,6 +6,7 @@ from a measurement (kqv/training/speed.py). Nothing is written, and the texts ar
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,15 +14,23 @@ from torch import nn
 from kqv.errors import UserError
 from kqv.machine.device import Machine, choose_machine, memory_there
 from kqv.machine.launching import Launch
+from kqv.machine.parameters import blocks_of
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import TrainSettings
 from kqv.project import DATA
 from kqv.sizes import format_bytes
-from kqv.text.registry import find_vocabulary, load_tokenizer
-from kqv.text.tokenizer import pad_vocab_size
+from kqv.text.prepared import holds_pairs
+from kqv.text.registry import find_vocabulary, load_source_tokenizer, load_tokenizer
+from kqv.text.tokenizer import MASK, pad_vocab_size
 from kqv.text.tokenizer_names import named_vocab_size
 from kqv.training.communication import Sizes, sent_bytes
-from kqv.training.rehearsal import Memory, count_flops, count_memory, formula_flops
+from kqv.training.rehearsal import (
+    Memory,
+    count_flops,
+    count_memory,
+    formula_flops,
+    window_tokens,
+)
 from kqv.training.remarks import duration
 from kqv.training.request import Request
 from kqv.training.speed import measure_speed
@@ -41,36 +50,76 @@ def plan_run(request: Request, config: GPTConfig | None, path: Path, launch: Lau
 
     Raises UserError as `print_plan` does.
     """
-    settings, source = request.settings, f"those of {path}"
-    if config is None:
-        tokenizer = request.given.get("tokenizer", "")
-        size, source = vocabulary_size(settings.dataset, tokenizer, request.texts)
-        config = GPTConfig.of(settings, size)
+    settings, given = request.settings, request.given
+    if config:
+        vocabulary = Vocabulary(config.vocab_size, config.source_vocab_size, f"those of {path}")
+    elif settings.architecture == "encoder_decoder":
+        names = given.get("tokenizer", ""), settings.target_tokenizer
+        vocabulary = pair_vocabulary(settings.dataset, *names, request.texts)
+    else:
+        markers = MASK if settings.architecture == "encoder" else ""
+        tokenizer = given.get("tokenizer", "")
+        vocabulary = text_vocabulary(settings.dataset, tokenizer, request.texts, markers=markers)
+    config = config or GPTConfig.of(settings, vocabulary.size, vocabulary.source_size)
     if launch.is_main:
-        print_plan(settings, config, source, launch)
+        print_plan(settings, config, vocabulary.how, launch)
 
 
-def vocabulary_size(
-    dataset: str, tokenizer: str, texts: Sequence[str], data: Path = DATA
-) -> tuple[int, str]:
-    """How many ids the model of a run has, and how that is known: from the prepared dataset in the
-    folder `data`, else from the name of the `tokenizer` ("" where none is given). The texts are not
+class Vocabulary(NamedTuple):
+    """How many ids the model of a run has, and how that is known."""
+
+    size: int
+    source_size: int
+    """of an encoder-decoder whose sources have a vocabulary of their own; else 0"""
+    how: str
+
+
+def text_vocabulary(
+    dataset: str, tokenizer: str, texts: Sequence[str], data: Path = DATA, markers: str = ""
+) -> Vocabulary:
+    """The vocabulary of a text: from the prepared dataset in the folder `data`, else from the name
+    of the `tokenizer` ("" where none is given). The model adds `markers` to it. The texts are not
     read."""
-    folder = data / dataset
+    folder, more = data / dataset, " and a mask" if markers else ""
     if not texts and find_vocabulary(folder):
         there = load_tokenizer(folder)
         if tokenizer in ("", there.name):
-            return there.padded_size, f"{there.vocab_size:,} of {dataset}"
+            size = there.with_markers(markers).padded_size
+            return Vocabulary(size, 0, f"{there.vocab_size:,} of {dataset}{more}")
     in_gpt2s = not texts and (dataset in GPT2_DATASETS or (folder / "val.bin").exists())
     name = tokenizer or ("gpt2" if in_gpt2s else "char")
+    return Vocabulary(*_named_vocabulary(name, len(markers)))
+
+
+def pair_vocabulary(
+    dataset: str, tokenizer: str, target_tokenizer: str, texts: Sequence[str], data: Path = DATA
+) -> Vocabulary:
+    """The vocabularies of pairs: from a prepared dataset of them, else from the names of the
+    tokenizers ("" where none is given). The texts are not read."""
+    folder = data / dataset
+    if not texts and holds_pairs(folder):
+        target, source = load_tokenizer(folder), load_source_tokenizer(folder)
+        own = source.padded_size if source else 0
+        return Vocabulary(target.padded_size, own, f"those of {dataset}")
+    size, _, how = _named_vocabulary(tokenizer or "char")
+    if not target_tokenizer:
+        return Vocabulary(size, 0, how)
+    target_size, _, target_how = _named_vocabulary(target_tokenizer)
+    both = how if how == target_how else f"{how}; {target_how}"
+    return Vocabulary(target_size, size, both)
+
+
+def _named_vocabulary(name: str, markers: int = 0) -> Vocabulary:
+    """The vocabulary of the tokenizer of this name, to which the model adds `markers`."""
     size = named_vocab_size(name)
     if size is None:
-        return ASSUMED_CHARACTERS, "assumed: the text was not read"
-    return (size if name == "bytes" else pad_vocab_size(size)), f"{size:,} of {name}"
+        return Vocabulary(ASSUMED_CHARACTERS, 0, "assumed: the text was not read")
+    ids = size if name == "bytes" else pad_vocab_size(size + markers)  # bytes are markers, too
+    return Vocabulary(ids, 0, f"{size:,} of {name}")
 
 
 def print_plan(settings: TrainSettings, config: GPTConfig, vocabulary: str, launch: Launch) -> None:
-    """Print what a run of these ranks will take. `vocabulary` says where config.vocab_size is from.
+    """Print what a run of these ranks will take. `vocabulary` says how config.vocab_size is known.
 
     Raises UserError where the speed cannot be measured, because the model is too large.
     """
@@ -89,20 +138,25 @@ def plan_lines(
     in_matrices = sum(linear.weight.numel() for linear in linears)
     step_windows = settings.step_windows
     micro_batches, windows = ranks.micro_batches(step_windows, settings.batch_size)
-    step_tokens = step_windows * config.block_size
+    step_tokens = step_windows * window_tokens(config)
     tokens = step_tokens * settings.max_iters
 
     ddp = ranks.world_size > 1 and not settings.fsdp
     memory = count_memory(settings, config, machine, windows, micro_batches, gradients_stay=ddp)
     window_flops, update_flops = count_flops(settings, config, machine)
     flops = (window_flops * step_windows + update_flops) * settings.max_iters
-    token_flops, usual = window_flops / config.block_size, formula_flops(config, in_matrices)
+    token_flops, usual = window_flops / window_tokens(config), formula_flops(config, in_matrices)
 
     parameters = f"{model.parameter_count():,}, of them {in_matrices:,} in matrix products"
     yield "parameters", f"{parameters}; {ranks}{machine}"
-    yield "vocabulary", f"{config.vocab_size:,} ids ({vocabulary})"
-    yield "tokens", f"{step_tokens:,} a step, {tokens:,} in {settings.max_iters:,} steps"
-    each = f"{token_flops:.4g} a token (6N + 12·l·d·T: {usual:.4g})"
+    sources = f"{config.source_vocab_size:,} of sources, " if config.source_vocab_size else ""
+    yield "vocabulary", f"{sources}{config.vocab_size:,} ids ({vocabulary})"
+    amount = f"{step_tokens:,} a step, {tokens:,} in {settings.max_iters:,} steps"
+    if pairs := config.has_cross_attention:
+        amount = f"at most {amount}; a pair has at most {config.block_size:,} on either side"
+    yield "tokens", amount
+    formula = "3N + 6·d·T for each attention" if pairs else "6N + 12·l·d·T"
+    each = f"{token_flops:.4g} a token ({formula}: {usual:.4g})"
     yield "FLOPs", f"{each}, {flops:.4g} in all"
     yield from _memory_lines(settings, model, memory, machine, ranks)
     if ranks.world_size > 1:
@@ -116,7 +170,9 @@ def plan_lines(
     if not rate:
         rate, how = _measured(settings, config, machine, ranks, memory)
     speed = f"{rate:,.0f} tokens/s ({how})"
-    yield "time", f"{duration(tokens / rate)} at {speed}; evaluations and checkpoints come on top"
+    most = "at most " if pairs else ""
+    time = f"{most}{duration(tokens / rate)} at {speed}"
+    yield "time", f"{time}; evaluations and checkpoints come on top"
 
 
 def _memory_lines(
@@ -132,12 +188,14 @@ def _memory_lines(
         "activations and temporaries": memory.activations,
     }
     if settings.fsdp:
-        block_bytes = [4 * sum(w.numel() for w in block.parameters()) for block in model.blocks]
+        blocks = blocks_of(model)
+        block_bytes = [4 * sum(w.numel() for w in block.parameters()) for block in blocks]
         # those outside the blocks, of one block, and of the next one, which is gathered meanwhile
-        parts["gathered weights"] = memory.weights - sum(block_bytes) + 2 * block_bytes[0]
+        parts["gathered weights"] = memory.weights - sum(block_bytes) + 2 * max(block_bytes)
     total = sum(parts.values())
     several = f" in each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
-    yield "memory", f"{format_bytes(total)} at the peak{several}"
+    most = "at most " if model.config.has_cross_attention else ""
+    yield "memory", f"{most}{format_bytes(total)} at the peak{several}"
     for what, size in parts.items():
         yield "", f"{format_bytes(size):>9}  {what}"
     # With FSDP weights come and go, too, and the holes follow no rule.

@@ -92,7 +92,8 @@ def lone_trainer(settings: TrainSettings, config: GPTConfig, machine: Machine) -
 
 
 def random_batches(trainer: Trainer, windows: int, count: int = 1) -> Iterator[Batch]:
-    """Micro-batches of random ids, each (windows, block_size) int64."""
+    """Micro-batches of random ids, each (windows, block_size) int64. Pairs are as long as they can
+    be on either side."""
     config, device = trainer.model.config, trainer.machine.device
     shape = (windows, config.block_size)
     weights = source = None
@@ -210,9 +211,22 @@ def _addmm_flops(_: Any, left: Any, right: Any, *__: Any, **___: Any) -> int:
 
 
 def formula_flops(config: GPTConfig, in_matrices: int) -> int:
-    """FLOPs per token of training by the usual formula: 6 for each weight in a matrix, and 12·l·d·T
-    for attention (Chowdhery et al. 2022, PaLM, appendix B)."""
-    return 6 * in_matrices + 12 * config.n_layer * config.n_embd * config.block_size
+    """FLOPs per token of training by the usual formula: 6 for each weight in a matrix, and 12·d·T
+    for each attention (Chowdhery et al. 2022, PaLM, appendix B).
+
+    Of a pair, the tokens of either side go through the matrices of about one half of the model:
+    those of the encoder, and the keys and values of cross-attention, read the source.
+    """
+    attentions = config.n_layer
+    if config.has_cross_attention:
+        attentions = config.encoder.n_layer + 2 * config.n_layer
+    of_position = 6 * in_matrices + 12 * attentions * config.n_embd * config.block_size
+    return of_position * config.block_size // window_tokens(config)
+
+
+def window_tokens(config: GPTConfig) -> int:
+    """Tokens of a window: block_size, or of a pair at most that on either side."""
+    return config.block_size * (2 if config.has_cross_attention else 1)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -14,7 +14,7 @@ import torch
 from kqv.machine.device import Machine
 from kqv.machine.parameters import count_parameters
 from kqv.options.settings import TrainSettings
-from kqv.training.rehearsal import count_flops, lone_trainer, random_batches
+from kqv.training.rehearsal import count_flops, lone_trainer, random_batches, window_tokens
 from model import GPTConfig
 
 SECONDS = 20.0  # that a measurement aims at
@@ -128,7 +128,7 @@ def measure_speed(
     update = min(updates) * count_parameters(config) / count_parameters(measured)
     step_windows = windows * micro_batches
     step_seconds = step_windows * window + update
-    return Speed(step_windows * config.block_size / step_seconds, at_once, blocks)
+    return Speed(step_windows * window_tokens(config) / step_seconds, at_once, blocks)
 
 
 def _times(timed: Timed, windows: int, end: float, clock: Callable[[], float]) -> list[float]:

@@ -119,6 +119,20 @@ def test_a_step_that_memory_cannot_hold_is_refused_unless_ranks_share_it(refused
         check_memory(replace(measured, n_layer=8 * large.n_layer), 50304, machine, alone)
 
 
+def test_pairs_are_not_refused_for_a_length_that_none_of_them_may_have(refused, monkeypatch):
+    monkeypatch.setattr(hardware, "memory_there", lambda machine: 16 * 10**9)
+    machine, size = choose_machine(CPU), {"n_layer": 12, "n_head": 12, "n_embd": 768}
+    pairs = TrainSettings(
+        **size, architecture="encoder_decoder", block_size=1024, batch_size=64, encoder_layers=2
+    )
+    with refused("22 GB of memory", "--batch_size"):
+        text = replace(pairs, architecture="decoder", encoder_layers=0)
+        check_memory(text, 50304, machine, Ranks())
+    check_memory(pairs, 50304, machine, Ranks())
+    with refused("a step of this model takes more than"):
+        check_memory(replace(pairs, encoder_layers=200), 50304, machine, Ranks())
+
+
 def test_a_missing_compiler_is_reported_before_the_run(monkeypatch, refused):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from helpers.pairs import write_pairs
 
 import train
 from kqv.machine.launching import Launch
@@ -11,7 +12,11 @@ from kqv.options.command_line import read_arguments
 from kqv.options.defaults import training_settings
 from kqv.options.settings import TrainSettings
 from kqv.project import ROOT
-from kqv.training.plan import print_plan, vocabulary_size
+from kqv.text.characters import CharTokenizer
+from kqv.text.pair_datasets import prepare_pairs
+from kqv.text.prepared import save_tokenizer
+from kqv.text.tokenizer import MASK
+from kqv.training.plan import pair_vocabulary, print_plan, text_vocabulary
 from model import GPT, GPTConfig
 
 SMALL = {"vocab_size": 64, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 32}
@@ -83,15 +88,57 @@ def test_the_time_is_given_in_years_where_it_takes_years(capsys):
     ],
 )
 def test_a_vocabulary_is_known_by_its_name_without_its_files(tokenizer, texts, expected):
-    size, source = vocabulary_size("nowhere", tokenizer, texts)
-    assert size == expected
-    assert source
+    vocabulary = text_vocabulary("nowhere", tokenizer, texts)
+    assert vocabulary.size == expected
+    assert vocabulary.how
 
 
 @pytest.mark.parametrize("dataset", ["openwebtext", "shakespeare"])
 def test_a_dataset_of_gpt2s_tokens_is_known_before_it_is_prepared(dataset, tmp_path):
-    assert vocabulary_size(dataset, "", [], tmp_path) == (50304, "50,257 of gpt2")
-    assert vocabulary_size(dataset, "", ["a.txt"], tmp_path)[0] == 100
+    assert text_vocabulary(dataset, "", [], tmp_path) == (50304, 0, "50,257 of gpt2")
+    assert text_vocabulary(dataset, "", ["a.txt"], tmp_path).size == 100
+
+
+def test_the_plan_of_an_encoder_counts_its_mask(tmp_path):
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    save_tokenizer(CharTokenizer.of("abc"), folder)
+    assert text_vocabulary("letters", "", [], tmp_path, MASK) == (4, 0, "3 of letters and a mask")
+    assert text_vocabulary("letters", "", [], tmp_path) == (3, 0, "3 of letters")
+    assert text_vocabulary("", "bytes", ["a.txt"], markers=MASK).size == 256
+    assert text_vocabulary("", "bpe:1024", ["a.txt"], markers=MASK).size == 1088
+
+
+def test_the_vocabularies_of_pairs_are_those_of_their_dataset_or_known_by_their_names(tmp_path):
+    pairs = write_pairs(tmp_path / "a.tsv", [("ab", "x y"), ("ba", "y x"), ("aab", "z x")] * 9)
+    prepare_pairs([pairs], tmp_path / "letters", target_tokenizer="symbols")
+    prepare_pairs([pairs], tmp_path / "one")
+    letters, symbols = 3 + 2, 4 + 2  # with the one of unknown characters, and two markers
+    two = pair_vocabulary("letters", "", "", [], tmp_path)
+    assert two == (symbols, letters, "those of letters")
+    assert pair_vocabulary("one", "", "", [], tmp_path)[:2] == (9, 0)
+    assert pair_vocabulary("one", "bpe:1024", "", ["a.tsv"], tmp_path) == (
+        1024, 0, "1,024 of bpe:1024",
+    )  # fmt: skip
+    assert pair_vocabulary("one", "bytes", "symbols", ["a.tsv"], tmp_path) == (
+        100, 256, "256 of bytes; assumed: the text was not read",
+    )  # fmt: skip
+
+
+def test_the_plan_of_pairs_is_an_upper_bound_and_says_so(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--dry_run=True", "--rate=1000", "--device=cpu", "--dtype=float32", "--max_iters=10"]
+    options += ["--n_layer=1", "--encoder_layers=2", "--block_size=10", "--batch_size=4"]
+    assert train.main(["missing.tsv", *options, "--target_tokenizer=symbols"]) == 0
+    plan = capsys.readouterr().out
+    for part in (
+        "100 of sources, 100 ids",
+        "at most 80 a step, 800 in 10 steps; a pair has at most 10 on either side",
+        "memory            at most ",
+        "time              at most ",
+    ):
+        assert part in plan
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_rate_without_a_dry_run_is_a_mistake(refused):

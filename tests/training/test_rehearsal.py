@@ -102,6 +102,31 @@ def test_the_counted_flops_are_those_of_a_count_by_hand(family):
     assert (update == 0) == bool(family)  # Muon's products
 
 
+def test_the_counted_flops_of_a_pair_are_those_of_a_count_by_hand_for_both_stacks():
+    shape = {**SMALL, "architecture": "encoder_decoder", "encoder_layers": 3}
+    config = GPTConfig(**shape, source_vocab_size=40)
+    settings = TrainSettings(device="cpu", dtype="float32", optimizer="adamw")
+    window, _ = count_flops(settings, config, choose_machine(settings))
+    time, width = 16, 32
+    mlp, attention = 3 * width * config.hidden, 4 * width * width
+    matrices = 3 * (attention + mlp) + 2 * (2 * attention + mlp) + 64 * width
+    products = 2 * time * time * width  # one product of attention over all heads
+    attentions = 3 + 2 * 2  # each with the scores computed again in the backward pass
+    assert window == 6 * matrices * time + attentions * (2 + 5) * products
+    # Of a pair, half of the tokens stand on either side.
+    by_formula = formula_flops(config, matrices) * 2 * time
+    assert by_formula == window - attentions * products
+
+
+def test_the_flops_of_an_encoder_are_those_of_a_decoder():
+    settings = TrainSettings(device="cpu", dtype="float32")
+    flops = [
+        count_flops(settings, GPTConfig(**SMALL, architecture=each), choose_machine(settings))
+        for each in ("encoder", "decoder")
+    ]
+    assert flops[0] == flops[1]
+
+
 def test_activation_checkpointing_saves_memory_and_adds_work():
     config, activations, flops = GPTConfig(vocab_size=65), {}, {}
     for checkpointing in (False, True):
@@ -126,9 +151,11 @@ def test_a_large_vocabulary_takes_the_memory_of_a_chunk_of_logits(monkeypatch):
 
 
 @pytest.mark.slow
-def test_extrapolating_a_deep_model_gives_what_rehearsing_all_its_blocks_gives():
+@pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
+def test_extrapolating_a_deep_model_gives_what_rehearsing_all_its_blocks_gives(architecture):
     settings = TrainSettings(device="cpu", dtype="float32")
-    config, machine = GPTConfig(**{**SMALL, "n_layer": 30}), choose_machine(settings)
+    shape = {**SMALL, "n_layer": 30, "architecture": architecture}
+    config, machine = GPTConfig(**shape), choose_machine(settings)
     rehearsed = rehearse_memory(config, settings, machine, 4, 2, gradients_stay=False)
     assert count_memory(settings, config, machine, 4, 2) == rehearsed
     flops = count_flops(settings, config, machine)
