@@ -43,7 +43,7 @@ def command(objective, text, pairs):
     return (text if is_text else pairs, *OPTIONS, *OBJECTIVES[objective])
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["two vocabularies", "masked"])
 def test_several_ranks_have_the_losses_of_one(shell, text, pairs, tmp_path, objective):
     words = command(objective, text, pairs)
     runs = {
@@ -69,7 +69,7 @@ def test_several_ranks_have_the_losses_of_one(shell, text, pairs, tmp_path, obje
     assert sharded["iter_num"] == 14
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["pairs", "diffusion"])
 def test_a_run_that_is_killed_ends_as_the_undisturbed_one(shell, text, pairs, tmp_path, objective):
     words = (
         *command(objective, text, pairs), "--dtype=bfloat16", "--dropout=0.2",
@@ -87,7 +87,7 @@ def test_a_run_that_is_killed_ends_as_the_undisturbed_one(shell, text, pairs, tm
     assert untimed(metrics(folder)) == untimed(metrics(tmp_path / "straight"))
 
 
-@pytest.mark.parametrize("objective", ["pairs", "masked"])
+@pytest.mark.parametrize("objective", ["pairs"])
 def test_a_stopped_run_says_how_to_go_on_and_ends_as_the_undisturbed_one(
     shell, text, pairs, tmp_path, objective
 ):
