@@ -6,7 +6,7 @@ python explain.py --format=text --layer=1 --head=2    figures of all heads and a
 python explain.py --format=png                        all heads as maps, in out/explain.png
 python explain.py --format=json                       all numbers, in out/explain.json
 python explain.py --out_dir=out-encoder --text=c_t    an encoder: what each blank would be
-python explain.py --out_dir=out-g2p --text=colonel    an encoder–decoder: letters meet sounds
+python explain.py --out_dir=out-g2p --text=colonel    an encoder-decoder: letters meet sounds
 """
 
 import signal

@@ -426,7 +426,7 @@ class GPT(Stack):
         `observers`, one per attention, see its queries, keys and values. `start` is the position of
         ids: above 0 they are one token per text, and observers are KV caches that hold the tokens
         before it. start + time must not exceed block_size, except for rope, relative and none. An
-        encoder–decoder translates `source` (batch, source_time); `encoded` is its `encode`.
+        encoder-decoder translates `source` (batch, source_time); `encoded` is its `encode`.
         """
         if source is not None and encoded is None:
             encoded = self.encode(source)

@@ -1,9 +1,11 @@
-"""Write text with a trained model, as it is generated; an encoder fills in blanks.
+"""Write text with a trained model, as it is generated: an encoder fills in blanks, an
+encoder-decoder translates.
 
 python sample.py --out_dir=out --start="ROMEO:"
 python sample.py --num_samples=5 --temperature=0.7 --top_p=0.9
 python sample.py --interactive
 python sample.py --out_dir=out-encoder --start="To be, or n_t to b_"
+python sample.py --out_dir=out-g2p --start=colonel --beam_size=5
 """
 
 import os
@@ -54,9 +56,9 @@ def main(arguments: list[str]) -> int:
     if from_nothing and (remark := filling_remark(checkpoint.get("config", {}).get("mask_rate"))):
         print(remark, file=sys.stderr)
     check_translating(settings, given, architecture)
-    write: Any = {"decoder": write_samples, "encoder": write_filled}.get(architecture)
-    if architecture == "encoder_decoder":
-        write = partial(write_translations, source_tokenizer=loaded.source_tokenizer)
+    translate = partial(write_translations, source_tokenizer=loaded.source_tokenizer)
+    writers = {"decoder": write_samples, "encoder": write_filled, "encoder_decoder": translate}
+    write: Any = writers[architecture]
     machine = choose_machine(settings)
     if checkpoint.get("nanogpt"):  # it writes what it wrote there: sliding, and in float32 on a CPU
         if settings.past_block == "auto":

@@ -209,7 +209,7 @@ def report(run: "Run", log: RunLog | SilentLog, saver: "Saver", metrics: dict[st
         loss = run.evaluator.whole_loss()
     if ranks.is_main:
         print(f"validation loss  {describe_loss(loss, per_token)}, {run.data.measured}")
-        trivial = run.evaluator.trivial_losses()
+        trivial = run.data.trivial_losses()
         print(f"for comparison   {describe_trivial_losses(*trivial, per_token)}")
         if log.remark:
             print(f"overfitting      {log.remark}")

@@ -30,10 +30,9 @@ from kqv.options.settings import TrainSettings
 from kqv.run_files import TO_RESUME
 from kqv.text.source_names import known_sources
 from kqv.text.tokenizer import Tokenizer
-from kqv.training.data import TextData, open_data
+from kqv.training.data import RunData, open_data
 from kqv.training.evaluation import Evaluator
 from kqv.training.optimizers import restore_optimizers
-from kqv.training.pair_data import PairData
 from kqv.training.request import Request
 from kqv.training.run import Run
 from kqv.training.run_folder import occupy
@@ -52,7 +51,7 @@ class Start:
     resuming: bool = False
     """whether the run goes on, rather than a new one starting from its weights"""
 
-    @property
+    @functools.cached_property
     def source_tokenizer(self) -> Tokenizer | None:
         """That of an encoder-decoder's sources."""
         if self.tokenizer is None:
@@ -68,7 +67,7 @@ class Start:
         """The texts of the run that wrote the checkpoint, if this one reads the same dataset."""
         return known_sources(None if "dataset" in request.given else self.checkpoint.get("sources"))
 
-    def check_data(self, data: TextData | PairData, settings: TrainSettings) -> None:
+    def check_data(self, data: RunData, settings: TrainSettings) -> None:
         """Raises UserError if a text has other tokens than the model, or a resumed run is to read
         another text than before."""
         title, theirs = data.dataset.title, data.tokenizer

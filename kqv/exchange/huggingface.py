@@ -134,7 +134,7 @@ def padding_id(model: GPT, tokenizer: Tokenizer) -> int:
     and so another logit. Best is one that no text has. Among characters there is none: then it is
     the one that the model expects least, because transformers leaves it out of texts when it skips
     special tokens (`skip_special_tokens=True`). An encoder pads with its mask, and an
-    encoder–decoder with the end of a target.
+    encoder-decoder with the end of a target.
     """
     if (given := token_ids(model.config, tokenizer).get("pad_token_id")) is not None:
         return given

@@ -1,4 +1,4 @@
-"""A model as an ONNX file: ids in (and a source, for an encoder–decoder), logits out.
+"""A model as an ONNX file: ids in (and a source, for an encoder-decoder), logits out.
 
 There is no way back.
 """
@@ -25,7 +25,7 @@ MAX_ONNX = 2**31  # bytes; a larger model would need files beside it
 def to_onnx(model: GPT, tokenizer: Tokenizer, checkpoint: dict[str, Any], path: Path) -> None:
     """Write the graph of ids (batch, time), int64, to logits (batch, time, vocab_size), float32.
 
-    That of an encoder–decoder takes the source, too: (batch, source_time), int64, which ends with
+    That of an encoder-decoder takes the source, too: (batch, source_time), int64, which ends with
     -1 where others are longer. Batch and time are dynamic, time up to block_size. The tokenizer is
     in the file's metadata, and that of the source if it has another.
 

@@ -18,7 +18,7 @@ from kqv.files import check_safetensors_header, replacing
 from kqv.text.tokenizer import Tokenizer
 from model import GPT
 
-SOURCE_TOKENIZER = "source_tokenizer"  # of an encoder–decoder with two vocabularies
+SOURCE_TOKENIZER = "source_tokenizer"  # of an encoder-decoder with two vocabularies
 NOTE = "kqv"  # the entry of the file's metadata with our settings, as JSON
 
 

@@ -1,4 +1,4 @@
-"""Targets of an encoder–decoder, drawn token after token; beam.py searches for the likeliest.
+"""Targets of an encoder-decoder, drawn token after token; beam.py searches for the likeliest.
 
 U+0002 ──▶ k ──▶ ɝ ──▶ ... ──▶ U+0003
 """
@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kqv.errors import UserError
 from kqv.generation.decoder import Decoder
-from kqv.generation.samplers import choose
+from kqv.generation.samplers import check_finite, choose
 from kqv.options.settings import SampleSettings
 from kqv.text.tokenizer import DOCUMENT_END, TARGET_BEGIN, Tokenizer
 
@@ -46,6 +45,11 @@ class Target:
     finished: bool = False
     """whether it ends, rather than being as long as allowed"""
 
+    @property
+    def written(self) -> list[int]:
+        """Its tokens without U+0003."""
+        return self.ids[:-1] if self.finished else self.ids
+
     def score(self, length_penalty: float) -> float:
         """Log-probability / length^length_penalty, where its end counts."""
         return sum(self.log_probabilities) / max(1, len(self.ids)) ** length_penalty
@@ -59,11 +63,7 @@ def usable_logits(logits: Tensor, ends: Ends) -> tuple[Tensor, Tensor]:
     """
     logits = logits[:, : ends.vocab_size]
     normalizer = logits.logsumexp(-1, keepdim=True)
-    if not normalizer.isfinite().all():
-        raise UserError(
-            "the model's logits are not finite: its weights are damaged, or too large for this "
-            "--dtype"
-        )
+    check_finite(normalizer)
     logits[:, ends.begin] = -torch.inf
     return logits, normalizer
 

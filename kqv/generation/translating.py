@@ -1,4 +1,4 @@
-"""Targets of many sources, out of an encoder–decoder: greedy, sampled, or by beam search.
+"""Targets of many sources, out of an encoder-decoder: greedy, sampled, or by beam search.
 
     sources ──▶ pools, each sorted by length ──▶ batches ──▶ targets, in the order of the sources
 
@@ -39,24 +39,6 @@ class Hypothesis:
     """of the tokens, in nats, under the model itself"""
 
 
-def translate(
-    model: GPT,
-    tokenizer: Tokenizer,
-    source_tokenizer: Tokenizer,
-    sources: Sequence[str],
-    settings: SampleSettings,
-    dtype: torch.dtype = torch.float32,
-) -> list[list[Hypothesis]]:
-    """The targets of each source, best first: settings.num_samples of beam search, or samples.
-
-    `dtype` is the precision of the large matrices. Raises UserError for a source that is empty, too
-    long, or has characters that the model does not know.
-    """
-    translator = Translator(model.eval(), tokenizer, settings, dtype)
-    ids = [encode_source(source_tokenizer, text, model.config.block_size) for text in sources]
-    return list(translator.translate(ids))
-
-
 def encode_source(tokenizer: Tokenizer, text: str, block_size: int) -> list[int]:
     """The ids of a source. Raises UserError if there are none, or too many."""
     ids = tokenizer.encode(text)
@@ -71,7 +53,7 @@ def encode_source(tokenizer: Tokenizer, text: str, block_size: int) -> list[int]
 
 
 class Translator:
-    """An encoder–decoder, and how to translate with it."""
+    """An encoder-decoder, and how to translate with it."""
 
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, settings: SampleSettings, dtype: torch.dtype
@@ -126,9 +108,8 @@ class Translator:
 
     def hypothesis(self, target: Target) -> Hypothesis:
         """A target as text."""
-        ids = target.ids[:-1] if target.finished else target.ids
         return Hypothesis(
-            text=self.tokenizer.decode(ids),
+            text=self.tokenizer.decode(target.written),
             score=target.score(self.settings.length_penalty),
             finished=target.finished,
             tokens=[self.tokenizer.token_bytes(i).decode(errors="replace") for i in target.ids],

@@ -1,7 +1,7 @@
 """What a head does, in numbers: how widely it looks, how its scores spread, what it attends to.
 
 `head_figures` describes every head of a decoder for explain.py; `self_figures` and `cross_figures`
-those of an encoder–decoder, on the pair that it reads. `layer_figures` averages the score
+those of an encoder-decoder, on the pair that it reads. `layer_figures` averages the score
 statistics over the heads of a layer, for the metrics of a training run with --inner_figures=True.
 """
 

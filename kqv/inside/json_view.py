@@ -16,7 +16,7 @@ def render(view: View) -> str:
     `layers` has the stages of LayerTrace in its shapes, `heads` the HeadFigures, `predictions` is
     (n_layer + 1, time, vocab_size), and `vocabulary` lists the tokens in the order of their ids.
     An encoder predicts the token at each place, and `blanks` are the places of U+001A in its text.
-    An encoder–decoder has `layers` and `heads` for each kind of attention.
+    An encoder-decoder has `layers` and `heads` for each kind of attention.
     """
     vocabulary = [token_text(view.tokenizer, token) for token in range(view.tokenizer.vocab_size)]
     read = view.parts[-1].keys

@@ -75,7 +75,7 @@ def _asset(name: str) -> str:
 
 
 def _texts(view: View) -> dict[str, dict[str, Any]]:
-    """What a model reads: its text or, of an encoder–decoder, its source and its target."""
+    """What a model reads: its text or, of an encoder-decoder, its source and its target."""
     names = ("source", "text") if view.trace.source else ("text",)
     return {
         name: {

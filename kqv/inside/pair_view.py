@@ -1,4 +1,4 @@
-"""An encoder–decoder on a source and its target.
+"""An encoder-decoder on a source and its target.
 
     source ─▶ encoder ─▶ cross-attention ◀─ decoder ◀─ U+0002, then the target
 
@@ -20,7 +20,7 @@ SHORT = 5  # tokens of a source, if the model can read nothing of the text
 
 
 class Pair(NamedTuple):
-    """What an encoder–decoder reads."""
+    """What an encoder-decoder reads."""
 
     source: str
     target: Tokens
@@ -40,7 +40,7 @@ def pair_to_read(reader: Reader, source: str, target: str | None) -> Pair:
 
 
 def view_pair(reader: Reader, pair: Pair) -> View:
-    """Run an encoder–decoder on a pair.
+    """Run an encoder-decoder on a pair.
 
     Raises UserError as `pair_to_read` does, and if the model computes infinities or NaN.
     """
@@ -94,7 +94,7 @@ def written_ids(model: GPT, tokenizer: Tokenizer, source: Sequence[int]) -> list
 
 
 def readable_source(reader: Reader, text: str) -> str:
-    """What an encoder–decoder can read of `text`, which was not made for it.
+    """What an encoder-decoder can read of `text`, which was not made for it.
 
     Unknown characters are left out, and capitals are small if the model knows no capitals. If it
     knows nothing of the text, the first tokens of its vocabulary.

@@ -13,7 +13,7 @@ MAP_SIZE = 2.2  # inches
 def render(view: View) -> bytes:
     """A grid of maps, a layer a row: queries from top to bottom, keys from left to right.
 
-    The rows of an encoder–decoder are those of its encoder, its decoder and cross-attention.
+    The rows of an encoder-decoder are those of its encoder, its decoder and cross-attention.
     """
     rows = [(part, number) for part in view.parts for number in range(len(part.layers))]
     columns = view.model.config.n_head

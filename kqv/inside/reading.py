@@ -12,7 +12,7 @@ from kqv.options.settings import ExplainSettings
 
 
 def what_to_read(reader: Reader, settings: ExplainSettings, given: Container[str]) -> str | Pair:
-    """The text that models are to read or, for encoder–decoders, a source and its target. Blanks
+    """The text that models are to read or, for encoder-decoders, a source and its target. Blanks
     for an encoder are U+001A.
 
     Raises UserError for a target that the model does not have, and for a blank that it knows.
@@ -24,7 +24,7 @@ def what_to_read(reader: Reader, settings: ExplainSettings, given: Container[str
         return pair_to_read(reader, source, target and target.removesuffix("\n"))
     if target is not None:
         raise UserError(
-            f"--target= is the translation of an encoder–decoder, which {reader.title} is not: "
+            f"--target= is the translation of an encoder-decoder, which {reader.title} is not: "
             f"leave it out"
         )
     if reader.model.config.architecture == "encoder":
@@ -38,7 +38,7 @@ def look(reader: Reader, read: str | Pair) -> View:
     """Run a model on what it is to read. Raises UserError if it cannot."""
     translates = reader.model.config.has_cross_attention
     if isinstance(read, str) == translates:
-        kinds = ("an encoder–decoder", "not") if translates else ("no encoder–decoder", "one")
+        kinds = ("an encoder-decoder", "not") if translates else ("no encoder-decoder", "one")
         raise UserError(
             f"{reader.title} is {kinds[0]}, and the model beside it is {kinds[1]}: one page cannot "
             f"show both"

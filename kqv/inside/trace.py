@@ -73,7 +73,7 @@ class Trace:
     """Everything recorded while a model processed one text, or a source and its target."""
 
     ids: list[int]
-    """of the text; of the target in an encoder–decoder"""
+    """of the text; of the target in an encoder-decoder"""
     layers: list[LayerTrace]
     """self-attention of each block"""
     predictions: Tensor
@@ -97,7 +97,7 @@ def record(
 ) -> Trace:
     """Run the model on 1 to block_size tokens and record what it computes.
 
-    An encoder–decoder reads `source`, and `ids` are its target. `vocab_size` is the tokenizer's,
+    An encoder-decoder reads `source`, and `ids` are its target. `vocab_size` is the tokenizer's,
     for a model whose vocabulary is padded. `say` gets a line for each place where a changed
     model.py computes something else than what is shown. Raises UserError for a Linformer.
     """

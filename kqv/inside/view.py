@@ -1,7 +1,7 @@
 """One model on one text: what every format of explain.py shows.
 
 `view_text` makes it of a decoder, `view_blanks` in blank_view.py of an encoder, `view_pair` in
-pair_view.py of an encoder–decoder.
+pair_view.py of an encoder-decoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ class Reader:
     model: GPT
     tokenizer: Tokenizer
     source_tokenizer: Tokenizer
-    """of an encoder–decoder's source; of other models the same"""
+    """of an encoder-decoder's source; of other models the same"""
 
 
 @dataclass
@@ -71,7 +71,7 @@ class View:
     title: str
     model: GPT
     tokenizer: Tokenizer
-    """of the text; of the target in an encoder–decoder"""
+    """of the text; of the target in an encoder-decoder"""
     trace: Trace
     parts: list[Part]
     """the last one is shown first"""

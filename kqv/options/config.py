@@ -12,7 +12,7 @@ class Vocabulary:
     """What the text decides of a model."""
 
     vocab_size: int
-    """different tokens; of an encoder–decoder, of the target"""
+    """different tokens; of an encoder-decoder, of the target"""
 
 
 RMSNORM_EPSILON, LAYERNORM_EPSILON = 1e-6, 1e-5  # Qwen3's and GPT-2's
@@ -28,7 +28,7 @@ class GPTConfig(ModelOptions, Vocabulary):
     """
 
     source_vocab_size: int = 0
-    """different tokens of an encoder–decoder's source; 0: those of the target, and one embedding"""
+    """different tokens of an encoder-decoder's source; 0: those of the target, and one embedding"""
 
     def __post_init__(self) -> None:
         """Raises UserError for options that no model can have."""
@@ -46,7 +46,7 @@ class GPTConfig(ModelOptions, Vocabulary):
 
     @property
     def encoder(self) -> "GPTConfig":
-        """The encoder of an encoder–decoder."""
+        """The encoder of an encoder-decoder."""
         return replace(
             self,
             architecture="encoder",

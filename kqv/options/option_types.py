@@ -47,8 +47,7 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 def fits(value: Any, hint: Any) -> bool:
     """Whether a Python value is of an option's type: a whole number is fine for a float."""
     if get_origin(hint) is tuple:  # an option that may be given several times
-        # a checkpoint in shards keeps settings as JSON, which has no tuples
-        return type(value) in (tuple, list) and all(type(each) is str for each in value)
+        return type(value) is tuple and all(type(each) is str for each in value)
     return any(_is_a(member, value) for member in alternatives(hint))
 
 

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     weights: Tensor | None = None
     """(batch, time) float32, how much each target counts; None if all count alike"""
     source: Tensor | None = None
-    """(batch, source_time) int64, what an encoder–decoder translates, padded with -1"""
+    """(batch, source_time) int64, what an encoder-decoder translates, padded with -1"""
     share: float = 1.0
     """how much the loss of a micro-batch counts in that of the step"""
 

@@ -12,7 +12,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from kqv.text.registry import find_vocabulary, load_tokenizer
 from kqv.text.source_names import sources_of, title_of
 from kqv.text.sources import STDIN_COPY, read_endings, text_files
 from kqv.text.texts import Texts
-from kqv.text.tokenizer import Tokenizer
+from kqv.text.tokenizer import MASK, Tokenizer
 from kqv.text.tokenizing import write_token_files
 from kqv.text.unfinished import OUTPUT_FOLDER, Progress, locked_workspace, remove_abandoned
 
@@ -212,9 +212,15 @@ def _find_or_prepare(
         # name of the tokenizer.
         made_for_text = cache_key(texts, tokenizer.name, hashes)
         dataset = find_dataset(cache / f"{stem}-{made_for_text}", sources)
-        if dataset and dataset.tokenizer == tokenizer:
+        # an encoder adds the mask
+        if dataset and tokenizer in (dataset.tokenizer, dataset.tokenizer.with_markers(MASK)):
             return dataset, False
-    return _prepare(texts, val, folder, tokenizer, key, sources), True
+    prepare_folder(
+        folder, key, "the text is",
+        lambda workspace: prepare_texts(texts, val, tokenizer, sources, workspace),
+        replace=False,
+    )  # fmt: skip
+    return load_dataset(folder, sources=sources), True
 
 
 def prepare_dataset(
@@ -238,7 +244,12 @@ def prepare_dataset(
     if val:
         stamps += [VALIDATION, *file_stamps(val)]
     key = cache_key(texts, tokenizer, stamps)
-    return _prepare(texts, val, folder, tokenizer, key, replace=folder.exists())
+    prepare_folder(
+        folder, key, "the text is",
+        lambda workspace: prepare_texts(texts, val, tokenizer, [], workspace),
+        replace=True,
+    )  # fmt: skip
+    return load_dataset(folder)
 
 
 def file_stamps(texts: Texts) -> list[bytes]:
@@ -261,31 +272,30 @@ def prepare_documents(
     identifies them: unfinished work is recognised by it.
     """
     digest = hashlib.sha256(repr((key, tokenizer.to_dict())).encode()).hexdigest()[:KEY_LENGTH]
-    with locked_workspace(folder, digest) as workspace:
+
+    def write(workspace: Path) -> None:
         parts = ((split, text) for split, docs in splits.items() for text in join_documents(docs))
         progress, output = Progress.load(workspace), workspace / OUTPUT_FOLDER
         write_token_files(parts, tokenizer, True, progress, workspace)
         save_tokenizer(tokenizer, output)
         save_record(output, [], {"train": progress.train, "val": progress.val})
-        put_in_place(output, folder)
+
+    prepare_folder(folder, digest, "the documents are", write, replace=True)
     return load_dataset(folder)
 
 
-def _prepare(
-    texts: Texts,
-    val: Texts | None,
-    folder: Path,
-    tokenizer: Tokenizer | str,
-    key: str,
-    sources: Sequence[str] = (),
-    replace: bool = False,
-) -> Dataset:
-    """Prepare texts in `folder`. A valid dataset that is there stays, unless `replace`."""
+def prepare_folder(
+    folder: Path, key: str, what: str, write: Callable[[Path], None], replace: bool
+) -> None:
+    """Prepare a dataset in `folder`: write(workspace), then put its output in place.
+
+    A valid dataset that is there stays, unless `replace`; that a damaged one is prepared again is
+    said of `what`, the text or the pairs. Unfinished work is recognised by its `key`.
+    """
     with locked_workspace(folder, key) as workspace:
         if folder.exists() and not replace:
-            if dataset := find_dataset(folder, sources):  # another process was first
-                return dataset
-            print(f"{folder} is damaged: the text is prepared again", file=sys.stderr)
-        prepare_texts(texts, val, tokenizer, sources, workspace)
+            if find_dataset(folder):  # another process was first
+                return
+            print(f"{folder} is damaged: {what} prepared again", file=sys.stderr)
+        write(workspace)
         put_in_place(workspace / OUTPUT_FOLDER, folder)
-    return load_dataset(folder, sources=sources)

@@ -6,7 +6,6 @@ Files named on the command line are prepared in data/cache, like texts (datasets
 """
 
 import hashlib
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,14 +17,13 @@ from kqv.text.datasets import (
     cache_and_scratch,
     check_something_to_train_on,
     file_stamps,
+    prepare_folder,
 )
 from kqv.text.pair_files import PAIR_ENDINGS, PairFiles
 from kqv.text.pair_preparation import Chosen, PairTexts, prepare_pair_texts
-from kqv.text.prepared import put_in_place
 from kqv.text.source_names import sources_of
 from kqv.text.sources import read_endings, text_files
 from kqv.text.tokenizer import Tokenizer
-from kqv.text.unfinished import OUTPUT_FOLDER, locked_workspace
 
 
 def open_pairs(
@@ -81,7 +79,12 @@ def prepare_pairs(
     if texts.val:
         stamps += [VALIDATION, *file_stamps(texts.val.texts)]
     key = pairs_key(texts, chosen, stamps)
-    return _prepare(texts, folder, chosen, key, replace=folder.exists())
+    prepare_folder(
+        folder, key, "the pairs are",
+        lambda workspace: prepare_pair_texts(texts, chosen, [], workspace),
+        replace=True,
+    )  # fmt: skip
+    return load_pairs(folder)
 
 
 def pairs_key(texts: PairTexts, chosen: Chosen, of_files: Iterable[bytes]) -> str:
@@ -126,26 +129,12 @@ def _find_or_prepare(
         theirs = Chosen(chosen.source, chosen.target or chosen.source)
         if dataset and (dataset.source_tokenizer, dataset.tokenizer) == theirs:
             return dataset, False
-    return _prepare(texts, folder, chosen, key, sources), True
-
-
-def _prepare(
-    texts: PairTexts,
-    folder: Path,
-    chosen: Chosen,
-    key: str,
-    sources: Sequence[str] = (),
-    replace: bool = False,
-) -> PairDataset:
-    """Prepare pairs in `folder`. A valid dataset that is there stays, unless `replace`."""
-    with locked_workspace(folder, key) as workspace:
-        if folder.exists() and not replace:
-            if dataset := _find_pairs(folder, sources):  # another process was first
-                return dataset
-            print(f"{folder} is damaged: the pairs are prepared again", file=sys.stderr)
-        prepare_pair_texts(texts, chosen, sources, workspace)
-        put_in_place(workspace / OUTPUT_FOLDER, folder)
-    return load_pairs(folder, sources=sources)
+    prepare_folder(
+        folder, key, "the pairs are",
+        lambda workspace: prepare_pair_texts(texts, chosen, sources, workspace),
+        replace=False,
+    )  # fmt: skip
+    return load_pairs(folder, sources), True
 
 
 def _find_pairs(folder: Path, sources: Sequence[str]) -> PairDataset | None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from kqv.text.pair_files import Pair
 from kqv.text.preparation import UNKNOWN_LISTED
 from kqv.text.token_files import INDEX_BYTES, SPLITS, TokenWriter, index_file, split_bytes
 from kqv.text.tokenizer import Tokenizer, token_dtype
-from kqv.text.tokenizing import SAVE_INTERVAL, map_in_order
+from kqv.text.tokenizing import SAVE_INTERVAL, map_in_order, skip_done
 from kqv.text.unfinished import OUTPUT_FOLDER, PairProgress
 
 PairPart = tuple[str, list[Pair]]  # the name of a split, and pairs that belong to it
@@ -63,7 +63,7 @@ def write_pair_files(
     written = {"train": progress.train, "val": progress.val}
     writers = {s: PairWriter(folder, s, sides.dtype, done[s], written[s]) for s in SPLITS}
     last_save = time.monotonic()
-    parts = _skip_pairs(progress.done, parts)
+    parts = skip_done(progress.done, parts)
     for (split, pairs), encoded in map_in_order(lambda part: encode_part(part, sides), parts):
         writers[split].write(encoded)
         progress.done += len(pairs)
@@ -146,12 +146,3 @@ def _start_over_if_lost(progress: PairProgress, folder: Path, sides: Sides) -> N
             progress.done = progress.train = progress.val = progress.unknown_pairs = 0
             progress.unknown = []
             return
-
-
-def _skip_pairs(count: int, parts: Iterable[PairPart]) -> Iterator[PairPart]:
-    """All but the first `count` pairs."""
-    position = 0
-    for split, pairs in parts:
-        if rest := pairs[max(0, count - position) :]:
-            yield split, rest
-        position += len(pairs)

@@ -29,6 +29,7 @@ from kqv.text.unfinished import OUTPUT_FOLDER, Progress
 
 SAVE_INTERVAL = 5.0  # seconds between two notes of the progress
 Part = tuple[str, str]  # the name of a split, and a piece of text that belongs to it
+Pieces = TypeVar("Pieces", str, list[tuple[str, str]])
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -60,7 +61,7 @@ def write_token_files(
     # A thread writes while the next pieces are tokenized: of characters, writing is most of it.
     with ThreadPoolExecutor(1) as pool:
         writing: Future[None] | None = None
-        parts = _skip_characters(progress.done, parts)
+        parts = skip_done(progress.done, parts)
         for (split, text), tokens in _tokenize(parts, tokenizer, documents):
             if writing:  # wait, so that at most one piece is pending; raises its error
                 writing.result()
@@ -89,13 +90,14 @@ def _start_over_if_lost(progress: Progress, folder: Path, vocab_size: int) -> No
             return
 
 
-def _skip_characters(count: int, parts: Iterable[Part]) -> Iterator[Part]:
-    """All but the first `count` characters; reading them again is quick beside tokenizing."""
+def skip_done(count: int, parts: Iterable[tuple[str, Pieces]]) -> Iterator[tuple[str, Pieces]]:
+    """All but the first `count` characters of texts, or pairs of lists; reading them again is quick
+    beside tokenizing."""
     position = 0
-    for split, text in parts:
-        if rest := text[max(0, count - position) :]:
+    for split, piece in parts:
+        if rest := piece[max(0, count - position) :]:
             yield split, rest
-        position += len(text)
+        position += len(piece)
 
 
 def _tokenize(

@@ -43,8 +43,6 @@ class TextData:
     """mean over the validation split; above 0, because losses are divided by it"""
     masking: Masking | None
     """how an encoder's windows are masked"""
-    remarks: tuple[str, ...] = ()
-    """what to say of it when training starts"""
 
     def batches(self, settings: TrainSettings, ranks: Ranks, step: int) -> Iterator[Batch]:
         """The micro-batches of this rank in a step, each (windows, block_size)."""
@@ -62,6 +60,11 @@ class TextData:
                 yield self.masking.batch(x, seed, step, first, share)
             else:
                 yield Batch(x, y, share=share)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to say of it when training starts: nothing."""
+        return ()
 
     @property
     def source_tokenizer(self) -> Tokenizer:
@@ -133,13 +136,16 @@ class TextData:
             first += len(x)
 
 
+RunData = TextData | PairData
+
+
 def open_data(
     request: Request,
     tokenizer: Tokenizer | None,
     source_tokenizer: Tokenizer | None,
     sources: list[str],
     ranks: Ranks,
-) -> TextData | PairData:
+) -> RunData:
     """The text or the pairs that a run trains on, prepared first if they are not yet.
 
     The tokenizers are those of the checkpoint that the run starts from, None if it has none;
@@ -205,7 +211,8 @@ def text_data(dataset: Dataset, settings: TrainSettings) -> TextData:
     if settings.architecture == "encoder":
         tokenizer = tokenizer.with_markers(MASK)
         masking = Masking(settings.mask_rate, tokenizer.marker_id(MASK), size)
-        if has_token(train, masking.mask) or has_token(val, masking.mask):
+        can_have_it = dataset.tokenizer.knows(MASK)
+        if can_have_it and any(has_token(split, masking.mask) for split in (train, val)):
             raise UserError(
                 f"{dataset.title} has the character U+{ord(MASK):04X}, which stands for a blank in "
                 f"an encoder: take it out of the text"

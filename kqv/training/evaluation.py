@@ -22,7 +22,7 @@ from kqv.machine.ranks import Ranks
 from kqv.machine.wrapping import sharding
 from kqv.options.settings import SampleSettings, TrainSettings
 from kqv.text.batches import Batch
-from kqv.training.data import TextData
+from kqv.training.data import RunData, TextData
 from kqv.training.pair_data import PairData
 from model import GPT
 
@@ -35,7 +35,7 @@ class Evaluator:
     def __init__(
         self,
         model: GPT,
-        data: TextData | PairData,
+        data: RunData,
         settings: TrainSettings,
         machine: Machine,
         ranks: Ranks,
@@ -54,17 +54,13 @@ class Evaluator:
     def _mean_loss(self, batches: Iterator[Batch]) -> float:
         return mean_loss(self.model, batches, self.machine, self.ranks)
 
-    def trivial_losses(self) -> tuple[float, float]:
-        """Losses to compare it with: of guessing uniformly, and by token frequencies."""
-        return self.data.trivial_losses()
-
     def look(self, sample: bool) -> tuple[dict[str, list[float]], str]:
         """On rank 0, figures of each layer if --inner_figures asks for them, and a sample if
         `sample`; elsewhere, and where not asked for, nothing."""
         settings = self.settings
         if not settings.inner_figures and not sample:
             return {}, ""
-        whole = sharding().gather(self.model, self.ranks) if settings.fsdp else self.model
+        whole = self._whole_model()
         if not self.ranks.is_main:
             return {}, ""
         figures, text = {}, ""
@@ -75,13 +71,17 @@ class Evaluator:
             text = self._sample(whole.eval())
         return figures, text
 
+    def _whole_model(self) -> GPT:
+        """On rank 0 the model with all its weights. All ranks call this together."""
+        return sharding().gather(self.model, self.ranks) if self.settings.fsdp else self.model
+
     def scores(self) -> list[str]:
         """How good the translations of the validation sources are, in lines for people, on rank 0;
         elsewhere, and of a text, nothing. All ranks call this together."""
         data, settings = self.data, self.settings
         if not isinstance(data, PairData):
             return []
-        model = sharding().gather(self.model, self.ranks) if settings.fsdp else self.model
+        model = self._whole_model()
         if not self.ranks.is_main:
             return []
         sources, targets = zip(*map(data.val.pair, range(len(data.val))), strict=True)

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import TrainSettings
-from kqv.training.data import TextData
+from kqv.training.data import RunData
 from kqv.training.evaluation import Evaluator
-from kqv.training.pair_data import PairData
 from kqv.training.trainer import Trainer
 
 
@@ -17,7 +16,7 @@ class Run:
 
     settings: TrainSettings
     ranks: Ranks
-    data: TextData | PairData
+    data: RunData
     trainer: Trainer
     evaluator: Evaluator
     step: int = 0

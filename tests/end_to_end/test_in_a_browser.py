@@ -166,7 +166,7 @@ SOURCE, TARGET = "colonel", "k ɝ n ə l"
 
 
 def pair_reader(**options) -> Reader:
-    """An encoder–decoder of random weights, from letters to sounds."""
+    """An encoder-decoder of random weights, from letters to sounds."""
     letters = CharTokenizer.of(SOURCE)
     sounds = SymbolTokenizer.of(TARGET.split()).with_markers(PAIR_MARKERS)
     sizes = {"vocab_size": sounds.vocab_size, "source_vocab_size": letters.vocab_size}

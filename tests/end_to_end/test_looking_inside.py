@@ -183,7 +183,7 @@ def test_a_mistake_is_one_line(shell, trained, words, hints):
 
 @pytest.fixture
 def translator(tmp_path):
-    """A folder with an encoder–decoder of random weights, from letters to sounds."""
+    """A folder with an encoder-decoder of random weights, from letters to sounds."""
     letters = CharTokenizer("acelno")
     sounds = SymbolTokenizer(["k", "ɝ", "n"]).with_markers(PAIR_MARKERS)
     config = GPTConfig(
@@ -239,6 +239,6 @@ def test_models_of_different_architectures_are_not_put_on_one_page(shell, traine
     for first, second in ((trained.folder, translator), (translator, trained.folder)):
         done = shell.run("explain.py", f"--out_dir={first}", f"--against={second}", "--open=False")
         assert done.status == 2 and len(done.stderr.splitlines()) == 1
-        assert "encoder–decoder" in done.stderr
+        assert "encoder-decoder" in done.stderr
     done = shell.run("explain.py", f"--out_dir={trained.folder}", "--target=x", "--open=False")
     assert done.status == 2 and "--target=" in done.stderr and "leave it out" in done.stderr

@@ -1,4 +1,4 @@
-"""What a user can rely on when looking inside an encoder–decoder."""
+"""What a user can rely on when looking inside an encoder-decoder."""
 
 import json
 from typing import Any

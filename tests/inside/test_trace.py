@@ -51,14 +51,14 @@ def model(request: pytest.FixtureRequest) -> GPT:
 
 
 def source_of(model: GPT) -> list[int]:
-    """A source for an encoder–decoder, and nothing for other models."""
+    """A source for an encoder-decoder, and nothing for other models."""
     if not model.config.has_cross_attention:
         return []
     return random_ids(model.config.encoder, 1, SOURCE_TIME)[0].tolist()
 
 
 def traced(model: GPT, ids: Tensor) -> Trace:
-    """The trace of these ids (time,) or, of an encoder–decoder, of a source and this target."""
+    """The trace of these ids (time,) or, of an encoder-decoder, of a source and this target."""
     return record(model, ids.tolist(), source=source_of(model))
 
 

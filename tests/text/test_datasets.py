@@ -16,6 +16,7 @@ from kqv.text import dataset_folders
 from kqv.text.bpe import OWN_PATTERN, BpeTokenizer
 from kqv.text.byte_level import ByteTokenizer
 from kqv.text.datasets import open_dataset, open_texts
+from kqv.text.tokenizer import MASK
 
 
 def test_a_cached_text_is_a_dataset_under_the_name_it_reports(tmp_path: Path) -> None:
@@ -142,3 +143,15 @@ def test_the_tokenizer_of_a_checkpoint_saves_downloading_gpt2s_again(
     monkeypatch.setattr(dataset_folders, "load_tiktoken", None)
     own = BpeTokenizer("gpt2", OWN_PATTERN, PAIRS.tokens)
     assert open_dataset("shakespeare", own).tokenizer is own
+
+
+def test_an_encoder_s_tokenizer_finds_the_dataset_that_was_prepared_without_the_mask(
+    tmp_path, data
+) -> None:
+    text = tmp_path / "novel.txt"
+    text.write_text("to be or not to be " * 20)
+    dataset = open_texts([str(text)])
+    with_mask = dataset.tokenizer.with_markers(MASK)
+    again = open_texts([str(text)], tokenizer=with_mask)
+    assert again.folder == dataset.folder
+    assert again.tokenizer == dataset.tokenizer
