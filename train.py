@@ -75,7 +75,8 @@ def train(request: Request, launch: Launch, stack: ExitStack) -> int:
             for remark in run.data.remarks:
                 print(remark, file=sys.stderr)
             per_token = run.data.characters_per_token
-            print(f"validation loss {describe_loss(loss, per_token)}", *scores, sep="\n")
+            measured = f"{describe_loss(loss, per_token)}, {run.data.measured}"
+            print(f"validation loss {measured}", *scores, sep="\n")
         return 0
 
     resume = launch.command("train.py", "--init_from=resume", f"--out_dir={settings.out_dir}")

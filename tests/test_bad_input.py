@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import pytest
 import torch
@@ -38,6 +38,8 @@ TINY = [
     "--max_iters=2", "--eval_iters=2", "--sample_chars=0", "--compile=False", "--device=cpu",
 ]  # fmt: skip
 TEXT = "To be, or not to be, that is the question:\n" * 20
+PAIRS = "To be\tor not\nor\tto be\nthat is\tthe question\n" * 20
+ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
 LONGEST, LONGEST_WAIT = (
     30,
     300,
@@ -61,19 +63,41 @@ def at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the examples, with a text in it."""
+    """A folder for the examples, with a text and pairs in it."""
     folder = tmp_path_factory.mktemp("room")
     (folder / "text.txt").write_text(TEXT)
+    (folder / "pairs.tsv").write_text(PAIRS)
     return folder
 
 
+class Run(NamedTuple):
+    """A model, and what it was trained on."""
+
+    folder: Path
+    words: list[str]
+
+
 @pytest.fixture(scope="module")
-def trained(room: Path) -> Path:
-    assert answer(train.main, str(room / "text.txt"), *TINY, f"--out_dir={room / 'trained'}") == (
-        0,
-        "",
-    )
-    return room / "trained"
+def runs(room: Path) -> dict[str, Run]:
+    """A run of each architecture."""
+    made = {}
+    for name in ARCHITECTURES:
+        words, folder = learning(room, name), room / name
+        assert answer(train.main, *words, *TINY, f"--out_dir={folder}") == (0, "")
+        made[name] = Run(folder, words)
+    return made
+
+
+def learning(room: Path, architecture: str) -> list[str]:
+    """The words of a command line that name what an architecture learns from."""
+    if architecture != "encoder_decoder":
+        return [str(room / "text.txt"), f"--architecture={architecture}"]
+    return [str(room / "pairs.tsv"), f"--architecture={architecture}", "--target_tokenizer=symbols"]
+
+
+@pytest.fixture(scope="module")
+def trained(runs: dict[str, Run]) -> Path:
+    return runs["decoder"].folder
 
 
 def answer(main: Callable[[list[str]], int], *words: str) -> tuple[int, str]:
@@ -187,36 +211,46 @@ def options_of(settings_class: type) -> st.SearchStrategy[list[str]]:
 
 @pytest.mark.slow
 @many
-@given(options=options_of(TrainSettings))
-def test_any_options_train_or_are_refused(room: Path, options: list[str]) -> None:
+@given(options=options_of(TrainSettings), architecture=st.sampled_from(ARCHITECTURES))
+def test_any_options_train_or_are_refused(
+    room: Path, options: list[str], architecture: str
+) -> None:
     assume(not any(map(LONG_WORK.match, options)))
     with tempfile.TemporaryDirectory(dir=room) as folder:
-        answer(train.main, str(room / "text.txt"), *TINY, f"--out_dir={folder}/run", *options)
+        words = learning(room, architecture)
+        answer(train.main, *words, *TINY, f"--out_dir={folder}/run", *options)
         no_halves(Path(folder))
 
 
 @pytest.mark.slow
 @many
-@given(options=options_of(ExplainSettings))
-def test_any_options_explain_or_are_refused(trained: Path, options: list[str]) -> None:
-    answer(explain.main, f"--out_dir={trained}", "--text=To be", *options)
+@given(options=options_of(ExplainSettings), architecture=st.sampled_from(ARCHITECTURES))
+def test_any_options_explain_or_are_refused(
+    runs: dict[str, Run], options: list[str], architecture: str
+) -> None:
+    answer(explain.main, f"--out_dir={runs[architecture].folder}", "--text=To be", *options)
 
 
 @pytest.mark.slow
 @many
-@given(options=options_of(ExportSettings))
-def test_any_options_export_or_are_refused(trained: Path, options: list[str]) -> None:
+@given(options=options_of(ExportSettings), architecture=st.sampled_from(ARCHITECTURES))
+def test_any_options_export_or_are_refused(
+    runs: dict[str, Run], options: list[str], architecture: str
+) -> None:
     assume("--format=onnx" not in options)  # takes seconds
-    answer(export.main, f"--out_dir={trained}", *options)
-    no_halves(trained)
+    answer(export.main, f"--out_dir={runs[architecture].folder}", *options)
+    no_halves(runs[architecture].folder)
 
 
 @pytest.mark.slow
 @many
-@given(options=options_of(SampleSettings))
-def test_any_options_sample_or_are_refused(trained: Path, options: list[str]) -> None:
+@given(options=options_of(SampleSettings), architecture=st.sampled_from(ARCHITECTURES))
+def test_any_options_sample_or_are_refused(
+    runs: dict[str, Run], options: list[str], architecture: str
+) -> None:
     assume(not any(map(LONG_WORK.match, options)))
-    answer(sample.main, f"--out_dir={trained}", "--device=cpu", "--max_new_tokens=12", *options)
+    where = f"--out_dir={runs[architecture].folder}"
+    answer(sample.main, where, "--device=cpu", "--max_new_tokens=12", *options)
 
 
 # --- texts and prompts ---------------------------------------------------------------------------
@@ -288,10 +322,13 @@ PROMPTS = (
 
 @pytest.mark.slow
 @many
-@given(start=PROMPTS)
-def test_any_prompt_is_continued_or_refused(trained: Path, start: str) -> None:
+@given(start=PROMPTS, architecture=st.sampled_from(ARCHITECTURES))
+def test_any_prompt_is_continued_or_refused(
+    runs: dict[str, Run], start: str, architecture: str
+) -> None:
+    where = f"--out_dir={runs[architecture].folder}"
     for more in ((), ("--unknown=skip",), ("--output=jsonl", "--stop=e")):
-        answer(sample.main, f"--out_dir={trained}", "--max_new_tokens=5", f"--start={start}", *more)
+        answer(sample.main, where, "--max_new_tokens=5", f"--start={start}", *more)
 
 
 # --- checkpoints ---------------------------------------------------------------------------------
@@ -335,8 +372,11 @@ def changed(state: Any, place: tuple[Any, ...], value: Any, how: str) -> Any:
 @pytest.mark.slow
 @many
 @given(data=st.data())
-def test_any_checkpoint_is_used_or_refused(room: Path, trained: Path, data: st.DataObject) -> None:
-    state = load_checkpoint(trained / "last.pt")
+def test_any_checkpoint_is_used_or_refused(
+    room: Path, runs: dict[str, Run], data: st.DataObject
+) -> None:
+    original, words = runs[data.draw(st.sampled_from(ARCHITECTURES))]
+    state = load_checkpoint(original / "last.pt")
     for _ in range(data.draw(st.integers(1, 2))):
         place = data.draw(st.sampled_from(list(places(state))))
         value, how = (
@@ -350,20 +390,12 @@ def test_any_checkpoint_is_used_or_refused(room: Path, trained: Path, data: st.D
             save_checkpoint(
                 folder / file, {key: value for key, value in state.items() if key != "format"}
             )
-        text = str(room / "text.txt")
         answer(sample.main, f"--out_dir={folder}", "--max_new_tokens=3", "--start=To")
         answer(explain.main, f"--out_dir={folder}", "--text=To be", "--step=0")
-        answer(
-            train.main, text, f"--init_from={folder}", *TINY[5:], f"--out_dir={folder / 'tuned'}"
-        )
-        answer(
-            train.main,
-            text,
-            "--init_from=resume",
-            f"--out_dir={folder}",
-            "--max_iters=4",
-            *TINY[6:],
-        )
+        tuned = f"--out_dir={folder / 'tuned'}"
+        answer(train.main, *words, f"--init_from={folder}", *TINY[5:], tuned)
+        resume = ("--init_from=resume", f"--out_dir={folder}", "--max_iters=4")
+        answer(train.main, *words, *resume, *TINY[6:])
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from kqv.files import replacing
 from kqv.generation.filling import fill_text
 from kqv.generation.prompts import default_prompt
 from kqv.generation.sampling import generate_text
+from kqv.generation.translating import Translator
 from kqv.machine.device import choose_machine
 from kqv.machine.load import processor
 from kqv.options.defaults import training_settings
@@ -30,12 +31,14 @@ from kqv.options.settings import SampleSettings
 from kqv.progress import Bar
 from kqv.project import ROOT
 from kqv.run_files import TO_RESUME
+from kqv.text.dataset_folders import PairDataset
+from kqv.text.datasets import open_dataset
 from kqv.text.tokenizer import Tokenizer
 from kqv.training.metrics import read_metrics
 from model import GPT
 
 LOG = "log.txt"  # stderr of train.py, in the folder of a run
-SAMPLE_TOKENS = 150  # in the report
+SAMPLE_TOKENS, SAMPLE_PAIRS = 150, 5  # in the report
 POLL_SECONDS = 0.2
 
 
@@ -177,7 +180,7 @@ def write_facts(run: Run) -> None:
     """Write down what the report needs of a trained model; this also marks the run as finished."""
     model, tokenizer, *_ = load_model(str(run.folder))
     try:
-        sample = sample_of(model.eval(), tokenizer)
+        sample = sample_of(model.eval(), tokenizer, run.settings.dataset)
     except UserError as error:  # its numbers are not finite
         sample = f"({error})"
     facts = {
@@ -190,11 +193,26 @@ def write_facts(run: Run) -> None:
         file.write(json.dumps(facts).encode())
 
 
-def sample_of(model: GPT, tokenizer: Tokenizer) -> str:
-    """What a trained model writes; "" of an encoder-decoder, which needs a source."""
+def sample_of(model: GPT, tokenizer: Tokenizer, dataset: str) -> str:
+    """What a trained model writes: a text, or translations of a few validation pairs of the
+    dataset."""
     sampling = SampleSettings(max_new_tokens=SAMPLE_TOKENS)
     if model.config.has_cross_attention:
-        return ""
+        return translations(model, tokenizer, dataset)
     if model.config.architecture == "encoder":
         return fill_text(model, tokenizer, "", sampling)
     return generate_text(model, tokenizer, default_prompt(tokenizer), sampling)
+
+
+def translations(model: GPT, tokenizer: Tokenizer, dataset: str) -> str:
+    """A few sources of a dataset's validation split and their likeliest targets, a pair a line."""
+    pairs = open_dataset(dataset)
+    assert isinstance(pairs, PairDataset)  # the run was trained on it
+    split = pairs.open_split("val", model.config.block_size)
+    numbers = range(0, len(split), -(-len(split) // SAMPLE_PAIRS))
+    sources = [split.pair(number)[0] for number in numbers]
+    translator = Translator(model, tokenizer, SampleSettings(temperature=0.0), torch.float32)
+    return "\n".join(
+        f"{pairs.source_tokenizer.decode(source)} ─▶ {found[0].text}"
+        for source, found in zip(sources, translator.translate(sources), strict=True)
+    )

@@ -89,8 +89,8 @@ def introduction(configurations: Sequence[Configuration], overrides: str) -> lis
         f"evaluations. {spread}",
         "Var(q·k) is the variance of the scores of a head, about d_k before training, Var(scaled) "
         "that after the scale. Entropy and saturated rows (with more than 0.9 of their weight on "
-        "one character) are of the attention weights, the softmax of the scaled scores. Of "
-        "encoder-decoders and of Linformers they are not recorded.",
+        "one character) are of the attention weights, the softmax of the scaled scores; of "
+        "encoder-decoders, those of cross-attention. Of Linformers they are not recorded.",
     ]
 
 

@@ -186,13 +186,13 @@ def score_figures(layer: LayerTrace, head: int) -> dict[str, float]:
     }
 
 
-def layer_figures(model: GPT, texts: Tensor) -> dict[str, list[float]]:
-    """The score figures of each layer, averaged over its heads and over texts (count, time)."""
-    traces = [record(model, ids) for ids in texts.tolist()]
+def layer_figures(model: GPT, traces: Sequence[Trace]) -> dict[str, list[float]]:
+    """The score figures of each layer, averaged over its heads and over the traces; of an
+    encoder-decoder, those of cross-attention."""
     figures: dict[str, list[float]] = {}
     for number in range(model.config.n_layer):
         heads = [
-            score_figures(trace.layers[number], head)
+            score_figures((trace.cross or trace.layers)[number], head)
             for trace in traces
             for head in range(model.config.n_head)
         ]

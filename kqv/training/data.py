@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from kqv.errors import UserError
 from kqv.machine.ranks import Ranks
@@ -21,10 +20,9 @@ from kqv.text.pair_datasets import open_pairs
 from kqv.text.token_files import Ids, fingerprint, open_tokens
 from kqv.text.tokenizer import MASK, Tokenizer
 from kqv.training.frequencies import sample_of, trivial_losses
-from kqv.training.pair_data import PairData, pair_data
+from kqv.training.pair_data import TRACED, PairData, pair_data
 from kqv.training.request import Request
 
-TRACED_WINDOWS = 4  # of the validation split, over which the figures of the layers are means
 SEARCHED_TOKENS = 1 << 24  # of a text, at a time
 
 
@@ -113,11 +111,10 @@ class TextData:
         size = settings.batch_size, settings.block_size
         return self._evaluated(spaced_windows(self.val, *size, settings.eval_iters))
 
-    def traced_ids(self, settings: TrainSettings) -> Tensor:
-        """What the model reads of a few windows of the validation split, (windows, block_size)
-        int64: by an encoder with their masks."""
-        windows = spaced_windows(self.val, TRACED_WINDOWS, settings.block_size, 1)
-        return next(self._evaluated(windows)).ids
+    def traced_batches(self, settings: TrainSettings) -> Iterator[Batch]:
+        """A few windows of the validation split, each a batch: the figures of the layers are means
+        over them."""
+        return self._evaluated(spaced_windows(self.val, 1, settings.block_size, TRACED))
 
     def whole_batches(self, settings: TrainSettings) -> Iterator[Batch]:
         """The whole validation split: every token but the first predicted once or, by an encoder,

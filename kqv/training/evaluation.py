@@ -17,12 +17,13 @@ from kqv.generation.sampling import generate_text
 from kqv.generation.scores import describe, score
 from kqv.generation.translating import Translator
 from kqv.inside.figures import layer_figures
+from kqv.inside.trace import Trace, record
 from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
 from kqv.machine.wrapping import sharding
 from kqv.options.settings import SampleSettings, TrainSettings
 from kqv.text.batches import Batch
-from kqv.training.data import RunData, TextData
+from kqv.training.data import RunData
 from kqv.training.pair_data import PairData
 from model import GPT
 
@@ -64,9 +65,9 @@ class Evaluator:
         if not self.ranks.is_main:
             return {}, ""
         figures, text = {}, ""
-        traced = settings.inner_figures and not settings.linformer_rank  # see `record`
-        if traced and isinstance(self.data, TextData):
-            figures = layer_figures(whole, self.data.traced_ids(settings))
+        if settings.inner_figures and not settings.linformer_rank:  # see `record`
+            examples = self.data.traced_batches(settings)
+            figures = layer_figures(whole, [trace_of(whole, each) for each in examples])
         if sample:
             text = self._sample(whole.eval())
         return figures, text
@@ -115,6 +116,12 @@ class Evaluator:
         every = BLANK_EVERY if data.masking.rate != "uniform" else 1
         ids[::every] = [data.masking.mask] * len(ids[::every])
         return fill_ids(model, data.tokenizer, ids, sampling)
+
+
+def trace_of(model: GPT, example: Batch) -> Trace:
+    """What a model computes on a batch of one."""
+    source = () if example.source is None else example.source[0].tolist()
+    return record(model, example.ids[0].tolist(), source=source)
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ not finite is left out: JSON has no word for it.
     wall_seconds            since the process started
 
 With --inner_figures=True evaluations have lists too, one number a layer: raw_variance,
-scaled_variance, entropy and saturated (means over heads and a few validation windows, see
-kqv/inside), and grad_norm_layers (of the step before, not clipped).
+scaled_variance, entropy and saturated (means over heads and a few validation windows, of an
+encoder-decoder those of cross-attention; see kqv/inside), and grad_norm_layers (of the step
+before, not clipped).
 """
 
 import json

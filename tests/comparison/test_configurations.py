@@ -12,7 +12,7 @@ from kqv.options.model_options import ModelOptions
 from kqv.project import CONFIGS
 from model import GPT, GPTConfig
 
-EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.py"))
+EXPERIMENTS = sorted((CONFIGS / "experiments").rglob("*.py"))
 VARIANTS = '''"""Which is best?
 
 All of them are small.
@@ -119,7 +119,8 @@ def test_an_experiment_is_possible_says_what_it_asks_and_what_its_variants_are(p
         shape = {name: getattr(each.settings, name) for name in ModelOptions.__dataclass_fields__}
         model = GPT(GPTConfig(vocab_size=65, **shape))
         ids = torch.zeros(1, each.settings.block_size, dtype=torch.int64)
-        assert torch.isfinite(model(ids)).all()
+        source = ids if model.config.has_cross_attention else None
+        assert torch.isfinite(model(ids, source=source)).all()
 
 
 def test_the_shapes_have_about_as_many_parameters() -> None:

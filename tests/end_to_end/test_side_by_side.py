@@ -363,8 +363,12 @@ def test_pairs_are_compared_on_validation_pairs_of_their_own_and_opened_once(she
         written = json.loads((folder / "config.json").read_text())
         assert written["step_tokens"] == 8 * 8.5  # two sides of 3.75 letters, and an end
         assert written["settings"]["architecture"] == "encoder_decoder"
-        speeds.append(metrics(folder)[-1]["tokens_per_second"])
+        last = metrics(folder)[-1]
+        speeds.append(last["tokens_per_second"])
+        assert len(last["entropy"]) == len(last["raw_variance"]) == 1  # of cross-attention
     assert len(speeds) == 2
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert all(f"    {word} ─▶" in report for word in ("baba", "acc"))
     again = shell.succeed("compare.py", *words)
     assert again.stdout == done.stdout and "run 1" not in again.stderr
 
