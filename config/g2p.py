@@ -10,7 +10,7 @@ target_tokenizer = "symbols"  # a sound is a symbol of one or more characters
 
 block_size = 48  # the longest English word has 45 characters
 n_layer, n_head, n_embd = 3, 4, 128
-dropout = 0.1  # more lowers the loss, but not the share of wrong words (docs/log.md)
+dropout = 0.1  # more lowers the loss, but not the word error rate (docs/log.md)
 label_smoothing = 0.1
 
 batch_size = 256  # pairs; for characters a large batch is decisive (Wu et al. 2021)

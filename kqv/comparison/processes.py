@@ -29,10 +29,10 @@ from kqv.machine.load import processor
 from kqv.options.defaults import training_settings
 from kqv.options.settings import SampleSettings
 from kqv.progress import Bar
-from kqv.project import ROOT
+from kqv.project import DATA, ROOT
 from kqv.run_files import TO_RESUME
-from kqv.text.dataset_folders import PairDataset
-from kqv.text.datasets import open_dataset
+from kqv.text.dataset_folders import load_pairs
+from kqv.text.pair_batches import spaced_numbers
 from kqv.text.tokenizer import Tokenizer
 from kqv.training.metrics import read_metrics
 from model import GPT
@@ -206,13 +206,8 @@ def sample_of(model: GPT, tokenizer: Tokenizer, dataset: str) -> str:
 
 def translations(model: GPT, tokenizer: Tokenizer, dataset: str) -> str:
     """A few sources of a dataset's validation split and their likeliest targets, a pair a line."""
-    pairs = open_dataset(dataset)
-    assert isinstance(pairs, PairDataset)  # the run was trained on it
+    pairs = load_pairs(DATA / dataset)
     split = pairs.open_split("val", model.config.block_size)
-    numbers = range(0, len(split), -(-len(split) // SAMPLE_PAIRS))
-    sources = [split.pair(number)[0] for number in numbers]
+    sources = [split.pair(int(number))[0] for number in spaced_numbers(split, SAMPLE_PAIRS)]
     translator = Translator(model, tokenizer, SampleSettings(temperature=0.0), torch.float32)
-    return "\n".join(
-        f"{pairs.source_tokenizer.decode(source)} ─▶ {found[0].text}"
-        for source, found in zip(sources, translator.translate(sources), strict=True)
-    )
+    return translator.show(pairs.source_tokenizer, sources)

@@ -80,6 +80,13 @@ class Translator:
             for number in pool:
                 yield [self.hypothesis(target) for target in found[number]]
 
+    def show(self, source_tokenizer: Tokenizer, sources: Sequence[Sequence[int]]) -> str:
+        """Each source and its best target, for people, a pair a line."""
+        return "\n".join(
+            f"{source_tokenizer.decode(source)} ─▶ {found[0].text}"
+            for source, found in zip(sources, self.translate(sources), strict=True)
+        )
+
     def translate_batch(self, source: Tensor, numbers: Sequence[int]) -> list[list[Target]]:
         """The targets of each source (sources, source_time), of which these are the numbers."""
         settings, each = self.settings, self.settings.num_samples

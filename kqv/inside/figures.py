@@ -186,15 +186,13 @@ def score_figures(layer: LayerTrace, head: int) -> dict[str, float]:
     }
 
 
-def layer_figures(model: GPT, traces: Sequence[Trace]) -> dict[str, list[float]]:
+def layer_figures(traces: Sequence[Trace]) -> dict[str, list[float]]:
     """The score figures of each layer, averaged over its heads and over the traces; of an
     encoder-decoder, those of cross-attention."""
     figures: dict[str, list[float]] = {}
-    for number in range(model.config.n_layer):
+    for one_layer in zip(*(trace.cross or trace.layers for trace in traces), strict=True):
         heads = [
-            score_figures((trace.cross or trace.layers)[number], head)
-            for trace in traces
-            for head in range(model.config.n_head)
+            score_figures(layer, head) for layer in one_layer for head in range(len(layer.weights))
         ]
         for name in heads[0]:
             mean = sum(figure[name] for figure in heads) / len(heads)

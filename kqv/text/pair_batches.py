@@ -74,10 +74,15 @@ def all_pairs(pairs: PairSplit, batch_size: int) -> Iterator[Batch]:
 
 def spaced_pairs(pairs: PairSplit, batch_size: int, batches: int) -> Iterator[Batch]:
     """Fixed pairs, evenly spaced over the split, for a quick estimate: up to `batches` batches."""
-    count = min(batches * batch_size, len(pairs))
-    numbers = by_length(pairs, np.arange(count) * len(pairs) // count)
-    for first in range(0, count, batch_size):
+    numbers = by_length(pairs, spaced_numbers(pairs, batches * batch_size))
+    for first in range(0, len(numbers), batch_size):
         yield make_batch(pairs, numbers[first : first + batch_size])
+
+
+def spaced_numbers(pairs: PairSplit, count: int) -> np.ndarray:
+    """Numbers of up to `count` pairs, evenly spaced over the split, shape (pairs,)."""
+    count = min(count, len(pairs))
+    return np.arange(count) * len(pairs) // count
 
 
 def by_length(pairs: PairSplit, numbers: np.ndarray) -> np.ndarray:

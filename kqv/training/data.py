@@ -20,7 +20,7 @@ from kqv.text.pair_datasets import open_pairs
 from kqv.text.token_files import Ids, fingerprint, open_tokens
 from kqv.text.tokenizer import MASK, Tokenizer
 from kqv.training.frequencies import sample_of, trivial_losses
-from kqv.training.pair_data import TRACED, PairData, pair_data
+from kqv.training.pair_data import PairData, pair_data
 from kqv.training.request import Request
 
 SEARCHED_TOKENS = 1 << 24  # of a text, at a time
@@ -110,11 +110,6 @@ class TextData:
         """A few fixed, evenly spaced windows of the validation split."""
         size = settings.batch_size, settings.block_size
         return self._evaluated(spaced_windows(self.val, *size, settings.eval_iters))
-
-    def traced_batches(self, settings: TrainSettings) -> Iterator[Batch]:
-        """A few windows of the validation split, each a batch: the figures of the layers are means
-        over them."""
-        return self._evaluated(spaced_windows(self.val, 1, settings.block_size, TRACED))
 
     def whole_batches(self, settings: TrainSettings) -> Iterator[Batch]:
         """The whole validation split: every token but the first predicted once or, by an encoder,

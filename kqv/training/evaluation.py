@@ -5,7 +5,7 @@ block_size, every token predicted once. As an estimate: a few fixed, evenly spac
 encoder predicts those that a fixed set of masks hides. All are deterministic.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -27,6 +27,7 @@ from kqv.training.data import RunData
 from kqv.training.pair_data import PairData
 from model import GPT
 
+TRACED = 4  # windows or pairs, over which the figures of the layers are means
 BLANK_EVERY = 7  # characters of a sample, which an encoder fills in: about 15 %
 
 
@@ -66,8 +67,9 @@ class Evaluator:
             return {}, ""
         figures, text = {}, ""
         if settings.inner_figures and not settings.linformer_rank:  # see `record`
-            examples = self.data.traced_batches(settings)
-            figures = layer_figures(whole, [trace_of(whole, each) for each in examples])
+            few = replace(settings, batch_size=1, eval_iters=TRACED)
+            examples = self.data.estimate_batches(few)
+            figures = layer_figures([trace_of(whole, each) for each in examples])
         if sample:
             text = self._sample(whole.eval())
         return figures, text
@@ -89,18 +91,16 @@ class Evaluator:
         options = SampleSettings(
             beam_size=settings.beam_size, length_penalty=settings.length_penalty, seed=settings.seed
         )
-        answers = self._translated(model.eval(), sources, options)
+        translator = self._translator(model.eval(), options)
+        answers = [found[0].text for found in translator.translate(sources)]
         references = [data.tokenizer.decode(target) for target in targets]
         symbols = data.tokenizer.kind == "symbols"
         return describe(score(answers, references, symbols), symbols)
 
-    def _translated(
-        self, model: GPT, sources: Sequence[list[int]], options: SampleSettings
-    ) -> list[str]:
-        """The best target of each source, by beam search or greedily."""
+    def _translator(self, model: GPT, options: SampleSettings) -> Translator:
+        """Translates by beam search or greedily."""
         options = replace(options, temperature=0.0)
-        translator = Translator(model, self.data.tokenizer, options, self.machine.dtype)
-        return [found[0].text for found in translator.translate(sources)]
+        return Translator(model, self.data.tokenizer, options, self.machine.dtype)
 
     def _sample(self, model: GPT) -> str:
         """What the model writes: a text; a text with its blanks filled; or a translation."""
@@ -108,8 +108,7 @@ class Evaluator:
         sampling = SampleSettings(max_new_tokens=settings.sample_chars, seed=settings.seed)
         if isinstance(data, PairData):
             source, _ = data.val.pair(0)
-            (found,) = self._translated(model, [source], sampling)
-            return f"{data.source_tokenizer.decode(source)} ─▶ {found}"
+            return self._translator(model, sampling).show(data.source_tokenizer, [source])
         if data.masking is None:
             return generate_text(model, data.tokenizer, default_prompt(data.tokenizer), sampling)
         ids = data.val[: settings.sample_chars + 1][: settings.block_size].tolist()

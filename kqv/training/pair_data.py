@@ -17,7 +17,6 @@ from kqv.text.token_files import fingerprint
 from kqv.text.tokenizer import Tokenizer
 from kqv.training.frequencies import trivial_losses
 
-TRACED = 4  # windows or pairs for validation, over which the figures of the layers are means
 COUNTED_PAIRS, COUNTED_BATCHES = 256, 64  # whose tokens are counted, spread evenly over a split
 
 
@@ -92,11 +91,6 @@ class PairData:
     def estimate_batches(self, settings: TrainSettings) -> Iterator[Batch]:
         """A few fixed, evenly spaced pairs of the validation split."""
         return spaced_pairs(self.val, settings.batch_size, settings.eval_iters)
-
-    def traced_batches(self, settings: TrainSettings) -> Iterator[Batch]:
-        """A few pairs of the validation split, each a batch: the figures of the layers are means
-        over them."""
-        return spaced_pairs(self.val, 1, TRACED)
 
     def whole_batches(self, settings: TrainSettings) -> Iterator[Batch]:
         """The whole validation split."""

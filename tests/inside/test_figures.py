@@ -97,7 +97,7 @@ def test_the_figures_of_a_layer_are_means_over_its_heads_and_the_texts() -> None
     texts = random_ids(model.config)[:2]
     traces = [record(model, ids) for ids in texts.tolist()]
     heads = [head for trace in traces for head in head_figures(model, trace, trace, ())]
-    figures = layer_figures(model, traces)
+    figures = layer_figures(traces)
     assert set(figures) == {"raw_variance", "scaled_variance", "entropy", "saturated"}
     for name, values in figures.items():
         for layer, value in enumerate(values):
