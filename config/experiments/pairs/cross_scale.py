@@ -5,7 +5,6 @@ because they would hide the scale; d_k is 32.
 """
 
 architecture = "encoder_decoder"
-target_tokenizer = "symbols"
 qk_norm = False
 
 batch_size = 128

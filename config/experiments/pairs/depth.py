@@ -5,7 +5,6 @@ once, and the decoder, which runs once for each token that it writes.
 """
 
 architecture = "encoder_decoder"
-target_tokenizer = "symbols"
 
 batch_size = 128
 max_iters = 300

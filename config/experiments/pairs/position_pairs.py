@@ -5,7 +5,6 @@ their own; cross-attention has none but what those leave in its queries and keys
 """
 
 architecture = "encoder_decoder"
-target_tokenizer = "symbols"
 
 batch_size = 128
 max_iters = 300
