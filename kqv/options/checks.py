@@ -179,8 +179,8 @@ def check_pair_options(settings: TrainSettings) -> None:
     if settings.architecture == "encoder_decoder":
         return
     wrong = f"--target_tokenizer={settings.target_tokenizer}" if settings.target_tokenizer else ""
-    if settings.tokenizer == "symbols":
-        wrong = "--tokenizer=symbols"
+    if settings.tokenizer in ("nfd", "symbols"):
+        wrong = f"--tokenizer={settings.tokenizer}"
     if wrong:
         raise UserError(
             f"{wrong} is for pairs: name a .tsv file, add --architecture=encoder_decoder, or "

@@ -50,7 +50,8 @@ class TextOptions:
     files whose lines belong together"""
     tokenizer: str = "char"
     """what a token is: char, bytes, gpt2 (or another encoding of tiktoken), bpe:1024, which learns
-    that many tokens from the text, or for pairs also symbols, which spaces separate"""
+    that many tokens from the text; for pairs also symbols, which spaces separate, and nfd,
+    characters decomposed"""
     target_tokenizer: str = ""
     """pairs: the tokenizer of the targets; without it both sides have one vocabulary"""
 

@@ -47,11 +47,7 @@ class CharTokenizer(Tokenizer):
             return [self._id_of[character] for character in text]
         except KeyError:
             position = next(i for i, character in enumerate(text) if character not in self._id_of)
-            character = text[position]
-            raise UserError(
-                f"character {character!r} (U+{ord(character):04X}) at position {position} "
-                f"is not among the {self.vocab_size} that the model knows"
-            ) from None
+            raise unknown_character(text, position, self.vocab_size) from None
 
     def encode_known(self, text: str) -> tuple[list[int], str]:
         """The ids of the known characters, and the unknown characters that were left out."""
@@ -129,3 +125,12 @@ class CharTokenizer(Tokenizer):
         if ids.max() > 255:
             return None
         return bytes([*ids.tolist(), *[marker] * 128]), marker
+
+
+def unknown_character(text: str, position: int, vocab_size: int) -> UserError:
+    """What a user is told of a character that none of the vocabulary is."""
+    character = text[position]
+    return UserError(
+        f"character {character!r} (U+{ord(character):04X}) at position {position} "
+        f"is not among the {vocab_size} that the model knows"
+    )
