@@ -3,13 +3,17 @@
     make pictures                                  all of them
     python -m docs.pictures explain stages heads   some of them
     python -m docs.pictures explain --run=out      of a default run that is already trained
+    python -m docs.pictures alignment --run=out-g2p
 
 curve       loss of the default run: python train.py (a minute on two cores)
 heads       all heads of its model: python explain.py --format=png
+encoder     the same of an encoder that was trained for as long
 stages      scores and weights of one head, from the page of explain.py
 explain     that page
 curve_cpu   loss of config/shakespeare_cpu.py (7 to 15 minutes)
 scale       inside the layers with three scales: compare.py with three seeds (10 minutes)
+alignment   cross-attention of config/g2p.py on one word, after python data/g2p/prepare.py (15
+            minutes)
 
 The page is drawn by the system's Chromium, driven by playwright (requirements-dev.txt). It quotes
 lines of model.py by number: make `explain` again after every change of model.py.
@@ -29,6 +33,10 @@ from typing import Any
 
 from PIL import Image
 
+from kqv.checkpoints.loading import load_model
+from kqv.inside import png_view
+from kqv.inside.pair_view import pair_to_read, view_pair
+from kqv.inside.view import Reader
 from kqv.project import ROOT
 
 DOCS = ROOT / "docs"
@@ -39,6 +47,9 @@ STAGES = ("raw", "scaled", "masked", "weights")
 LARGEST = 150_000  # bytes of a picture
 RECIPE = ROOT / "config" / "shakespeare_cpu.py"
 EXPERIMENT = ROOT / "config" / "experiments" / "scale_dk128.py"
+G2P, WORDS = ROOT / "config" / "g2p.py", ROOT / "data" / "g2p"
+WITH_BLANKS = "The c_t sat on the m_t."
+WORD = "knighting"  # of the development set; four of its letters are silent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 STAGES_PAGE = """
@@ -55,7 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.pictures", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="*", metavar="NAME", help="of pictures; all if left out")
-    parser.add_argument("--run", type=Path, help="folder of a finished default run")
+    parser.add_argument(
+        "--run", type=Path, action="append", default=[], help="out or out-g2p of a finished run"
+    )
     arguments = parser.parse_args()
     names = arguments.names or list(PICTURES)
     if unknown := sorted(set(names) - set(PICTURES)):
@@ -63,8 +76,8 @@ def main() -> None:
     # Everything runs in a folder of its own, so that no old run is mistaken for a new one.
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        if arguments.run:
-            shutil.copytree(arguments.run, work / "out")
+        for finished in arguments.run:
+            shutil.copytree(finished, work / finished.name)
         for name in names:
             save(name, PICTURES[name](work))
 
@@ -112,11 +125,36 @@ def scale(work: Path) -> bytes:
     return picture.read_bytes()
 
 
+def alignment(work: Path) -> bytes:
+    """The cross-attention of all heads on one word."""
+    if not (work / "out-g2p").exists():
+        pairs, dev = WORDS / "eng_us_train.tsv", WORDS / "eng_us_dev.tsv"
+        run(work, "train.py", str(G2P), str(pairs), f"--val_text={dev}")
+    loaded = load_model(str(work / "out-g2p"))
+    reader = Reader("out-g2p", loaded.model, loaded.tokenizer, loaded.source_tokenizer)
+    view = view_pair(reader, pair_to_read(reader, WORD, target=None))
+    view.parts = [part for part in view.parts if part.kind == "cross"]
+    return png_view.render(view)
+
+
 def heads(work: Path) -> bytes:
     """The attention weights of all heads."""
     train_default(work)
-    run(work, "explain.py", f"--text={TEXT}", "--format=png", "--open=False")
-    return (work / "out" / "explain.png").read_bytes()
+    return maps(work, "out", TEXT)
+
+
+def encoder(work: Path) -> bytes:
+    """The same of an encoder, on a text with two blanks."""
+    if not (work / "out-encoder").exists():
+        run(work, "train.py", "--architecture=encoder", "--out_dir=out-encoder")
+    return maps(work, "out-encoder", WITH_BLANKS)
+
+
+def maps(work: Path, out_dir: str, text: str) -> bytes:
+    """The maps of all heads on a text."""
+    words = (f"--out_dir={out_dir}", f"--text={text}", "--format=png", "--open=False")
+    run(work, "explain.py", *words)
+    return (work / out_dir / "explain.png").read_bytes()
 
 
 def explain(work: Path) -> bytes:
@@ -186,10 +224,12 @@ def find_browser() -> str | None:
 PICTURES: dict[str, Callable[[Path], bytes]] = {
     "curve": curve,
     "heads": heads,
+    "encoder": encoder,
     "stages": stages,
     "explain": explain,
     "curve_cpu": curve_cpu,
     "scale": scale,
+    "alignment": alignment,
 }
 
 

@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -40,10 +40,8 @@ TINY = [
 TEXT = "To be, or not to be, that is the question:\n" * 20
 PAIRS = "To be\tor not\nor\tto be\nthat is\tthe question\n" * 20
 ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
-LONGEST, LONGEST_WAIT = (
-    30,
-    300,
-)  # seconds of computing, and by the clock, as others compute too; what takes longer hangs
+# Seconds of computing, and by the clock, because others compute, too; what takes longer hangs.
+LONGEST, LONGEST_WAIT = 30, 300
 
 # Each example has files of its own, and a slow machine is no failure.
 many = settings(
@@ -139,46 +137,13 @@ def no_halves(folder: Path) -> None:
 
 
 NUMBERS = [
-    -1,
-    0,
-    1,
-    2,
-    3,
-    7,
-    2**31,
-    2**63,
-    10**30,
-    -0.0,
-    0.5,
-    1e-300,
-    1e300,
-    "nan",
-    "inf",
-    "-inf",
-    "",
-    "x",
-    "1e3",
-    "0x10",
-    "1_0",
-]
+    -1, 0, 1, 2, 3, 7, 2**31, 2**63, 10**30, -0.0, 0.5, 1e-300, 1e300, "nan", "inf", "-inf", "",
+    "x", "1e3", "0x10", "1_0",
+]  # fmt: skip
 WORDS = [
-    "",
-    "x",
-    "True",
-    "none",
-    "\0",
-    "é",
-    "../..",
-    "a" * 300,
-    "resume",
-    "/",
-    "-",
-    "--",
-    "ckpt.pt",
-    "\n",
-    "%s",
-    "{}",
-]
+    "", "x", "True", "none", "\0", "é", "../..", "a" * 300, "resume", "/", "-", "--", "ckpt.pt",
+    "\n", "%s", "{}",
+]  # fmt: skip
 NOT_FUZZED = {
     # What the machine has is tested elsewhere; compiling takes minutes.
     "device": "cpu", "compile": "False",
@@ -257,20 +222,9 @@ def test_any_options_sample_or_are_refused(
 
 
 PIECES = [
-    "a",
-    "\0",
-    "\n",
-    "\r",
-    "\r\n",
-    "é",
-    "山",
-    "😀",
-    "\ufeff",
-    "\u2028",
-    b"\xed\xa0\x80",
-    b"\xff",
-    b"\xc3",
-]
+    "a", "\0", "\n", "\r", "\r\n", "é", "山", "😀", "\ufeff", "\u2028",
+    b"\xed\xa0\x80", b"\xff", b"\xc3",
+]  # fmt: skip
 BYTES = st.lists(st.sampled_from(PIECES) | st.binary(max_size=5), max_size=12).map(
     lambda pieces: b"".join(
         piece if isinstance(piece, bytes) else piece.encode() for piece in pieces
@@ -291,14 +245,8 @@ def test_any_text_is_learnt_or_refused(
     with tempfile.TemporaryDirectory(dir=room) as folder:
         text = Path(folder) / "any.txt"
         text.write_bytes(content * times)
-        status, _ = answer(
-            train.main,
-            str(text),
-            *TINY,
-            f"--encoding={encoding}",
-            "--sample_chars=5",
-            f"--out_dir={folder}/run",
-        )
+        words = (str(text), f"--encoding={encoding}", "--sample_chars=5", f"--out_dir={folder}/run")
+        status, _ = answer(train.main, *TINY, *words)
         no_halves(Path(folder))
         if status == 0:
             assert answer(sample.main, f"--out_dir={folder}/run", "--max_new_tokens=10")[0] == 0
@@ -306,11 +254,9 @@ def test_any_text_is_learnt_or_refused(
 
 def test_a_line_of_ten_megabytes_is_a_text_like_any_other(room: Path) -> None:
     (room / "line.txt").write_bytes(b"All work and no play makes Jack a dull boy. " * 230_000)
-    quick = ("--block_size=64", "--batch_size=512")
-    assert (
-        answer(train.main, str(room / "line.txt"), *TINY, *quick, f"--out_dir={room / 'line'}")[0]
-        == 0
-    )
+    words = (str(room / "line.txt"), "--block_size=64", "--batch_size=512")
+    status, _ = answer(train.main, *TINY, *words, f"--out_dir={room / 'line'}")
+    assert status == 0
 
 
 PROMPTS = (
@@ -345,13 +291,11 @@ RUBBISH = [
 
 def places(state: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The way to each thing in a checkpoint."""
-    children = (
-        state.items()
-        if isinstance(state, dict)
-        else enumerate(state)
-        if isinstance(state, list)
-        else ()
-    )
+    children: Iterable[tuple[Any, Any]] = ()
+    if isinstance(state, dict):
+        children = state.items()
+    elif isinstance(state, list):
+        children = enumerate(state)
     for key, child in children:
         yield (*path, key)
         yield from places(child, (*path, key))
@@ -369,6 +313,11 @@ def changed(state: Any, place: tuple[Any, ...], value: Any, how: str) -> Any:
     return state
 
 
+def save_again(path: Path, state: dict[str, Any]) -> None:
+    """Write what was read from a checkpoint."""
+    save_checkpoint(path, {key: value for key, value in state.items() if key != "format"})
+
+
 @pytest.mark.slow
 @many
 @given(data=st.data())
@@ -379,17 +328,13 @@ def test_any_checkpoint_is_used_or_refused(
     state = load_checkpoint(original / "last.pt")
     for _ in range(data.draw(st.integers(1, 2))):
         place = data.draw(st.sampled_from(list(places(state))))
-        value, how = (
-            data.draw(st.sampled_from(RUBBISH)),
-            data.draw(st.sampled_from(["change", "change", "remove"])),
-        )
+        value = data.draw(st.sampled_from(RUBBISH))
+        how = data.draw(st.sampled_from(["change", "change", "remove"]))
         state = changed(state, place, value, how)
     with tempfile.TemporaryDirectory(dir=room) as name:
         folder = Path(name)
         for file in ("ckpt.pt", "last.pt"):
-            save_checkpoint(
-                folder / file, {key: value for key, value in state.items() if key != "format"}
-            )
+            save_again(folder / file, state)
         answer(sample.main, f"--out_dir={folder}", "--max_new_tokens=3", "--start=To")
         answer(explain.main, f"--out_dir={folder}", "--text=To be", "--step=0")
         tuned = f"--out_dir={folder / 'tuned'}"
@@ -409,22 +354,13 @@ def test_a_number_of_hundreds_of_digits_in_a_checkpoint_is_refused(
     place = ("model_args" if name in state["model_args"] else "config", name)
     state = changed(state, place, 10**600, "change")
     with tempfile.TemporaryDirectory(dir=room) as folder:
-        save_checkpoint(
-            Path(folder) / "last.pt",
-            {key: value for key, value in state.items() if key != "format"},
-        )
-        resume = (
-            str(room / "text.txt"),
-            "--init_from=resume",
-            f"--out_dir={folder}",
-            "--max_iters=4",
-        )
-        status, line = answer(train.main, *resume, *TINY[6:])
+        save_again(Path(folder) / "last.pt", state)
+        resume = ("--init_from=resume", f"--out_dir={folder}", "--max_iters=4")
+        status, line = answer(train.main, str(room / "text.txt"), *resume, *TINY[6:])
         assert status == 2 and name in line
         status, line = answer(explain.main, f"--out_dir={folder}", "--text=To be", "--step=0")
-        assert (status, name in line) == (
-            (2, True) if name in ("seed", "attention_scale") else (0, False)
-        )
+        is_needed = name in ("seed", "attention_scale")
+        assert (status, name in line) == ((2, True) if is_needed else (0, False))
 
 
 @many

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from docs.pictures import EXPERIMENT, PICTURES, RECIPE
+from docs.pictures import EXPERIMENT, G2P, PICTURES, RECIPE
 from kqv.project import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -19,7 +19,7 @@ def test_each_picture_that_a_page_shows_is_made_by_make_pictures() -> None:
     assert {path.rsplit("/", 1)[-1] for path in shown} == {f"{name}.png" for name in PICTURES}
 
 
-@pytest.mark.parametrize("config", [RECIPE, EXPERIMENT], ids=lambda path: path.name)
+@pytest.mark.parametrize("config", [RECIPE, EXPERIMENT, G2P], ids=lambda path: path.name)
 def test_the_configurations_of_pictures_are_there(config) -> None:
     assert config.exists()
 
