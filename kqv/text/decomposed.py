@@ -2,8 +2,8 @@
 
 "né" ──▶ "n" "e" "◌́" ──▶ ids 1 0 2          "한" ──▶ "ᄒ" "ᅡ" "ᆫ"
 
-Unicode calls this form NFD (annex 15), which cuts a Korean syllable into its letters as well. There
-are thousands of syllables and some forty letters: few pairs are enough to learn how each is spoken.
+Unicode calls this form NFD (annex 15), which cuts a Korean syllable into its letters as well. Many
+syllables are rare and no letter is: few pairs are enough to learn how each letter is spoken.
 """
 
 import unicodedata
