@@ -293,7 +293,7 @@ def test_ranks_that_are_killed_are_restarted_and_continue_the_same_run(
     shell, text, tmp_path, request, fsdp, share
 ):
     kills = max(1, request.config.getoption("--kills") // share)
-    options = (CHECKPOINT_EACH_STEP, f"--max_iters={20 * kills + 40}", f"--fsdp={fsdp}")
+    options = (CHECKPOINT_EACH_STEP, f"--max_iters={20 * kills + 10}", f"--fsdp={fsdp}")
     words = (text, *OPTIONS, *options)
     shell.succeed("train.py", *words, f"--out_dir={tmp_path / 'straight'}", python=torchrun(2))
     folder, chance = tmp_path / "killed", random.Random(fsdp)
