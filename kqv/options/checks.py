@@ -11,6 +11,7 @@ from kqv.options.model_options import ModelOptions
 from kqv.options.option_types import LONGEST_QUOTE, check_types
 from kqv.options.settings import (
     EXPORT_SUFFIXES,
+    PAIR_TOKENIZERS,
     CompareSettings,
     ExplainSettings,
     ExportSettings,
@@ -179,7 +180,7 @@ def check_pair_options(settings: TrainSettings) -> None:
     if settings.architecture == "encoder_decoder":
         return
     wrong = f"--target_tokenizer={settings.target_tokenizer}" if settings.target_tokenizer else ""
-    if settings.tokenizer in ("nfd", "symbols"):
+    if settings.tokenizer in PAIR_TOKENIZERS:
         wrong = f"--tokenizer={settings.tokenizer}"
     if wrong:
         raise UserError(

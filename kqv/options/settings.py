@@ -27,6 +27,9 @@ class MachineSettings:
     """random seed: same seed and same machine, same result"""
 
 
+PAIR_TOKENIZERS = ("nfd", "symbols")  # of sides of pairs, not of a text to go on with
+
+
 @dataclass
 class TextOptions:
     """The text to train on, and its tokens."""

@@ -45,11 +45,11 @@ class DecomposedTokenizer(Tokenizer):
 
         Raises UserError naming the first character with an unknown part, and its position.
         """
-        decomposed = decompose(text)
-        if self._tokenizer.knows(decomposed):
-            return self._tokenizer.encode(decomposed)
-        position = next(i for i, character in enumerate(text) if not self.knows(character))
-        raise unknown_character(text, position, self.vocab_size)
+        try:
+            return self._tokenizer.encode(decompose(text))
+        except UserError:
+            position = next(i for i, character in enumerate(text) if not self.knows(character))
+            raise unknown_character(text, position, self.vocab_size) from None
 
     def encode_known(self, text: str) -> tuple[list[int], str]:
         """The ids of the known decomposed characters, and those that were left out."""

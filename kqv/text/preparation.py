@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from kqv.errors import UserError
+from kqv.options.settings import PAIR_TOKENIZERS
 from kqv.text.characters import CODE_POINTS
 from kqv.text.prepared import save_record, save_tokenizer
 from kqv.text.registry import find_vocabulary, load_tokenizer, make_tokenizer
 from kqv.text.texts import Texts
 from kqv.text.tokenizer import DOCUMENT_END, Tokenizer
-from kqv.text.tokenizer_names import FOR_PAIRS
 from kqv.text.tokenizing import SAVE_INTERVAL, Part, write_token_files
 from kqv.text.unfinished import OUTPUT_FOLDER, Progress
 
@@ -71,7 +71,7 @@ def _make_tokenizer(
     name: str, texts: Texts, val: Texts | None, progress: Progress, output: Path
 ) -> Tokenizer:
     """The tokenizer of this name; a killed process may have trained it already."""
-    if name in FOR_PAIRS:
+    if name in PAIR_TOKENIZERS:
         raise UserError(
             f"tokenizer={name} is for pairs, such as those of a .tsv file: for a text take "
             "--tokenizer=char or bpe:4096"

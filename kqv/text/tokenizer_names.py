@@ -1,9 +1,9 @@
 """What --tokenizer= accepts, and the size of each vocabulary; imports nothing slow.
 
 char        the characters of the text
+bytes       the 256 bytes
 nfd         the characters of pairs, decomposed: é is e and an accent
 symbols     the symbols of pairs, which spaces separate: "k ɝ n ə l"
-bytes       the 256 bytes
 gpt2        GPT-2's byte pairs, and other vocabularies of tiktoken by their names
 bpe:1024    1024 byte pairs trained on the text, with rustbpe
 """
@@ -13,8 +13,7 @@ import importlib.util
 
 from kqv.errors import UserError
 
-TEXT_DECIDES = ("char", "nfd", "symbols")  # vocabularies of what occurs in the text
-FOR_PAIRS = ("nfd", "symbols")  # their texts are sides of pairs, not a text to go on with
+SIMPLE = ("char", "bytes", "nfd", "symbols")  # need no package and no size
 MIN_BPE_SIZE, MAX_BPE_SIZE = 257, 100_000  # tokens; the first 256 are the bytes
 
 # Vocabularies that come with tiktoken, and how many tokens each has.
@@ -39,14 +38,14 @@ def check_tokenizer_name(name: str) -> None:
 
     Imports none of these packages.
     """
-    if name in (*TEXT_DECIDES, "bytes"):
+    if name in SIMPLE:
         return
     needed = ["tiktoken"]
     if name == "bpe" or name.startswith("bpe:"):
         _check_bpe_size(name)
         needed.append("rustbpe")
     elif name not in TIKTOKEN_SIZES:
-        names = [*TEXT_DECIDES, "bytes", *TIKTOKEN_SIZES, "bpe:1024"]
+        names = [*SIMPLE, *TIKTOKEN_SIZES, "bpe:1024"]
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"choose one of {', '.join(names)}"
         if near:

@@ -52,7 +52,7 @@ WRONG_OPTIONS = {
     "train.py --lr=1e-3": ["did you mean learning_rate?"],
     "train.py --data_dir=data/mine": ["train.py novel.txt", "--dataset=NAME"],
     "train.py --resume": ["write --init_from=resume"],
-    "train.py --tokenizer=chars": ["did you mean char? (all: char, nfd"],
+    "train.py --tokenizer=chars": ["did you mean char? (all: char, bytes"],
     "train.py ''": ["the name of a text is empty"],
     "sample.py --prompt=Once": ["did you mean start?"],
     "sample.py --max_tokens=5": ["did you mean max_new_tokens?"],

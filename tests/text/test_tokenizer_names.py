@@ -17,8 +17,8 @@ def test_names_are_known(name: str) -> None:
 
 
 BAD_NAMES = {
-    "": "char, nfd, symbols, bytes, gpt2",
-    "bit": "char, nfd, symbols, bytes",
+    "": "char, bytes, nfd, symbols, gpt2",
+    "bit": "char, bytes",
     "gpt3": "gpt2",
     "r50k": "r50k_base",
     "bpe": "bpe:1024",
