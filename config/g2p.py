@@ -6,7 +6,7 @@ python train.py config/g2p.py data/g2p/eng_us_train.tsv --val_text=data/g2p/eng_
 
 out_dir = "out-g2p"
 architecture = "encoder_decoder"
-tokenizer = "nfd"  # decomposed: a Korean syllable becomes its letters
+tokenizer = "jamo"  # characters, and a Korean syllable as its letters
 target_tokenizer = "symbols"  # a sound is a symbol of one or more characters
 
 block_size = 48  # the longest English word has 45 characters

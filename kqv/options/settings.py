@@ -27,7 +27,7 @@ class MachineSettings:
     """random seed: same seed and same machine, same result"""
 
 
-PAIR_TOKENIZERS = ("nfd", "symbols")  # of sides of pairs, not of a text to go on with
+PAIR_TOKENIZERS = ("jamo", "symbols")  # of sides of pairs, not of a text to go on with
 
 
 @dataclass
@@ -53,8 +53,8 @@ class TextOptions:
     files whose lines belong together"""
     tokenizer: str = "char"
     """what a token is: char, bytes, gpt2 (or another encoding of tiktoken), bpe:1024, which learns
-    that many tokens from the text; for pairs also symbols, which spaces separate, and nfd,
-    characters decomposed"""
+    that many tokens from the text; for pairs also symbols, which spaces separate, and jamo,
+    characters with Korean syllables cut into letters"""
     target_tokenizer: str = ""
     """pairs: the tokenizer of the targets; without it both sides have one vocabulary"""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kqv.errors import UserError
-from kqv.text.decomposed import decompose
+from kqv.text.jamo import syllables_cut
 from kqv.text.pair_files import PairFiles
 from kqv.text.pair_tokenizing import PairPart, Sides, write_pair_files
 from kqv.text.preparation import (
@@ -96,8 +96,8 @@ class Alphabet:
         """Add those of some texts. Raises UserError if there are too many symbols."""
         if self.kind == "char":
             self.characters.add("".join(texts))
-        elif self.kind == "nfd":
-            self.characters.add(decompose("".join(texts)))
+        elif self.kind == "jamo":
+            self.characters.add(syllables_cut("".join(texts)))
         elif self.kind == "symbols":
             self.symbols.update(*map(str.split, texts))
             check_symbol_count(self.symbols)

@@ -18,7 +18,7 @@ from kqv.text.bpe import BpeTokenizer
 from kqv.text.bpe_training import train_bpe
 from kqv.text.byte_level import ByteTokenizer
 from kqv.text.characters import CharTokenizer
-from kqv.text.decomposed import DecomposedTokenizer
+from kqv.text.jamo import JamoTokenizer
 from kqv.text.symbols import SymbolTokenizer
 from kqv.text.tiktoken_files import load_tiktoken
 from kqv.text.tokenizer import Tokenizer
@@ -52,8 +52,8 @@ def make_tokenizer(
     check_tokenizer_name(name)
     if name == "char":
         return CharTokenizer.of(alphabet).with_markers(markers)
-    if name == "nfd":
-        return DecomposedTokenizer.of(alphabet).with_markers(markers)
+    if name == "jamo":
+        return JamoTokenizer.of(alphabet).with_markers(markers)
     if name == "bytes":
         return ByteTokenizer()
     if name == "symbols":
@@ -68,8 +68,8 @@ def tokenizer_from_dict(data: Any) -> Tokenizer:
     match data:
         case {"kind": "char", "characters": str(characters)}:
             return CharTokenizer(characters)
-        case {"kind": "nfd", "characters": str(characters)}:
-            return DecomposedTokenizer(characters)
+        case {"kind": "jamo", "characters": str(characters)}:
+            return JamoTokenizer(characters)
         case {"kind": "bytes"}:
             return ByteTokenizer()
         case {"kind": "bpe"}:

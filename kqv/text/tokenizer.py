@@ -8,7 +8,7 @@
     tokenizer.marker_id(MASK)         id of a control character that has a meaning to a model
     tokenizer.to_dict()               plain data, from which `tokenizer_from_dict` rebuilds it
 
-Implementations: characters.py, decomposed.py, byte_level.py, bpe.py and symbols.py; registry.py
+Implementations: characters.py, jamo.py, byte_level.py, bpe.py and symbols.py; registry.py
 makes one from a name, from a dictionary or from a prepared folder. A tokenizer is stored as plain
 data, in `tokenizer.json` and inside each checkpoint, never as a pickle.
 """
@@ -37,7 +37,7 @@ class Tokenizer(ABC):
     """What all tokenizers can do. Two are equal if they give the same ids to the same texts."""
 
     kind: str
-    """which class it is: char, nfd, bytes, bpe or symbols"""
+    """which class it is: char, jamo, bytes, bpe or symbols"""
     name: str
     """the value of --tokenizer= that makes it"""
     vocab_size: int

@@ -2,7 +2,7 @@
 
 char        the characters of the text
 bytes       the 256 bytes
-nfd         the characters of pairs, decomposed: é is e and an accent
+jamo        the characters of pairs, Korean syllables cut into their letters
 symbols     the symbols of pairs, which spaces separate: "k ɝ n ə l"
 gpt2        GPT-2's byte pairs, and other vocabularies of tiktoken by their names
 bpe:1024    1024 byte pairs trained on the text, with rustbpe
@@ -13,7 +13,7 @@ import importlib.util
 
 from kqv.errors import UserError
 
-SIMPLE = ("char", "bytes", "nfd", "symbols")  # need no package and no size
+SIMPLE = ("char", "bytes", "jamo", "symbols")  # need no package and no size
 MIN_BPE_SIZE, MAX_BPE_SIZE = 257, 100_000  # tokens; the first 256 are the bytes
 
 # Vocabularies that come with tiktoken, and how many tokens each has.

@@ -156,7 +156,7 @@ def finished_remark(step: int, planned: int, out_dir: str, resume: str) -> str:
 
 def no_best_remark(taken: str) -> str:
     """Why a folder has no ckpt.pt, and what sample.py takes in its place."""
-    no_best = f"no evaluation has beaten the untrained model, so there is no {BEST}"
+    no_best = f"no evaluation has yet beaten the untrained model, so there is no {BEST}"
     return f"{no_best}; sample.py takes {taken}"
 
 

@@ -158,7 +158,7 @@ def test_overfitting_is_reported_when_it_happens_and_at_the_end(memorised):
 def test_a_missing_ckpt_pt_is_explained_at_the_end_and_when_last_pt_is_sampled(shell, memorised):
     folder, done = memorised
     assert names_in(folder) == [name for name in FILES if name != "ckpt.pt"]
-    remark = "no evaluation has beaten the untrained model, so there is no ckpt.pt"
+    remark = "no evaluation has yet beaten the untrained model, so there is no ckpt.pt"
     remark += "; sample.py takes last.pt"
     assert f"{folder / 'last.pt'} (step 150); {remark}\n" in done.stdout
     sampled = shell.run_printed(done, "to sample", "--max_new_tokens=5")

@@ -25,7 +25,7 @@ from kqv.text.pair_datasets import open_pairs, prepare_pairs
 from kqv.text.pair_splits import left_out_remark
 from kqv.text.tokenizer import DOCUMENT_END, PAIR_MARKERS, TARGET_BEGIN, UNKNOWN
 
-TOKENIZERS = ["char", "nfd", "bytes", "bpe:300", "symbols"]
+TOKENIZERS = ["char", "jamo", "bytes", "bpe:300", "symbols"]
 SIDE = st.text("ab é😀", min_size=1, max_size=6).filter(str.strip)
 TRAIN = st.lists(st.tuples(SIDE, SIDE), min_size=2, max_size=30)
 
@@ -99,7 +99,7 @@ def test_validation_pairs_may_be_two_files(tmp_path: Path) -> None:
     assert pairs_of(dataset, "val") == [(f"{UNKNOWN}.de", f"{UNKNOWN}.en")]
 
 
-@pytest.mark.parametrize("tokenizer", ["char", "nfd", "symbols"])
+@pytest.mark.parametrize("tokenizer", ["char", "jamo", "symbols"])
 def test_what_only_validation_pairs_have_is_replaced_and_said(
     tokenizer: str, tmp_path: Path
 ) -> None:
@@ -185,7 +185,7 @@ def test_a_checkpoint_that_lacks_a_character_to_train_on_or_the_markers_says_so(
         open_pairs([path], tokenizer=CharTokenizer("abcd"))
 
 
-@pytest.mark.parametrize("tokenizer", ["nfd", "symbols"])
+@pytest.mark.parametrize("tokenizer", ["jamo", "symbols"])
 def test_some_tokenizers_are_for_pairs_only(
     tokenizer: str, tmp_path: Path, refused: Callable
 ) -> None:

@@ -17,7 +17,7 @@ def test_names_are_known(name: str) -> None:
 
 
 BAD_NAMES = {
-    "": "char, bytes, nfd, symbols, gpt2",
+    "": "char, bytes, jamo, symbols, gpt2",
     "bit": "char, bytes",
     "gpt3": "gpt2",
     "r50k": "r50k_base",

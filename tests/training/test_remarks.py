@@ -124,7 +124,7 @@ def test_models_of_other_programs_and_fine_tuned_ones_are_not_called_hardly_trai
 def test_last_pt_in_place_of_ckpt_pt_is_explained_unless_it_was_asked_for() -> None:
     (remark,) = remarks_on("last.pt", 500)
     assert remark == (
-        "out: no evaluation has beaten the untrained model, so there is no ckpt.pt; "
+        "out: no evaluation has yet beaten the untrained model, so there is no ckpt.pt; "
         "sample.py takes last.pt"
     )
     checkpoint = {"iter_num": 500, "config": {"max_iters": 1000}}
