@@ -293,7 +293,7 @@ def test_ranks_that_are_killed_are_restarted_and_continue_the_same_run(
     shell, text, tmp_path, request, fsdp, share
 ):
     kills = max(1, request.config.getoption("--kills") // share)
-    options = (CHECKPOINT_EACH_STEP, f"--max_iters={20 * kills + 10}", f"--fsdp={fsdp}")
+    options = (CHECKPOINT_EACH_STEP, f"--max_iters={12 * kills + 6}", f"--fsdp={fsdp}")
     words = (text, *OPTIONS, *options)
     shell.succeed("train.py", *words, f"--out_dir={tmp_path / 'straight'}", python=torchrun(2))
     folder, chance = tmp_path / "killed", random.Random(fsdp)
@@ -301,7 +301,7 @@ def test_ranks_that_are_killed_are_restarted_and_continue_the_same_run(
     restarting = torchrun(2, f"--max-restarts={kills}")
     with shell.start(*command, stderr=subprocess.DEVNULL, python=restarting) as process:
         for kill in range(kills):
-            wait_for_step(folder, 20 * kill + chance.randrange(2, 20))
+            wait_for_step(folder, 12 * kill + chance.randrange(2, 12))
             time.sleep(chance.uniform(0, 0.01))
             os.kill(process_ids(folder, 2)[chance.randrange(2)], signal.SIGKILL)
         stdout, _ = process.communicate()

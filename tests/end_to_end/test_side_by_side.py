@@ -188,7 +188,7 @@ def test_at_a_terminal_the_bar_counts_the_steps_of_all_runs_and_names_the_one_th
 # --- stopped
 
 
-STEPS = 1200  # nothing holds the run back while a signal is on its way
+STEPS = 800  # nothing holds the run back while a signal is on its way
 LONG = (f"max_iters = {STEPS}", "eval_interval = 100", "eval_iters = 2", "log_interval = 20")
 
 
