@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from kqv.exchange.nanogpt import data_remark
 from kqv.generation.checks import attend_as_written
 from kqv.machine.device import check_memory, choose_machine
 from kqv.machine.ranks import Ranks
-from kqv.options.checks import check_training
+from kqv.options.checks import check_architecture, check_training
 from kqv.options.option_types import check_types
 from kqv.options.settings import TrainSettings
 from kqv.run_files import TO_RESUME
@@ -183,6 +184,20 @@ def _read(request: Request, stack: ExitStack) -> tuple[dict[str, Any], Path]:
     return load_latest(settings.out_dir, read)
 
 
+def _check_objective(
+    before: Mapping[str, Any], given: Mapping[str, Any], settings: TrainSettings
+) -> None:
+    """Refuse to go on with another mask_rate than the run had: its lowest loss, which the best
+    checkpoint is chosen by, is the mean over other masks. Raises UserError."""
+    masked = before.get("mask_rate", settings.mask_rate)
+    if not settings.eval_only and given.get("mask_rate", masked) != masked:
+        raise UserError(
+            f"the run in {settings.out_dir} learns with mask_rate={masked}, and its losses are no "
+            f"measure of another: leave out --mask_rate=, or start a new run from its weights with "
+            f"--init_from={settings.out_dir} and another --out_dir="
+        )
+
+
 def _settings_of(start: Start, request: Request) -> TrainSettings:
     """The settings of a run that starts from a checkpoint: the shape, tokenizer and dataset of its
     model, unless another text is named; and all others when resuming, below those given.
@@ -201,6 +216,7 @@ def _settings_of(start: Start, request: Request) -> TrainSettings:
     if start.checkpoint.get("data"):  # nanoGPT's, beside its checkpoint
         before["dataset"] = start.checkpoint["data"]
     if start.resuming:
+        _check_objective(before, given, settings)
         # these two belong to the command, not to the run
         before |= {"out_dir": settings.out_dir, "eval_only": False}
         settings = TrainSettings(**{**before, **given})
@@ -220,5 +236,6 @@ def _settings_of(start: Start, request: Request) -> TrainSettings:
                 f"train from scratch"
             )
     settings = replace(settings, **fixed)
+    check_architecture(given, settings.architecture)
     check_training(settings)
     return settings

@@ -10,6 +10,7 @@ from kqv.generation.targets import Target
 from kqv.generation.translating import Hypothesis, Translator, encode_source
 from kqv.generation.writing import SEPARATOR, say_left_out, show
 from kqv.options.settings import SampleSettings
+from kqv.progress import say_once
 from kqv.text.tokenizer import Tokenizer
 from model import GPT
 
@@ -28,24 +29,28 @@ def write_translations(
     UserError for a source that is empty, too long or has characters that the model does not know.
     """
     translator = Translator(model, tokenizer, settings, dtype)
-    lines = prompt.removesuffix("\n").split("\n")
-    if settings.each_line:
+    source = prompt.removesuffix("\n")
+    lines = source.split("\n")
+    if settings.each_line is True:
         _write_lines(translator, source_tokenizer, lines)
         return
-    if len(lines) > 1:
+    if len(lines) > 1 and settings.each_line == "auto":
         raise UserError(
-            f"the source has {len(lines)} lines: --each_line=True translates each of them"
+            f"the source has {len(lines)} lines: --each_line=True translates each of them, "
+            f"--each_line=False all as one source"
         )
-    ids = _encode(source_tokenizer, lines[0], settings, model.config.block_size)
+    known = _known(source_tokenizer, source, settings)
+    ids = encode_source(source_tokenizer, known, model.config.block_size)
     if settings.output == "text" and settings.beam_size == 1:
         _stream(translator, ids)
         return
     (found,) = translator.translate([ids])
     for number, hypothesis in enumerate(found):
         if settings.output == "jsonl":
-            show(_as_json(lines[0], number, hypothesis, {}))
+            show(_as_json(source, number, hypothesis, {}))
         else:
             show(hypothesis.text + "\n")
+    _say_cut(translator, found)
 
 
 def _stream(translator: Translator, ids: Sequence[int]) -> None:
@@ -57,10 +62,11 @@ def _stream(translator: Translator, ids: Sequence[int]) -> None:
         if text.startswith(shown):
             show(text[len(shown) :])
             shown = text
-    first, *others = [translator.hypothesis(target).text for target in targets]
-    show(first[len(shown) :] + "\n")
-    for text in others:
-        show(f"{SEPARATOR}\n{text}\n")
+    found = [translator.hypothesis(target) for target in targets]
+    show(found[0].text[len(shown) :] + "\n")
+    for hypothesis in found[1:]:
+        show(f"{SEPARATOR}\n{hypothesis.text}\n")
+    _say_cut(translator, found)
 
 
 def _write_lines(translator: Translator, source_tokenizer: Tokenizer, lines: Sequence[str]) -> None:
@@ -69,16 +75,17 @@ def _write_lines(translator: Translator, source_tokenizer: Tokenizer, lines: Seq
     In text, several targets of a line stand side by side with tabs between them.
     """
     settings, block_size = translator.settings, translator.model.config.block_size
-    sources = []
+    sources: list[list[int]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            if line:
-                sources.append(_encode(source_tokenizer, line, settings, block_size))
+            known = _known(source_tokenizer, line, settings)
+            sources.append(encode_source(source_tokenizer, known, block_size) if known else [])
         except UserError as error:
             raise UserError(f"line {number}: {error}") from None
-    targets = translator.translate(sources)
-    for number, line in enumerate(lines, start=1):
-        found = next(targets) if line else []
+    targets = translator.translate([ids for ids in sources if ids])
+    for number, (line, ids) in enumerate(zip(lines, sources, strict=True), start=1):
+        found = next(targets) if ids else []
+        _say_cut(translator, found)
         if settings.output == "text":
             show("\t".join(each.text for each in found) + "\n")
             continue
@@ -86,14 +93,22 @@ def _write_lines(translator: Translator, source_tokenizer: Tokenizer, lines: Seq
             show(_as_json(line, sample, each, {"line": number}))
 
 
-def _encode(
-    tokenizer: Tokenizer, text: str, settings: SampleSettings, block_size: int
-) -> list[int]:
+def _known(tokenizer: Tokenizer, text: str, settings: SampleSettings) -> str:
+    """The text, with unknown=skip without what the vocabulary lacks."""
     if settings.unknown == "skip":
         ids, skipped = tokenizer.encode_known(text)
         if say_left_out(skipped):
-            text = tokenizer.decode(ids)
-    return encode_source(tokenizer, text, block_size)
+            return tokenizer.decode(ids)
+    return text
+
+
+def _say_cut(translator: Translator, found: Sequence[Hypothesis]) -> None:
+    """Say once that a target is as long as the model writes, and not as long as was asked for."""
+    longest = translator.model.config.block_size
+    if translator.settings.max_new_tokens > longest and not all(each.finished for each in found):
+        say_once(
+            f"a target is cut after block_size={longest} tokens, the most that the model writes"
+        )
 
 
 def _as_json(source: str, number: int, found: Hypothesis, where: dict[str, int]) -> str:

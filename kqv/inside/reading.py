@@ -9,6 +9,7 @@ from kqv.inside.blank_view import readable_blanks, view_blanks
 from kqv.inside.pair_view import Pair, pair_to_read, readable_source, view_pair
 from kqv.inside.view import Reader, View, readable_text, view_text
 from kqv.options.settings import ExplainSettings
+from kqv.text.tokenizer import MASK
 
 
 def what_to_read(reader: Reader, settings: ExplainSettings, given: Container[str]) -> str | Pair:
@@ -43,8 +44,16 @@ def look(reader: Reader, read: str | Pair) -> View:
             f"{reader.title} is {kinds[0]}, and the model beside it is {kinds[1]}: one page cannot "
             f"show both"
         )
-    if not isinstance(read, str):
-        return view_pair(reader, read)
-    if reader.model.config.architecture == "encoder":
-        return view_blanks(reader, read)
-    return view_text(reader.model, reader.tokenizer, read, reader.title)
+    is_encoder = reader.model.config.architecture == "encoder"
+    if MASK in read and not (translates or is_encoder or reader.tokenizer.knows(MASK)):
+        raise UserError(
+            f"{reader.title} is no encoder, and the text has blanks: one page cannot show both"
+        )
+    try:
+        if not isinstance(read, str):
+            return view_pair(reader, read)
+        if is_encoder:
+            return view_blanks(reader, read)
+        return view_text(reader.model, reader.tokenizer, read, reader.title)
+    except UserError as error:  # which of two models it is
+        raise UserError(f"{reader.title}: {error}") from None

@@ -33,8 +33,11 @@ LARGEST_DECAY = 1e6
 
 HUGGING_FACE_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 EXPORT_PACKAGES = {"gguf": ["gguf"], "onnx": ["onnx", "onnxscript"]}
-# Options of sample.py and explain.py that mean something to some architectures only.
+# Options that mean something to some architectures only.
 ONLY_FOR = {
+    "mask_rate": ("encoder",),
+    "source_field": ("encoder_decoder",),
+    "target_field": ("encoder_decoder",),
     "blank": ("encoder",),
     "denoise_steps": ("encoder",),
     "each_line": ("encoder_decoder",),
@@ -245,6 +248,9 @@ def check_translating(
         return
     if "start" not in given and not settings.interactive:
         raise UserError("an encoder-decoder needs a source: give one with --start=")
+    check_at_least(settings, 1, "max_new_tokens")
+    if settings.interactive and settings.each_line is True:
+        raise UserError("--interactive=True reads a source a line: leave out --each_line=True")
     if settings.beam_size > 1:
         drawn = [name for name in ("temperature", "top_k", "top_p", "min_p") if name in given]
         if drawn:

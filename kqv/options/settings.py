@@ -271,8 +271,9 @@ class SampleSettings(MachineSettings):
     """read prompts from the keyboard, one per line, until Ctrl-D"""
     output: Literal["text", "jsonl"] = "text"
     """text, or one JSON object per sample with log-probabilities"""
-    each_line: bool = False
-    """encoder_decoder: translate each line of --start, in batches"""
+    each_line: Literal["auto"] | bool = "auto"
+    """encoder_decoder: translate each line of --start, in batches; False: all lines as one source;
+    auto refuses several lines"""
     beam_size: int = 1
     """encoder_decoder: beam search with this many beams, of which num_samples come out; 1 samples,
     or without --temperature always takes the likeliest token"""

@@ -66,7 +66,10 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def holds_pairs(folder: Path) -> bool:
     """Whether a prepared folder holds pairs, and no text. Raises UserError if it is damaged."""
-    return PAIR_COUNTS.keys() <= read_record(folder).keys()
+    record = read_record(folder)
+    if not record and index_file(folder, "train").exists():
+        raise UserError(f"{folder / RECORD_FILE} is missing: prepare the pairs again")
+    return PAIR_COUNTS.keys() <= record.keys()
 
 
 def _has_counts(record: Mapping[str, Any]) -> bool:

@@ -148,8 +148,8 @@ class Tokens:
     def _check_ids(self, ids: np.ndarray, shard: int) -> None:
         if (largest := int(ids.max(initial=0))) >= self.vocab_size:
             raise UserError(
-                f"{self.files[shard]} has the token {largest}, and its vocabulary ends at "
-                f"{self.vocab_size - 1}: prepare it again"
+                f"{self.files[shard]} is damaged: it has the number {largest}, and the largest "
+                f"possible is {self.vocab_size - 1}; delete the file, then prepare it again"
             )
 
     def _check_sizes(self) -> None:

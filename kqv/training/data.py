@@ -24,6 +24,10 @@ from kqv.training.pair_data import PairData, pair_data
 from kqv.training.request import Request
 
 SEARCHED_TOKENS = 1 << 24  # of a text, at a time
+LEARNS_FROM_PAIRS = (
+    "learns from pairs: name a file of them, such as pairs.tsv with a source, a tab and a target "
+    "in each line"
+)
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,8 @@ def open_named(
         raise UserError("--val_text= names what to validate on: name what to train on, too")
     target = tokenizer or settings.target_tokenizer
     if not words and not val_text:  # a dataset has its own tokenizer, unless one is asked for
+        if settings.architecture == "encoder_decoder" and settings.dataset == TrainSettings.dataset:
+            raise UserError(f"an encoder-decoder {LEARNS_FROM_PAIRS}")
         kind = source_tokenizer or given.get("tokenizer", "")
         return open_dataset(settings.dataset, kind, sources, again, target)
     if settings.architecture == "encoder_decoder":
@@ -190,10 +196,7 @@ def open_named(
 def text_data(dataset: Dataset, settings: TrainSettings) -> TextData:
     """The splits of a text. Raises UserError if they do not fit the model."""
     if settings.architecture == "encoder_decoder":
-        raise UserError(
-            f"{dataset.title} is a text, and an encoder-decoder learns from pairs: name a file of "
-            f"them, such as pairs.tsv with a source, a tab and a target in each line"
-        )
+        raise UserError(f"{dataset.title} is a text, and an encoder-decoder {LEARNS_FROM_PAIRS}")
     size, block_size = dataset.tokenizer.vocab_size, settings.block_size
     train, val = (
         open_tokens(dataset.folder / name, size, block_size) for name in ("train.bin", "val.bin")

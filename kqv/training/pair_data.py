@@ -53,8 +53,8 @@ class PairData:
     @property
     def prompt_options(self) -> list[str]:
         """Options of sample.py that a first try needs: a source, the first for validation."""
-        source, _ = self.val.pair(0)
-        return [f"--start={self.source_tokenizer.decode(source)}"]
+        source = self.source_tokenizer.decode(self.val.pair(0)[0])
+        return [f"--start={source}", *(["--each_line=False"] if "\n" in source else [])]
 
     @property
     def size(self) -> tuple[int, str]:

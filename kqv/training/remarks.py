@@ -149,7 +149,7 @@ def finished_remark(step: int, planned: int, out_dir: str, resume: str) -> str:
     sample = shell_command("sample.py", f"--out_dir={out_dir}")
     longer = 2 * max(step, planned) or TrainSettings.max_iters
     return (
-        f"the run in {out_dir} is finished (step {step:,} of {planned:,}): "
+        f"the run in {out_dir} is finished (step {step:,}): "
         f"{resume} --max_iters={longer} trains on, {sample} writes text"
     )
 

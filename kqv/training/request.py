@@ -8,7 +8,12 @@ from typing import Any
 from kqv.errors import UserError
 from kqv.machine.launching import Launch
 from kqv.machine.load import sleep_where_crowded
-from kqv.options.checks import check_endings, check_pair_options, check_training
+from kqv.options.checks import (
+    check_architecture,
+    check_endings,
+    check_pair_options,
+    check_training,
+)
 from kqv.options.command_line import read_arguments, split_configs
 from kqv.options.defaults import take_nanogpt_defaults, training_settings
 from kqv.options.settings import TrainSettings
@@ -83,6 +88,7 @@ def read_request(arguments: Sequence[str], launch: Launch) -> Request:
     settings = training_settings(given)
     check_training(settings)
     if settings.init_from == "scratch":  # a checkpoint brings its own tokenizer
+        check_architecture(given, settings.architecture)
         check_pair_options(settings)
         check_tokenizer_name(settings.tokenizer)
         if settings.target_tokenizer:

@@ -109,6 +109,14 @@ def test_options_of_an_encoder_are_refused_for_a_decoder(shell, trained) -> None
     assert done.status == 2 and "--architecture=encoder" in done.stderr
 
 
+def test_a_run_does_not_go_on_with_another_mask_rate(shell, encoder) -> None:
+    resume = ("--init_from=resume", f"--out_dir={encoder}", "--mask_rate=0.15")
+    done = shell.run("train.py", *resume, "--max_iters=700")
+    assert done.status == 2 and len(done.stderr.splitlines()) == 1
+    assert "mask_rate=uniform" in done.stderr and f"--init_from={encoder}" in done.stderr
+    assert "over the masked ones" in shell.succeed("train.py", *resume, "--eval_only=True").stdout
+
+
 def test_an_encoder_of_few_blanks_is_said_to_be_no_writer(shell, text, tmp_path) -> None:
     words = (TINY, "--architecture=encoder", f"--out_dir={tmp_path}")
     shell.succeed("train.py", text, *words)
@@ -130,6 +138,10 @@ def test_explain_shows_what_each_blank_would_be(shell, encoder) -> None:
     assert refused.status == 2 and len(refused.stderr.splitlines()) == 1
 
 
-def test_explain_refuses_blanks_for_a_decoder(shell, trained) -> None:
+def test_explain_refuses_blanks_for_a_decoder(shell, encoder, trained) -> None:
+    beside = (f"--out_dir={encoder}", f"--against={trained.folder}", f"--text={BLANKED}")
+    done = shell.run("explain.py", *beside, "--open=False")
+    assert done.status == 2 and len(done.stderr.splitlines()) == 1
+    assert f"{trained.folder}/ckpt.pt is no encoder" in done.stderr
     done = shell.run("explain.py", f"--out_dir={trained.folder}", "--blank=?")
     assert done.status == 2 and "--architecture=encoder" in done.stderr

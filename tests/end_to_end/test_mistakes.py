@@ -53,6 +53,8 @@ WRONG_OPTIONS = {
     "train.py --data_dir=data/mine": ["train.py novel.txt", "--dataset=NAME"],
     "train.py --resume": ["write --init_from=resume"],
     "train.py --tokenizer=chars": ["did you mean char? (all: char, bytes"],
+    "train.py --mask_rate=uniform": ["--architecture=encoder", "leave it out"],
+    "train.py --architecture=encoder --beam_size=3": ["--architecture=encoder_decoder"],
     "train.py ''": ["the name of a text is empty"],
     "sample.py --prompt=Once": ["did you mean start?"],
     "sample.py --max_tokens=5": ["did you mean max_new_tokens?"],
@@ -187,6 +189,7 @@ def texts(tmp_path_factory):
     (folder / "empty.txt").write_text("")
     (folder / "short.txt").write_text("Too short.")
     (folder / "latin.txt").write_bytes("a café\n".encode("latin-1") * 100)
+    (folder / "excel.txt").write_text("a café\n" * 100, encoding="utf-16")
     (folder / "greek.txt").write_text("αβγδ " * 100)
     (folder / "no_texts").mkdir()
     (folder / "no_texts" / "notes.md").write_text("no .txt file")
@@ -203,6 +206,8 @@ UNTRAINABLE = {
     "TEXTS/short.txt --block_size=8": ["its validation split has 1", "take a longer text"],
     "TEXTS/latin.txt": ["latin.txt", "0xE9", "offset 5", "--encoding"],
     "TEXTS/latin.txt --encoding=utf-16": ["latin.txt", "utf-16"],
+    "TEXTS/excel.txt": ["excel.txt", "0xFF", "--encoding=utf-16"],
+    "--architecture=encoder_decoder": ["learns from pairs", "pairs.tsv"],
     "TEXTS/nowhere.txt": ["nowhere.txt", "no such file"],
     "TEXTS/no_texts": ["no_texts", "no .txt, .jsonl or .parquet files"],
     "-n_layer=3": ["write --n_layer=3"],

@@ -134,7 +134,7 @@ def test_resuming_a_finished_run_changes_nothing(shell, straight, tmp_path):
     assert same_weights(folder / "last.pt", straight / "last.pt")
     assert same_weights(folder / "ckpt.pt", straight / "ckpt.pt")
     assert untimed(metrics(folder)) == untimed(metrics(straight))
-    start = f"the run in {folder} is finished (step {LENGTH} of {LENGTH}): "
+    start = f"the run in {folder} is finished (step {LENGTH}): "
     (line,) = (line for line in done.stderr.splitlines() if line.startswith(start))
     assert f"--out_dir={folder} --max_iters={2 * LENGTH} trains on" in line
     assert "sample.py" in line

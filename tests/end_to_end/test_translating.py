@@ -61,6 +61,8 @@ def test_a_source_is_translated_alone_by_lines_and_as_json(shell, run, tmp_path)
         (("--start=may", "--beam_size=2", "--temperature=1"), "leave out --temperature="),
         (("--start=may", "--beam_size=2", "--num_samples=3"), "--beam_size=3"),
         (("--start=may", "--num_samples=3"), "--beam_size=5"),
+        (("--start=may", "--max_new_tokens=0"), "must be 1 or more"),
+        (("--interactive=True", "--each_line=True"), "leave out --each_line=True"),
         (("--start=may", "--blank=%"), "--architecture=encoder"),
     ],
 )
@@ -69,6 +71,42 @@ def test_a_mistake_is_one_line(shell, run, options, says):
     assert done.status == 2
     assert done.stdout == "" and done.stderr.count("\n") == 1
     assert says in done.stderr
+
+
+def test_lines_of_unknown_characters_are_answered_by_empty_lines(shell, run):
+    out, _ = run
+    options = (f"--out_dir={out}", "--start=-", "--each_line=True", "--unknown=skip")
+    done = shell.succeed("sample.py", *options, input="may\nZZZ\njune\n")
+    first, second, third, rest = done.stdout.split("\n")
+    assert first and third and not second and not rest
+    assert "'Z'" in done.stderr
+
+
+def test_a_target_that_the_model_cannot_end_is_said_to_be_cut(shell, pairs, tmp_path):
+    path, out = tmp_path / "dates.tsv", f"--out_dir={tmp_path / 'out'}"
+    write_pairs(path, pairs)
+    # After no step at all, no target ends.
+    shell.succeed("train.py", path, *TRAIN, "--max_iters=0", out)
+    done = shell.succeed("sample.py", out, "--start=may")
+    assert len(done.stdout) == 64 + 1
+    assert done.stderr.splitlines()[-1].startswith("a target is cut after block_size=64 tokens")
+    assert (
+        "is cut" not in shell.succeed("sample.py", out, "--start=may", "--max_new_tokens=9").stderr
+    )
+
+
+def test_a_source_may_have_several_lines(shell, tmp_path):
+    path, out = tmp_path / "lines.jsonl", f"--out_dir={tmp_path / 'out'}"
+    path.write_text('{"source": "a\\nb", "target": "c\\td"}\n' * 20)
+    done = shell.succeed(
+        "train.py", path, "--architecture=encoder_decoder", *TRAIN, "--max_iters=1", out
+    )
+    command = done.stdout.splitlines()[-1]
+    assert "--each_line=False" in done.stdout, command
+    words = (out, "--start=a\nb", "--max_new_tokens=5")
+    one = shell.succeed("sample.py", *words, "--each_line=False", "--output=jsonl").stdout
+    assert json.loads(one)["source"] == "a\nb"
+    assert "--each_line=False all as one" in shell.run("sample.py", *words).stderr
 
 
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(shell, run, pairs, tmp_path):

@@ -19,7 +19,7 @@ from kqv.errors import UserError
 from kqv.project import ROOT
 from kqv.text import pair_preparation
 from kqv.text.characters import CharTokenizer
-from kqv.text.dataset_folders import load_pairs
+from kqv.text.dataset_folders import load_dataset, load_pairs
 from kqv.text.datasets import open_dataset, open_texts, prepare_dataset
 from kqv.text.pair_datasets import open_pairs, prepare_pairs
 from kqv.text.pair_splits import left_out_remark
@@ -183,6 +183,16 @@ def test_a_checkpoint_that_lacks_a_character_to_train_on_or_the_markers_says_so(
         open_pairs([path], tokenizer=CharTokenizer("acd" + UNKNOWN + PAIR_MARKERS))
     with refused("no token U+0002", "train from scratch"):
         open_pairs([path], tokenizer=CharTokenizer("abcd"))
+
+
+def test_pairs_without_their_record_are_not_taken_for_a_text(
+    tmp_path: Path, refused: Callable
+) -> None:
+    dataset = open_pairs([str(write_tsv(tmp_path / "x.tsv", words(20)))])
+    (dataset.folder / "prepared.json").unlink()
+    with refused("prepared.json is missing", "prepare the pairs again"):
+        load_dataset(dataset.folder)
+    assert open_pairs([str(tmp_path / "x.tsv")]).train_pairs == 18  # naming them mends it
 
 
 @pytest.mark.parametrize("tokenizer", ["jamo", "symbols"])

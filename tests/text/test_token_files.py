@@ -53,7 +53,9 @@ def test_an_id_beyond_the_vocabulary_is_found_before_the_first_step(
     path = tmp_path / "val.bin"
     np.array([0, 1, 64, 2, 3], dtype=np.uint16).tofile(path)
     assert len(open_tokens(path, 65, 4)) == 5
-    with refused(str(path), "token 64", "ends at 63", "prepare it again"):
+    with refused(
+        str(path), "number 64", "possible is 63", "delete the file, then prepare it again"
+    ):
         open_tokens(path, 64, 4)
 
 
@@ -145,7 +147,7 @@ def test_an_id_beyond_the_vocabulary_of_a_large_file_is_found_when_it_is_read(
     TOKENS.tofile(path)
     tokens = open_tokens(path, 900, 9)
     assert np.array_equal(tokens[:900], TOKENS[:900])
-    with refused(str(path), "token 904", "ends at 899", "prepare it again"):
+    with refused(str(path), "number 904", "possible is 899", "prepare it again"):
         tokens[895:905]
 
 

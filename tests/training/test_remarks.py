@@ -134,7 +134,7 @@ def test_last_pt_in_place_of_ckpt_pt_is_explained_unless_it_was_asked_for() -> N
 def test_a_finished_run_says_how_to_train_on_and_how_to_sample() -> None:
     remark = finished_remark(1000, 1000, "out", "python train.py --init_from=resume --out_dir=out")
     for part in (
-        "finished (step 1,000 of 1,000)",
+        "finished (step 1,000)",
         "--out_dir=out --max_iters=2000 trains on",
         "sample.py --out_dir=out writes text",
     ):
