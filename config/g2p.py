@@ -15,7 +15,7 @@ dropout = 0.1  # more lowers the loss, but not the word error rate (docs/log.md)
 label_smoothing = 0.1
 
 batch_size = 256  # pairs; for characters a large batch is decisive (Wu et al. 2021)
-max_iters = 5000
+max_iters = 4500
 eval_interval = 500
 always_save_checkpoint = True  # the lowest loss is not the best translator
 sample_chars = 40

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kqv.options.config import RMSNORM_EPSILON
 
 LOGITS_AT_ONCE = 2**24  # logits that the chunked loss holds at a time: 64 MB in float32
-SMALLEST_SUM = 1e-6  # attention weights are divided by at least this much, never by 0
+LEAST_SUM = 1e-6  # of the weights of losses, which divides them: never 0
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -130,7 +130,7 @@ def cross_entropy(
     losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
     weights = weights.flatten()
     # Not losses @ weights: autocast would make that product in bfloat16.
-    return (losses * weights).sum() / weights.sum().clamp_min(SMALLEST_SUM)
+    return (losses * weights).sum() / weights.sum().clamp_min(LEAST_SUM)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -153,7 +153,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         training: bool,
     ) -> Tensor:
         short, chunk = weight.to(dtype), max(1, LOGITS_AT_ONCE // len(weight))
-        total, count = torch.zeros((), device=hidden.device), weights.sum().clamp_min(SMALLEST_SUM)
+        total, count = torch.zeros((), device=hidden.device), weights.sum().clamp_min(LEAST_SUM)
         hidden_gradients = []
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if training else None
         parts = zip(

@@ -57,7 +57,7 @@ class Bar:
 
 
 class ReadingBar(Bar):
-    """The progress of reading something large: a bar, or a line now and then.
+    """The progress of work on something large: a bar, or a line now and then.
 
     What takes less than QUIET_SECONDS shows nothing.
     """

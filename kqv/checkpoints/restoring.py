@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kqv.checkpoints.sharded import holds_shapes
 from kqv.errors import UserError
@@ -62,16 +63,21 @@ def restore_model(
         _check_size(config, weights)
         if block_size and block_size < config.block_size:
             config = replace(config, block_size=block_size)
-            if config.position == "learned":
-                cut = ("positions.weight", "encoder.positions.weight")
-                weights = {
-                    name: weight[:block_size] if name in cut else weight
-                    for name, weight in weights.items()
-                }
+            weights = {name: first_positions(name, weights[name], block_size) for name in weights}
         model = GPT(config)
         if not holds_shapes(state):
             model.load_state_dict(weights)
     return model, tokenizer
+
+
+def first_positions(name: str, weight: Tensor, block_size: int) -> Tensor:
+    """What a model of a shorter block_size takes of a weight: of learned positions the first rows,
+    of Linformer's projections along time the first columns."""
+    if name.endswith("positions.weight"):
+        return weight[:block_size]
+    if name.endswith(("mix_keys.weight", "mix_values.weight")):
+        return weight[:, :block_size]
+    return weight
 
 
 def _check_vocabulary(tokenizer: Tokenizer, size: int) -> None:

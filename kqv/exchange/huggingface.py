@@ -92,7 +92,8 @@ def token_ids(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, int | None]:
     """
     found: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None}
     if config.architecture == "encoder":
-        found["pad_token_id"] = tokenizer.marker_id(MASK)
+        tokenizer.marker_id(MASK)
+        found["pad_token_id"] = None  # BERT would not train the embedding of that token
     if config.has_cross_attention:
         end = tokenizer.marker_id(DOCUMENT_END)
         begin = tokenizer.marker_id(TARGET_BEGIN)
@@ -136,6 +137,8 @@ def padding_id(model: GPT, tokenizer: Tokenizer) -> int:
     special tokens (`skip_special_tokens=True`). An encoder pads with its mask, and an
     encoder-decoder with the end of a target.
     """
+    if model.config.architecture == "encoder":
+        return tokenizer.marker_id(MASK)
     if (given := token_ids(model.config, tokenizer).get("pad_token_id")) is not None:
         return given
     unused = unused_id(tokenizer)

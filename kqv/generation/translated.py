@@ -58,7 +58,10 @@ def _stream(translator: Translator, ids: Sequence[int]) -> None:
     shown = ""
     targets: list[Target] = []
     for targets in translator.sample(translator.padded([ids])):
-        text = translator.hypothesis(targets[0]).text.rstrip("\ufffd")  # half a character may come
+        # The last character may be half: bytes of it, or letters of a syllable, are still to come.
+        text = translator.hypothesis(targets[0]).text.rstrip("\ufffd")
+        if translator.tokenizer.kind == "jamo":
+            text = text[:-1]
         if text.startswith(shown):
             show(text[len(shown) :])
             shown = text
@@ -70,16 +73,18 @@ def _stream(translator: Translator, ids: Sequence[int]) -> None:
 
 
 def _write_lines(translator: Translator, source_tokenizer: Tokenizer, lines: Sequence[str]) -> None:
-    """Translate each line, in batches; an empty line is answered by an empty line.
+    """Translate each line, in batches.
 
-    In text, several targets of a line stand side by side with tabs between them.
+    In text an empty line is answered by an empty line, and several targets of a line stand side by
+    side, with tabs between them.
     """
     settings, block_size = translator.settings, translator.model.config.block_size
     sources: list[list[int]] = []
     for number, line in enumerate(lines, start=1):
         try:
             known = _known(source_tokenizer, line, settings)
-            sources.append(encode_source(source_tokenizer, known, block_size) if known else [])
+            is_empty = not source_tokenizer.encode(known)
+            sources.append([] if is_empty else encode_source(source_tokenizer, known, block_size))
         except UserError as error:
             raise UserError(f"line {number}: {error}") from None
     targets = translator.translate([ids for ids in sources if ids])
@@ -87,7 +92,10 @@ def _write_lines(translator: Translator, source_tokenizer: Tokenizer, lines: Seq
         found = next(targets) if ids else []
         _say_cut(translator, found)
         if settings.output == "text":
-            show("\t".join(each.text for each in found) + "\n")
+            texts = [each.text for each in found]
+            if any("\n" in text or "\t" in text for text in texts):
+                say_once("a target has a line end or a tab: --output=jsonl keeps targets apart")
+            show("\t".join(texts) + "\n")
             continue
         for sample, each in enumerate(found):
             show(_as_json(line, sample, each, {"line": number}))

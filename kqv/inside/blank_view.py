@@ -7,7 +7,7 @@ from kqv.inside.view import Part, Reader, Tokens, View, check_finite, check_leng
 from kqv.options.settings import SampleSettings
 from kqv.text.tokenizer import MASK
 
-FIRST_BLANK, BLANK_EVERY = 5, 8  # characters of a text that nobody has given blanks
+FIRST_BLANK, BLANK_DISTANCE = 5, 8  # characters of a text that nobody has given blanks
 FILLING_STEPS = 16  # for a text that the model writes itself
 
 
@@ -47,6 +47,6 @@ def with_blanks(text: str) -> str:
     (b'a ma\\x1a', b'\\x1a')
     """
     characters = list(text) or [""]
-    for place in range(min(FIRST_BLANK, len(characters) - 1), len(characters), BLANK_EVERY):
+    for place in range(min(FIRST_BLANK, len(characters) - 1), len(characters), BLANK_DISTANCE):
         characters[place] = MASK
     return "".join(characters)

@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 import torch
 
+from kqv.errors import UserError
+from kqv.generation.translating import Translator
 from kqv.inside.figures import cross_figures, self_figures
 from kqv.inside.trace import record
 from kqv.inside.view import Part, Reader, Tokens, View, check_finite, check_length
-from kqv.text.tokenizer import DOCUMENT_END, TARGET_BEGIN, Tokenizer
+from kqv.options.settings import SampleSettings
+from kqv.text.tokenizer import TARGET_BEGIN, Tokenizer
 from model import GPT
 
 SHORT = 5  # tokens of a source, if the model can read nothing of the text
@@ -50,7 +53,11 @@ def view_pair(reader: Reader, pair: Pair) -> View:
     if target.tokenizer != tokenizer:  # of the model that stands beside this one
         text = target.tokenizer.decode(target.ids[1:])
         target = Tokens(tokenizer, target_ids(tokenizer, text))
-    check_length("target", target.ids, tokenizer, model.config.block_size, title)
+    longest = model.config.block_size - 1  # U+0002 stands before the target
+    if len(target.ids) - 1 > longest:
+        raise UserError(
+            f"the target has {len(target.ids) - 1} tokens, and {title} takes at most {longest}"
+        )
     trace = record(model, target.ids, tokenizer.vocab_size, source=source.ids)
     check_finite(trace, title)
     parts = [
@@ -74,23 +81,15 @@ def target_ids(tokenizer: Tokenizer, target: str) -> list[int]:
     return [tokenizer.marker_id(TARGET_BEGIN), *tokenizer.encode(target)]
 
 
-@torch.no_grad()
 def written_ids(model: GPT, tokenizer: Tokenizer, source: Sequence[int]) -> list[int]:
     """The target that a model writes for a source, the likeliest token at each step.
 
     It begins with the marker U+0002, and ends before U+0003 or at block_size.
     """
-    device = model.embedding.weight.device
-    sources = torch.tensor([list(source)], device=device)
-    encoded = model.eval().encode(sources)
-    ids, end = target_ids(tokenizer, ""), tokenizer.marker_id(DOCUMENT_END)
-    while len(ids) < model.config.block_size:
-        logits = model(torch.tensor([ids], device=device), source=sources, encoded=encoded)
-        token = int(logits[0, -1, : tokenizer.vocab_size].argmax())
-        if token == end:
-            break
-        ids.append(token)
-    return ids
+    greedy = SampleSettings(temperature=0.0)
+    translator = Translator(model.eval(), tokenizer, greedy, torch.float32)
+    *_, (target,) = translator.sample(translator.padded([source]))
+    return [*target_ids(tokenizer, ""), *target.written][: model.config.block_size]
 
 
 def readable_source(reader: Reader, text: str) -> str:

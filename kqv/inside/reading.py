@@ -55,5 +55,7 @@ def look(reader: Reader, read: str | Pair) -> View:
         if is_encoder:
             return view_blanks(reader, read)
         return view_text(reader.model, reader.tokenizer, read, reader.title)
-    except UserError as error:  # which of two models it is
-        raise UserError(f"{reader.title}: {error}") from None
+    except UserError as error:
+        if reader.title in str(error):
+            raise
+        raise UserError(f"{reader.title}: {error}") from None  # which of two models it is

@@ -36,6 +36,8 @@ EXPORT_PACKAGES = {"gguf": ["gguf"], "onnx": ["onnx", "onnxscript"]}
 # Options that mean something to some architectures only.
 ONLY_FOR = {
     "mask_rate": ("encoder",),
+    "order": ("decoder", "encoder"),
+    "text_field": ("decoder", "encoder"),
     "source_field": ("encoder_decoder",),
     "target_field": ("encoder_decoder",),
     "blank": ("encoder",),

@@ -15,6 +15,7 @@ from kqv.errors import MachineError, UserError
 from kqv.files import read_small
 
 URL_TIMEOUT = 10.0  # seconds
+FILE_TIMEOUT = 120.0  # seconds, for a file of some megabytes
 MAX_BYTES = 1 << 26  # of one file that the user names
 
 
@@ -56,7 +57,7 @@ def get_files(
         print(
             f"downloading {len(paths)} files of {collection.name} from "
             f"https://github.com/{collection.repository} at {collection.commit[:12]}: "
-            f"{collection.size} in all; licence: {collection.licence}",
+            f"the whole collection has {collection.size}; licence: {collection.licence}",
             file=sys.stderr,
         )
     for path in paths:
@@ -102,7 +103,7 @@ def read(path: Path) -> bytes:
 def fetch(collection: Collection, path: str) -> bytes:
     """Download a file. Raises MachineError if it cannot be reached or is another one."""
     try:
-        data = download(collection.address(path))
+        data = download(collection.address(path), FILE_TIMEOUT)
     except OSError as error:
         reason = str(error)
     else:
@@ -135,7 +136,7 @@ def download(address: str, seconds: float = URL_TIMEOUT) -> bytes:
     thread.start()
     thread.join(seconds)
     if not outcome:
-        raise OSError(f"no answer within {seconds:g} seconds")
+        raise OSError(f"not complete within {seconds:g} seconds")
     if isinstance(outcome[0], Exception):
         raise OSError(getattr(outcome[0], "reason", outcome[0]))
     return outcome[0]

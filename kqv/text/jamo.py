@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from kqv.errors import UserError
 from kqv.text.characters import CharTokenizer, unknown_character
 from kqv.text.tokenizer import Tokenizer
@@ -72,6 +74,11 @@ class JamoTokenizer(Tokenizer):
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 of one character or jamo."""
         return self._tokenizer.token_bytes(token)
+
+    def characters_begun(self) -> np.ndarray:
+        """1 for a character and for the first jamo of a syllable, shape (vocab_size,)."""
+        begins = [not "\u1160" <= c <= "\u11ff" for c in self._tokenizer.characters]
+        return np.array(begins, dtype=np.int64)
 
     def to_dict(self) -> dict[str, Any]:
         """The characters and jamo in the order of their ids."""

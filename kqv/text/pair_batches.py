@@ -15,9 +15,8 @@ import torch
 from kqv.text.batches import FEISTEL_ROUNDS, Batch, hashed, permuted
 from kqv.text.pair_splits import PairSplit
 
-POOL_BATCHES = (
-    64  # of a pool; with more there is less padding, and less chance in what goes together
-)
+# Of a pool; with more there is less padding, and less chance in what goes together.
+POOL_BATCHES = 64
 PADDING = -1  # of sources
 
 

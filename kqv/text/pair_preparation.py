@@ -169,7 +169,8 @@ def _make_tokenizers(texts: PairTexts, chosen: Chosen, progress: PairProgress) -
 
 
 def _survey(texts: PairTexts, source: Alphabet, target: Alphabet, progress: PairProgress) -> None:
-    """Count the pairs of both splits, and find the alphabets of those to train on."""
+    """Count the pairs of both splits, and find the alphabets: of those to train on, or where the
+    last tenth is held out, of all."""
     counts = []
     for files in (texts.train, texts.val):
         count = 0

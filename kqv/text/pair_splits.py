@@ -8,6 +8,7 @@ if each side has its own.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,11 +65,15 @@ class PairSplit:
         """Number of pairs, with those that are left out."""
         return len(self.index) // 2
 
+    @cached_property
+    def _pairs_before(self) -> np.ndarray:
+        """How many pairs that fit stand before each of those that do not, (left_out,) int64."""
+        return self.left_out - np.arange(len(self.left_out))
+
     def spans(self, numbers: np.ndarray) -> Spans:
         """Where pairs lie in `tokens`; `numbers` has the shape (pairs,)."""
         # Before pair number n, as many pairs are left out as have at most n pairs before them.
-        before = self.left_out - np.arange(len(self.left_out))
-        places = numbers + np.searchsorted(before, numbers, side="right")
+        places = numbers + np.searchsorted(self._pairs_before, numbers, side="right")
         bounds = self.index[2 * places[:, None] + np.arange(3)].astype(np.int64)
         return Spans(bounds[:, 0], bounds[:, 1], bounds[:, 2])
 

@@ -9,8 +9,10 @@ its symbols: other white space, and more than one space, becomes one space.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from kqv.errors import UserError
-from kqv.text.tokenizer import UNKNOWN, Tokenizer
+from kqv.text.tokenizer import DOCUMENT_END, UNKNOWN, Tokenizer
 
 MAX_SYMBOLS = 1 << 17
 MAX_TOTAL_CHARACTERS = 1 << 21  # of all symbols together
@@ -77,6 +79,12 @@ class SymbolTokenizer(Tokenizer):
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 of a symbol and of the space behind it."""
         return f"{self.symbols[token]} ".encode(errors="surrogatepass")
+
+    def characters_begun(self) -> np.ndarray:
+        """Those of a symbol and of the space behind it, shape (vocab_size,); none of U+0003, so
+        that a target counts its end in place of a last space."""
+        counts = [len(symbol) + 1 if symbol != DOCUMENT_END else 0 for symbol in self.symbols]
+        return np.array(counts)
 
     def to_dict(self) -> dict[str, Any]:
         """The symbols in the order of their ids, as one string with spaces between."""

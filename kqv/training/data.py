@@ -122,7 +122,7 @@ class TextData:
 
     def trivial_losses(self) -> tuple[float, float]:
         """Losses to compare with: of guessing uniformly, and by token frequencies."""
-        size = self.dataset.vocab_size
+        size = self.masking.vocab_size if self.masking else self.dataset.vocab_size
         return trivial_losses(sample_of(self.train), sample_of(self.val), size)
 
     def _evaluated(self, windows: Iterable[tuple]) -> Iterator[Batch]:
@@ -205,7 +205,11 @@ def text_data(dataset: Dataset, settings: TrainSettings) -> TextData:
     tokenizer, masking = dataset.tokenizer, None
     if settings.architecture == "encoder":
         tokenizer = tokenizer.with_markers(MASK)
-        masking = Masking(settings.mask_rate, tokenizer.marker_id(MASK), size)
+        mask = tokenizer.marker_id(MASK)
+        # A mask that stands behind the characters is none of them, whether or not the text was
+        # prepared for a checkpoint that brings it: both draw the same masks.
+        characters = mask if mask == tokenizer.vocab_size - 1 else tokenizer.vocab_size
+        masking = Masking(settings.mask_rate, mask, characters)
         can_have_it = dataset.tokenizer.knows(MASK)
         if can_have_it and any(has_token(split, masking.mask) for split in (train, val)):
             raise UserError(

@@ -22,6 +22,7 @@ from kqv.machine.device import Machine
 from kqv.machine.ranks import Ranks
 from kqv.machine.wrapping import sharding
 from kqv.options.settings import SampleSettings, TrainSettings
+from kqv.progress import say_once
 from kqv.text.batches import Batch
 from kqv.training.data import RunData
 from kqv.training.pair_data import PairData
@@ -66,7 +67,9 @@ class Evaluator:
         if not self.ranks.is_main:
             return {}, ""
         figures, text = {}, ""
-        if settings.inner_figures and not settings.linformer_rank:  # see `record`
+        if settings.inner_figures and settings.linformer_rank:
+            say_once("inner_figures: none of a Linformer's layers, whose weights mix positions")
+        elif settings.inner_figures:
             few = replace(settings, batch_size=1, eval_iters=TRACED)
             examples = self.data.estimate_batches(few)
             figures = layer_figures([trace_of(whole, each) for each in examples])

@@ -161,7 +161,8 @@ def open_log(run: "Run", resume: str) -> RunLog | SilentLog:
         log.say(remark)
     if run.step < settings.max_iters:
         amount, thing = run.data.size
-        can_grow = machine.threads > 0 and settings.init_from == "scratch"
+        learns_a_text = settings.architecture != "encoder_decoder"
+        can_grow = machine.threads > 0 and settings.init_from == "scratch" and learns_a_text
         step_size = run.data.step_size(settings)
         log.say(passes_remark(settings, amount, thing, parameters, step_size, can_grow))
     elif settings.init_from == "resume" and not run.ranks.launch.restarts:

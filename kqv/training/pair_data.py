@@ -110,11 +110,12 @@ def pair_data(dataset: PairDataset, settings: TrainSettings) -> PairData:
             f"--architecture=encoder_decoder"
         )
     val = dataset.open_split("val", settings.block_size)
-    train = dataset.open_split("train", settings.block_size) if dataset.train_pairs else val
-    remarks = (
-        dataset.remark,
-        *(left_out_remark(*each, settings.block_size) for each in ((train, "train"), (val, "val"))),
-    )
+    splits = {"val": val}
+    if dataset.train_pairs:
+        splits = {"train": dataset.open_split("train", settings.block_size), "val": val}
+    train = splits.get("train", val)
+    left_out = [left_out_remark(pairs, name, settings.block_size) for name, pairs in splits.items()]
+    remarks = (dataset.remark, *left_out)
     begun = dataset.tokenizer.characters_begun()
     per_token = max(float(begun[targets(val)].mean()), 1e-9)
     return PairData(

@@ -109,7 +109,7 @@ def passes_remark(
     often.
 
     `tokens` are those of the training split, `thing` is what they are called, `step_tokens` what a
-    step reads. `can_grow`: the model is a new one, to be trained on a CPU.
+    step reads. `can_grow`: the model is a new one of a text, to be trained on a CPU.
     """
     steps = settings.max_iters
     passes = steps * step_tokens / tokens

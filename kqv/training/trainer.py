@@ -86,7 +86,7 @@ class Trainer:
         self.scaler.update()
 
     def layer_gradient_norms(self) -> list[float]:
-        """The norm of each block's gradient."""
+        """The norm of each block's gradient, of an encoder-decoder those of its decoder."""
         return [
             float(whole(get_total_norm([w.grad for w in block.parameters() if w.grad is not None])))
             for block in self.model.blocks

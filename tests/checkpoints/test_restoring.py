@@ -54,6 +54,18 @@ def test_a_changed_model_of_fewer_weights_is_restored(
         assert torch.equal(weight, back.state_dict()[name])
 
 
+@pytest.mark.parametrize(
+    "options", [{"position": "learned"}, {"architecture": "encoder", "linformer_rank": 2}]
+)
+def test_a_model_is_fine_tuned_with_a_shorter_block(options: dict[str, Any]) -> None:
+    model = randomised(GPTConfig(**SHAPE, **options))
+    short = SHAPE["block_size"] // 2
+    restored, _ = restore_model(model_state(model, TOKENIZER), PATH, short)
+    assert restored.config.block_size == short
+    ids = random_ids(model.config)[:, :short]
+    assert torch.equal(restored.eval()(ids), model(ids))
+
+
 # --- claims -----------------------------------------------------------------------------------
 
 

@@ -224,7 +224,7 @@ def test_an_encoder_decoder_is_shown_with_its_source_and_its_target(shell, trans
         (["--text="], ["the text has 0"]),
         (["--text=" + "once" * 5], ["20 characters", "1 to 16"]),
         (["--text=once", "--target=q"], ["'q'"]),
-        (["--text=once", "--target=" + "k " * 20], ["the target has 21", "1 to 16"]),
+        (["--text=once", "--target=" + "k " * 20], ["the target has 20", "at most 15"]),
         (["--text=once", "--layer=2"], ["layers 0 to 1"]),
     ],
 )

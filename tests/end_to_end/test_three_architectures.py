@@ -3,6 +3,7 @@ a run is the same run."""
 
 import random
 import re
+import shutil
 import signal
 import subprocess
 
@@ -69,6 +70,19 @@ def test_several_ranks_have_the_losses_of_one(shell, text, pairs, tmp_path, obje
     assert sharded["iter_num"] == 14
 
 
+def test_an_encoder_goes_on_with_the_same_masks_when_its_text_is_prepared_again(shell, tmp_path):
+    (tmp_path / "own.txt").write_text("to be or not to be, that is it\n" * 99)
+    words = (tmp_path / "own.txt", *OPTIONS, *OBJECTIVES["masked"])
+    shell.succeed("train.py", *words, "--max_iters=6", f"--out_dir={tmp_path / 'straight'}")
+    shutil.copytree(tmp_path / "straight", tmp_path / "again")
+    resume = (*words, "--init_from=resume")
+    shell.succeed("train.py", *resume, f"--out_dir={tmp_path / 'straight'}")
+    for folder in (shell.folder / "data" / "cache").glob("own-*"):
+        shutil.rmtree(folder)
+    shell.succeed("train.py", *resume, f"--out_dir={tmp_path / 'again'}")
+    assert same_weights(tmp_path / "straight" / LATEST, tmp_path / "again" / LATEST)
+
+
 @pytest.mark.parametrize("objective", ["pairs", "diffusion"])
 def test_a_run_that_is_killed_ends_as_the_undisturbed_one(shell, text, pairs, tmp_path, objective):
     words = (
@@ -91,7 +105,7 @@ def test_a_run_that_is_killed_ends_as_the_undisturbed_one(shell, text, pairs, tm
 def test_a_stopped_run_says_how_to_go_on_and_ends_as_the_undisturbed_one(
     shell, text, pairs, tmp_path, objective
 ):
-    words = (*command(objective, text, pairs), "--order=epoch", "--max_iters=30")
+    words = (*command(objective, text, pairs), "--max_iters=30")
     shell.succeed("train.py", *words, f"--out_dir={tmp_path / 'straight'}")
     folder = tmp_path / "stopped"
     done = shell.signal_at("step 9/", signal.SIGTERM, *words, f"--out_dir={folder}")

@@ -109,6 +109,16 @@ def test_a_source_may_have_several_lines(shell, tmp_path):
     assert "--each_line=False all as one" in shell.run("sample.py", *words).stderr
 
 
+def test_korean_is_shown_as_it_is_written(shell, tmp_path):
+    path, out = tmp_path / "korean.tsv", f"--out_dir={tmp_path / 'out'}"
+    path.write_text("han\t한글\nkuk\t국어\n" * 40)
+    shell.succeed("train.py", path, *TRAIN, "--tokenizer=jamo", "--dropout=0", out)
+    for source in ("han", "kuk"):
+        shown = shell.succeed("sample.py", out, f"--start={source}").stdout
+        whole = shell.succeed("sample.py", out, f"--start={source}", "--output=jsonl").stdout
+        assert shown == json.loads(whole)["text"] + "\n" and len(shown) == 3
+
+
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(shell, run, pairs, tmp_path):
     write_pairs(tmp_path / "dates.tsv", pairs)
     half = [*TRAIN, "--max_iters=30", "--lr_decay_iters=60", f"--out_dir={tmp_path / 'out'}"]

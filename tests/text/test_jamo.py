@@ -48,6 +48,11 @@ def test_syllables_share_their_letters() -> None:
     assert tokenizer.knows("훈") and not tokenizer.knows("곡")
 
 
+def test_a_syllable_counts_as_one_character() -> None:
+    tokenizer = JamoTokenizer.of("한글 šk")
+    assert tokenizer.characters_begun()[tokenizer.encode("한글 šk")].sum() == 5
+
+
 def test_a_letter_with_a_mark_stays_a_letter_of_its_own() -> None:
     assert JamoTokenizer.of("sšが").vocab_size == 3
 

@@ -93,7 +93,7 @@ def test_a_line_that_is_no_pair_is_named(
 WRONG_JSON = {
     '{"source": "a", "target": "b"}\n{"source": "a"': ["line 2", "invalid JSON"],
     '{"source": "a", "en": "b"}': ["line 1", "'target'", "it has source, en", "--target_field="],
-    '{"source": 5, "target": "b"}': ["line 1", "'source'", "it has target", "--source_field="],
+    '{"source": 5, "target": "b"}': ["line 1", "the value of 'source' is not a string"],
     "[1]": ["line 1", "'source'"],
     '{"source": "a", "target": ""}': ["line 1: the target is empty"],
     '{"source": "\\ud800", "target": "b"}': ["line 1", "U+D800", "surrogate"],

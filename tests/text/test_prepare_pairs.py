@@ -74,7 +74,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, bytes]], list[
     def serve(files: dict[str, bytes]) -> list[str]:
         asked: list[str] = []
 
-        def download(address: str) -> bytes:
+        def download(address: str, seconds: float) -> bytes:
             asked.append(address)
             name = address.rpartition("/")[2]
             if name not in files:

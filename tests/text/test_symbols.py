@@ -41,6 +41,12 @@ def test_an_unknown_symbol_is_named_with_its_place(refused: Callable) -> None:
         SymbolTokenizer.of(["a", "b"]).encode("a d͡ʒ b")
 
 
+def test_a_target_has_the_characters_of_its_text_and_its_end() -> None:
+    tokenizer = SymbolTokenizer.of(["k", "d͡ʒ"]).with_markers("\x02\x03")
+    ids = tokenizer.encode("d͡ʒ k \x03")
+    assert tokenizer.characters_begun()[ids].sum() == len("d͡ʒ k" + "\x03")
+
+
 def test_unknown_symbols_can_be_left_out_or_replaced() -> None:
     tokenizer = SymbolTokenizer.of(["a", "b", "\ufffd"])
     assert tokenizer.encode_known("a x b yz") == (tokenizer.encode("a b"), ["x", "yz"])
