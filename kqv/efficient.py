@@ -111,7 +111,8 @@ def log_performer_features(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 def performer_features(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """φ of each, up to a factor for each query and one for all keys of a head, which cancel in the
-    weights: the largest feature is 1, so that none overflows."""
+    weights: the largest feature is 1, so that none overflows. A key whose features are e^-40 of
+    the largest key's counts as nothing, where `performer_score` would still see it."""
     query, key = log_performer_features(query, key)
     query = query - query.detach().amax(-1, keepdim=True)
     return query.exp(), (key - key.detach().amax((-2, -1), keepdim=True)).exp()

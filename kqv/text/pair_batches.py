@@ -17,7 +17,7 @@ from kqv.text.pair_splits import PairSplit
 
 # Of a pool; with more there is less padding, and less chance in what goes together.
 POOL_BATCHES = 64
-PADDING = -1  # of sources
+PADDING = -1  # of sources: that of model.py, which nothing in kqv/text imports
 
 
 def pair_batch(
