@@ -22,8 +22,8 @@ def std_zero_residual(config: Any, name: str, inputs: int) -> float:
 
 
 def std_gpt2(config: Any, name: str, inputs: int) -> float:
-    """0.02; for projections into the residual stream, where 2·n_layer outputs of a
-    GPT add up, 0.02/√(2·n_layer) (Radford et al. 2019, section 2.3). nanoGPT does the same.
+    """0.02; for projections into the residual stream, where 2·n_layer outputs of a GPT add
+    up, 0.02/√(2·n_layer) (Radford et al. 2019, section 2.3). nanoGPT does the same.
     """
     residual = name.endswith((".output", ".down"))
     return 0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02

@@ -92,7 +92,7 @@ def token_ids(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, int | None]:
     """
     found: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None}
     if config.architecture == "encoder":
-        tokenizer.marker_id(MASK)
+        tokenizer.marker_id(MASK)  # raises: the files of the tokenizer name it
         found["pad_token_id"] = None  # BERT would not train the embedding of that token
     if config.has_cross_attention:
         end = tokenizer.marker_id(DOCUMENT_END)

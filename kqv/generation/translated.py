@@ -7,7 +7,7 @@ import torch
 
 from kqv.errors import UserError
 from kqv.generation.targets import Target
-from kqv.generation.translating import Hypothesis, Translator, encode_source
+from kqv.generation.translating import Hypothesis, Translator, check_source
 from kqv.generation.writing import SEPARATOR, say_left_out, show
 from kqv.options.settings import SampleSettings
 from kqv.progress import say_once
@@ -39,8 +39,8 @@ def write_translations(
             f"the source has {len(lines)} lines: --each_line=True translates each of them, "
             f"--each_line=False all as one source"
         )
-    known = _known(source_tokenizer, source, settings)
-    ids = encode_source(source_tokenizer, known, model.config.block_size)
+    ids = _encode(source_tokenizer, source, settings)
+    check_source(ids, model.config.block_size)
     if settings.output == "text" and settings.beam_size == 1:
         _stream(translator, ids)
         return
@@ -58,13 +58,10 @@ def _stream(translator: Translator, ids: Sequence[int]) -> None:
     shown = ""
     targets: list[Target] = []
     for targets in translator.sample(translator.padded([ids])):
-        # The last character may be half: bytes of it, or letters of a syllable, are still to come.
-        text = translator.hypothesis(targets[0]).text.rstrip("\ufffd")
-        if translator.tokenizer.kind == "jamo":
-            text = text[:-1]
-        if text.startswith(shown):
-            show(text[len(shown) :])
-            shown = text
+        # Of the last character, bytes or the letters of a syllable may be still to come.
+        text = translator.hypothesis(targets[0]).text[:-1]
+        show(text[len(shown) :])
+        shown = text
     found = [translator.hypothesis(target) for target in targets]
     show(found[0].text[len(shown) :] + "\n")
     for hypothesis in found[1:]:
@@ -82,9 +79,10 @@ def _write_lines(translator: Translator, source_tokenizer: Tokenizer, lines: Seq
     sources: list[list[int]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            known = _known(source_tokenizer, line, settings)
-            is_empty = not source_tokenizer.encode(known)
-            sources.append([] if is_empty else encode_source(source_tokenizer, known, block_size))
+            ids = _encode(source_tokenizer, line, settings)
+            if ids:
+                check_source(ids, block_size)
+            sources.append(ids)
         except UserError as error:
             raise UserError(f"line {number}: {error}") from None
     targets = translator.translate([ids for ids in sources if ids])
@@ -101,13 +99,13 @@ def _write_lines(translator: Translator, source_tokenizer: Tokenizer, lines: Seq
             show(_as_json(line, sample, each, {"line": number}))
 
 
-def _known(tokenizer: Tokenizer, text: str, settings: SampleSettings) -> str:
-    """The text, with unknown=skip without what the vocabulary lacks."""
-    if settings.unknown == "skip":
-        ids, skipped = tokenizer.encode_known(text)
-        if say_left_out(skipped):
-            return tokenizer.decode(ids)
-    return text
+def _encode(tokenizer: Tokenizer, text: str, settings: SampleSettings) -> list[int]:
+    """The ids of a source, with unknown=skip of what the vocabulary has."""
+    if settings.unknown == "error":
+        return tokenizer.encode(text)
+    ids, skipped = tokenizer.encode_known(text)
+    say_left_out(skipped)
+    return ids
 
 
 def _say_cut(translator: Translator, found: Sequence[Hypothesis]) -> None:

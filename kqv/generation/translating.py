@@ -40,9 +40,8 @@ class Hypothesis:
     """of the tokens, in nats, under the model itself"""
 
 
-def encode_source(tokenizer: Tokenizer, text: str, block_size: int) -> list[int]:
-    """The ids of a source. Raises UserError if there are none, or too many."""
-    ids = tokenizer.encode(text)
+def check_source(ids: Sequence[int], block_size: int) -> None:
+    """Raises UserError if a source has no ids, or too many."""
     if not ids:
         raise UserError("the source is empty: give at least one character")
     if len(ids) > block_size:
@@ -50,7 +49,6 @@ def encode_source(tokenizer: Tokenizer, text: str, block_size: int) -> list[int]
             f"the source has {len(ids):,} tokens, and the model reads at most "
             f"block_size={block_size}: translate it in parts"
         )
-    return ids
 
 
 class Translator:

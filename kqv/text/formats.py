@@ -13,7 +13,6 @@ import io
 import json
 import sys
 import zlib
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -176,8 +175,7 @@ def text_of(value: Any, field: str, where: str, option: str = "text_field") -> s
     hint = (
         f"it has {', '.join(others[:FIELDS_LISTED])}: name one" if others else "name another field"
     )
-    pairs = option == "text_field" and {"source", "target"} <= fields.keys()
-    if pairs:
+    if option == "text_field" and {"source", "target"} <= fields.keys():
         hint = "it has a source and a target: add --architecture=encoder_decoder, or name a field"
     raise UserError(f"{where}: there is no text under {field!r}; {hint} with --{option}=")
 
@@ -202,7 +200,9 @@ def read_plain_text(path: Path, file: BinaryIO, encoding: str) -> Iterator[str]:
             # the end.
             offset = fed - len(error.object) + error.start
             before = error.object[: error.start].decode(encoding, errors="ignore")
-            utf_16 = offset == 0 and error.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+            utf_16 = offset == 0 and error.object.startswith(
+                (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            )
             raise UserError(
                 f"{path} is not {encoding}: line {line + before.count(NEWLINE)} has byte "
                 f"0x{error.object[error.start]:02X} at offset {offset}; name its encoding, for "
