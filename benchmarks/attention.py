@@ -4,6 +4,7 @@ The time per character grows with the context in full attention, and not in the 
 docs/attention.md explains. Peak memory stands beside it: fused attention stores no weights either.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ DECODERS: dict[str, dict[str, Any]] = {
 ENCODERS: dict[str, dict[str, Any]] = {"linformer": dict(linformer_rank=64)}
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Rows for each architecture and block_size: milliseconds a step, and peak memory. `kqv` is
     full attention."""
-    text, rows = write_text(scratch), []
+    text = write_text(scratch)
     for architecture, sides in {"decoder": DECODERS, "encoder": ENCODERS}.items():
         for block_size in BLOCK_SIZES:
             shape = dict(block_size=block_size, batch_size=CHARACTERS // block_size)
@@ -37,8 +38,7 @@ def run(settings: BenchSettings, scratch: Path) -> list[Row]:
             command = [*python("train.py"), text]
             command += options(shape | run_options, architecture=architecture)
             what = f"training, {architecture}, block {block_size}"
-            rows += compare(settings, scratch / "kqv", what, command, sides)
-    return rows
+            yield from compare(settings, scratch / "kqv", what, command, sides)
 
 
 def compare(

@@ -85,8 +85,7 @@ def main(arguments: list[str]) -> int:
     bench = importlib.import_module(f"benchmarks.{BENCHES[what]}")
     end_by_exception()
     with tempfile.TemporaryDirectory() as scratch:
-        rows = bench.run(settings, Path(scratch))
-    report(what, rows, Path(settings.out_dir))
+        report(what, bench.run(settings, Path(scratch)), Path(settings.out_dir))
     return 0
 
 

@@ -43,13 +43,12 @@ runpy.run_path("train.py", run_name="__main__")
 Losses = dict[int, float]  # by the number of steps before; at 0 the training loss of the first
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Rows for each step at which both are evaluated."""
     if not settings.nanogpt:
         raise UserError("likeness compares with nanoGPT: name a checkout with --nanogpt=DIR")
     nanogpt = Path(settings.nanogpt).resolve()
     config, data = nanogpt / "config/train_shakespeare_char.py", nanogpt / "data/shakespeare_char"
-    rows = []
     for what, run_options, steps in (
         ("nanoGPT's laptop command", LAPTOP, (250, 500, 1000, 2000)),
         ("nanoGPT's config, 16 windows", FIRST_STEPS, (40,)),
@@ -66,8 +65,7 @@ def run(settings: BenchSettings, scratch: Path) -> list[Row]:
         for step in (0, *steps):
             when = f"after {step} steps" if step else "training loss of the first step"
             losses = {side: [found[step] for found in each] for side, each in measured.items()}
-            rows.append(Row(f"{what}, {when}", "nats", False, shown_command(ours), losses))
-    return rows
+            yield Row(f"{what}, {when}", "nats", False, shown_command(ours), losses)
 
 
 def kqv_losses(seeds: Iterator[int], command: list[str], out_dir: Path) -> Losses:

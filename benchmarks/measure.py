@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -85,17 +85,10 @@ def process(command: Sequence[str], cwd: str = "", threads: int = 0) -> Finished
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
-        child = subprocess.Popen(
-            command,
-            cwd=cwd or ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
-        _, status, usage = os.wait4(child.pid, 0)  # the usage of this child alone
-        seconds = time.perf_counter() - began
-        child.returncode = os.waitstatus_to_exitcode(status)
+        with child_process(command, cwd or ROOT, output, env=environment) as child:
+            _, status, usage = os.wait4(child.pid, 0)  # the usage of this child alone
+            seconds = time.perf_counter() - began
+            child.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read().decode(errors="replace")
     _check_status(command, child.returncode, text)
@@ -113,20 +106,39 @@ def watch(command: list[str], typed: bytes) -> tuple[list[float], list[float]]:
     with tempfile.TemporaryFile() as keyboard, tempfile.TemporaryFile() as output:
         keyboard.write(typed)
         keyboard.seek(0)
-        child = subprocess.Popen(
-            command, stdin=keyboard, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
-        )
-        proc = Path(f"/proc/{child.pid}")
-        while child.poll() is None:
-            time.sleep(WATCH_SECONDS)
-            with contextlib.suppress(OSError, IndexError):  # it has just ended
-                pages = int((proc / "statm").read_text().split()[1])
-                memory.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
-                files.append(float(len(list((proc / "fd").iterdir()))))
+        with child_process(command, ROOT, output, stdin=keyboard) as child:
+            proc = Path(f"/proc/{child.pid}")
+            while child.poll() is None:
+                time.sleep(WATCH_SECONDS)
+                with contextlib.suppress(OSError, IndexError):  # it has just ended
+                    pages = int((proc / "statm").read_text().split()[1])
+                    memory.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+                    files.append(float(len(list((proc / "fd").iterdir()))))
         output.seek(0)
         _check_status(command, child.returncode, output.read().decode(errors="replace"))
     # The last reading may find a process that is giving its memory back.
     return memory[len(memory) // 5 : -1] or memory, files[len(files) // 5 : -1] or files
+
+
+@contextlib.contextmanager
+def child_process(
+    command: Sequence[str],
+    cwd: str | Path,
+    output: Any,
+    stdin: Any = subprocess.DEVNULL,
+    **more: Any,
+) -> Iterator[subprocess.Popen]:
+    """A process that writes stdout and stderr to the file `output`. It does not outlive the block,
+    so that nothing goes on writing to a scratch folder while that is removed."""
+    child = subprocess.Popen(
+        command, cwd=cwd, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, **more
+    )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.terminate()
+            child.wait()
 
 
 def _check_status(command: Sequence[str], status: int, output: str) -> None:
@@ -136,29 +148,41 @@ def _check_status(command: Sequence[str], status: int, output: str) -> None:
         raise UserError(f"{shown_command(command)} ended with status {status}: {end}")
 
 
-def report(what: str, rows: Sequence[Row], folder: Path) -> None:
-    """Print the table; write all single measurements to WHAT.json, and the ratios to WHAT.png."""
-    print("| what | unit | kqv | peer | times better |\n|---|---|---|---|---|")
-    for row in rows:
-        for peer in row.peers() or [""]:
-            theirs = f"{peer} {spread(row.sides[peer])}" if peer else ""
-            ratio = f"{row.ratio(peer):.1f}" if peer else ""
-            print(
-                "|", " | ".join([row.what, row.unit, spread(row.sides["kqv"]), theirs, ratio]), "|"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
+def report(what: str, rows: Iterable[Row], folder: Path) -> None:
+    """Print the table; write all single measurements to WHAT.json, and the ratios to WHAT.png.
+
+    A row is printed and written as soon as it is measured: a benchmark that is stopped keeps those
+    that it has.
+    """
     machine = {
         "system": platform.platform(),
         "processor": processor(),
         "cores": os.cpu_count(),
         "date": str(date.today()),
     }
-    content = {"machine": machine, "rows": [asdict(row) for row in rows]}
-    (folder / f"{what}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    ratios = [(f"{row.what} / {peer}", row.ratio(peer)) for row in rows for peer in row.peers()]
+    measured: list[Row] = []
+    for row in rows:
+        if not measured:
+            folder.mkdir(parents=True, exist_ok=True)
+            print("| what | unit | kqv | peer | times better |\n|---|---|---|---|---|")
+        print_row(row)
+        measured.append(row)
+        content = {"machine": machine, "rows": [asdict(each) for each in measured]}
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        (folder / f"{what}.json").write_text(text + "\n")
+    ratios = [(f"{row.what} / {peer}", row.ratio(peer)) for row in measured for peer in row.peers()]
     draw(ratios, folder / f"{what}.png")
     on = f"{machine['processor']}, {machine['cores']} cores"
     say(f"written to {folder / what}.json and .png; {on}")
+
+
+def print_row(row: Row) -> None:
+    """A line of the table for each peer of a row."""
+    for peer in row.peers() or [""]:
+        theirs = f"{peer} {spread(row.sides[peer])}" if peer else ""
+        ratio = f"{row.ratio(peer):.1f}" if peer else ""
+        cells = [row.what, row.unit, spread(row.sides["kqv"]), theirs, ratio]
+        print("|", " | ".join(cells), "|", flush=True)
 
 
 def draw(ratios: Sequence[tuple[str, float]], path: Path) -> None:

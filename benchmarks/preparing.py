@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ prepare_dataset([Path(sys.argv[1])], Path(sys.argv[2]), tokenizer="bpe:1024")
 Cost = tuple[float, float]  # seconds, megabytes
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Rows for characters, beside nanoGPT, and for a tenth of the text in byte pairs."""
     sample = (open_dataset("shakespeare_char").folder / "input.txt").read_bytes()
     base = process([sys.executable, "-c", "import numpy"]).megabytes
@@ -42,19 +43,16 @@ def run(settings: BenchSettings, scratch: Path) -> list[Row]:
     seconds = {side: [cost[0] for cost in costs] for side, costs in measured.items()}
     megabytes = {side: [cost[1] for cost in costs] for side, costs in measured.items()}
     memory = f"  peak memory (an interpreter with numpy: {base:.0f})"
-    rows = [
-        Row(f"preparing {what}", "s", False, COMMAND, seconds),
-        Row(memory, "MB", False, COMMAND, megabytes),
-    ]
+    yield Row(f"preparing {what}", "s", False, COMMAND, seconds)
+    yield Row(memory, "MB", False, COMMAND, megabytes)
     if not importlib.util.find_spec("rustbpe"):
-        return rows
+        return
     measured = prepare_pairs(settings, scratch, sample)
     for index, unit in enumerate(("s", "MB")):
         for side, costs in measured.items():
             pairs = f"a tenth of {what} in byte pairs, {side}, learning included"
             values = [cost[index] for cost in costs]
-            rows.append(Row(pairs, unit, False, COMMAND, {"kqv": values}))
-    return rows
+            yield Row(pairs, unit, False, COMMAND, {"kqv": values})
 
 
 def prepare_characters(

@@ -2,6 +2,7 @@
 sample.py, read twice a second after the first fifth of the run."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,42 +28,35 @@ SECONDS_BETWEEN_CHECKPOINTS = 600  # the default of --checkpoint_minutes
 STEPS_PER_TEXT = 20  # of the long run, for each text that sample.py writes
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Rows for saving checkpoints, then for the long runs."""
     if not Path("/proc/self/statm").exists():
         raise UserError(
             "bench.py safety watches processes through /proc, which this system does not have"
         )
-    rows = []
     for name, shape in SHAPES.items():
         times = [seconds_to_save(scratch / "last.pt", **shape) for _ in range(settings.rounds)]
         percent = [100 * seconds / SECONDS_BETWEEN_CHECKPOINTS for seconds in times]
-        rows += [
-            Row(f"saving a checkpoint, {name}", "s", False, COMMAND, {"kqv": times}),
-            Row("  every ten minutes, of the run", "%", False, "", {"kqv": percent}),
-        ]
-    return rows + watch_long_runs(settings, scratch)
+        yield Row(f"saving a checkpoint, {name}", "s", False, COMMAND, {"kqv": times})
+        yield Row("  every ten minutes, of the run", "%", False, "", {"kqv": percent})
+    yield from watch_long_runs(settings, scratch)
 
 
-def watch_long_runs(settings: BenchSettings, scratch: Path) -> list[Row]:
+def watch_long_runs(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Memory and open files of a long training run, and of one process that writes many texts."""
     out_dir, texts = scratch / "long", settings.long_iters // STEPS_PER_TEXT
     train = [*python("train.py"), write_text(scratch)]
     train += options(TINY, out_dir=out_dir, max_iters=settings.long_iters)
     sample = [*python("sample.py")]
     sample += options(out_dir=out_dir, interactive=True, max_new_tokens=100)
-    rows = []
     for what, command, typed in (
         (f"a run of {settings.long_iters:,} steps", train, b""),
         (f"{texts:,} texts of one process", sample, b"A\n" * texts),
     ):
         say(what)
         memory, files = watch(command, typed)
-        rows += [
-            Row(f"memory, {what}", "MB", False, COMMAND, {"kqv": memory}),
-            Row("  its open files", "", False, "", {"kqv": files}),
-        ]
-    return rows
+        yield Row(f"memory, {what}", "MB", False, COMMAND, {"kqv": memory})
+        yield Row("  its open files", "", False, "", {"kqv": files})
 
 
 def seconds_to_save(path: Path, vocab_size: int = 65, **shape: Any) -> float:

@@ -7,7 +7,7 @@ over the time that they added to the whole process.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -46,7 +46,7 @@ TITLES = {"gpt2": "GPT-2", "qwen3": "Qwen3"}
 PEERS = {"gpt2": ["nanoGPT", "transformers"], "qwen3": ["llama.cpp"]}
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Rows of whole processes, of rates, and of single characters."""
     make_models(settings, scratch)
     command = kqv_command(scratch / "small", 10, CHARACTERS, "auto")
@@ -58,11 +58,9 @@ def run(settings: BenchSettings, scratch: Path) -> list[Row]:
     }
     measured = alternate(sides, settings.rounds)
     what = "ten texts of 500 characters, 4 × 128, whole process"
-    return [
-        Row(what, "s", False, shown_command(command), measured),
-        *compare_rates(settings, scratch),
-        *time_single_characters(settings.rounds),
-    ]
+    yield Row(what, "s", False, shown_command(command), measured)
+    yield from compare_rates(settings, scratch)
+    yield from time_single_characters(settings.rounds)
 
 
 def make_models(settings: BenchSettings, scratch: Path) -> None:
@@ -141,14 +139,12 @@ def library_rate(peer: str) -> float:
     return float(run_library(peer, "sample", LARGE).output.splitlines()[-1])
 
 
-def time_single_characters(rounds: int) -> list[Row]:
+def time_single_characters(rounds: int) -> Iterator[Row]:
     """Milliseconds of one more character, by the length of the context."""
-    rows = []
     for context in CONTEXTS:
         times = [1e3 * seconds_per_character(context) for _ in range(rounds)]
         what = f"one character at context {context}, 4 × 128"
-        rows.append(Row(what, "ms", False, "bench.py sample", {"kqv": times}))
-    return rows
+        yield Row(what, "ms", False, "bench.py sample", {"kqv": times})
 
 
 def seconds_per_character(context: int) -> float:

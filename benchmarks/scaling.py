@@ -6,7 +6,7 @@ kqv/training/communication.py predicts.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,13 @@ SHAPES_AND_STEPS: list[tuple[dict[str, Any], int]] = [
 ]
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Rows for each shape: speed, and bytes sent by DDP and by FSDP."""
-    text, rows = write_text(scratch), []
+    text = write_text(scratch)
     for shape, steps in SHAPES_AND_STEPS:
         training = Training(text, scratch / "run", shape, steps)
-        rows.append(compare_speed(training, settings.rounds))
-        rows += [compare_bytes(training, fsdp) for fsdp in (False, True)]
-    return rows
+        yield compare_speed(training, settings.rounds)
+        yield from (compare_bytes(training, fsdp) for fsdp in (False, True))
 
 
 class Training:

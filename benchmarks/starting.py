@@ -4,7 +4,7 @@ first character of a sample, and to the end of --help."""
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from kqv.project import ROOT
 from kqv.training.metrics import read_metrics
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """A row for each."""
     out_dir = scratch / "kqv"
     train = [*python("train.py"), write_text(scratch)]
@@ -30,9 +30,8 @@ def run(settings: BenchSettings, scratch: Path) -> list[Row]:
         "sample.py --help": partial(seconds, [*python("sample.py"), "--help"]),
     }
     measured = alternate(sides, settings.rounds)
-    return [
-        Row(what, "s", False, "bench.py start", {"kqv": times}) for what, times in measured.items()
-    ]
+    for what, times in measured.items():
+        yield Row(what, "s", False, "bench.py start", {"kqv": times})
 
 
 def first_step(command: list[str], out_dir: Path) -> float:

@@ -5,6 +5,7 @@ Our recipe, and nanoGPT's for a laptop to its end.
 
 import re
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from benchmarks.settings import BenchSettings
 from kqv.training.metrics import read_metrics
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Seconds of both sides, and the losses they reach."""
     out_dir = scratch / "kqv"
     ours = [*python("train.py"), *options(max_iters=settings.max_iters, out_dir=out_dir)]
@@ -30,10 +31,8 @@ def run(settings: BenchSettings, scratch: Path) -> list[Row]:
     losses = {side: [loss for _, loss in each] for side, each in measured.items()}
     command = shown_command(ours)
     what = "  validation loss (kqv: whole split; nanoGPT: its own estimate)"
-    return [
-        Row("training to its end", "s", False, command, times),
-        Row(what, "nats", False, command, losses),
-    ]
+    yield Row("training to its end", "s", False, command, times)
+    yield Row(what, "nats", False, command, losses)
 
 
 def kqv_time(command: list[str], folder: Path) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -27,12 +28,10 @@ SHAPES_AND_STEPS: list[tuple[dict[str, Any], int]] = [
 ]
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Rows for each shape. Sides are nanoGPT and transformers' GPT-2 with torch's fused AdamW."""
-    rows = []
     for shape, steps in SHAPES_AND_STEPS:
-        rows += compare_shape(settings, scratch, shape, steps)
-    return rows
+        yield from compare_shape(settings, scratch, shape, steps)
 
 
 def compare_shape(

@@ -6,6 +6,7 @@ smoothing 0.1.
 """
 
 import random
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,12 @@ SHAPES_AND_STEPS: list[tuple[dict[str, Any], int]] = [
 ]
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Rows for each shape, in float32 and in our default precision."""
-    rows = []
     for number, (shape, steps) in enumerate(SHAPES_AND_STEPS):
         folder = scratch / str(number)
         folder.mkdir()
-        rows += compare_shape(settings, folder, shape, steps)
-    return rows
+        yield from compare_shape(settings, folder, shape, steps)
 
 
 def compare_shape(

@@ -7,7 +7,7 @@ a time, as its translate.py does; it is given ids and writes ids, which saves it
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ class Translated:
     seconds: float
 
 
-def run(settings: BenchSettings, scratch: Path) -> list[Row]:
+def run(settings: BenchSettings, scratch: Path) -> Iterator[Row]:
     """Rows of the whole process, in float32 and in our default precision."""
     sources = read_sources()
     (scratch / "sources.txt").write_text("\n".join(sources) + "\n", encoding="utf-8")
@@ -81,18 +81,16 @@ def run(settings: BenchSettings, scratch: Path) -> list[Row]:
         sides[PEER] = partial(peer_translations, job, loaded)
     measured = alternate(sides, settings.rounds)
     say_agreement(measured)
-    rows = []
     for dtype, command in commands.items():
         both = {"kqv": measured[dtype]} | {
             side: measured[side] for side in measured.keys() & {PEER}
         }
         times = {side: [each.seconds for each in runs] for side, runs in both.items()}
         what = f"translating {len(sources):,} sentences, beam {BEAM_SIZE}, --dtype={dtype}"
-        rows.append(Row(what, "s", False, shown_command(command), times))
+        yield Row(what, "s", False, shown_command(command), times)
         lengths = {side: [mean_length(each.lines) for each in runs] for side, runs in both.items()}
         what = "  characters of a translation"
-        rows.append(Row(what, "characters", False, shown_command(command), lengths))
-    return rows
+        yield Row(what, "characters", False, shown_command(command), lengths)
 
 
 def read_sources() -> list[str]:

@@ -3,8 +3,11 @@ missed."""
 
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,44 @@ def test_a_report_is_a_table_a_picture_and_all_measurements(tmp_path: Path, caps
     assert written["rows"][0]["sides"] == {"kqv": [1.0, 2.0, 3.0], "peer": [8.0]}
     assert written["machine"]["cores"] >= 1
     assert (tmp_path / "made" / "start.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_benchmark_that_is_stopped_keeps_the_rows_that_it_has(tmp_path: Path, capsys):
+    def rows():
+        yield Row("first", "s", False, "", {"kqv": [1.0]})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report("speed", rows(), tmp_path)
+    assert "| first | s | 1 [1–1] |" in capsys.readouterr().out
+    assert [row["what"] for row in json.loads((tmp_path / "speed.json").read_text())["rows"]] == [
+        "first"
+    ]
+
+
+# Measures a process that writes its id and then sleeps; ended by a signal, as bench.py is.
+MEASURE_A_SLEEPER = """
+import sys
+from benchmarks.measure import process
+from kqv.signals import end_by_exception
+end_by_exception()
+code = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+process([sys.executable, "-c", code, sys.argv[1]])
+"""
+
+
+def test_a_benchmark_that_is_stopped_leaves_no_process_behind(tmp_path: Path):
+    written = tmp_path / "id"
+    with subprocess.Popen(
+        [sys.executable, "-c", MEASURE_A_SLEEPER, str(written)], cwd=ROOT
+    ) as measuring:
+        while not (written.exists() and written.read_text()):
+            assert measuring.poll() is None
+            time.sleep(0.05)
+        measuring.terminate()
+        assert measuring.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(written.read_text()), 0)
 
 
 @pytest.mark.parametrize("what", ["train", "train-pairs", "prepare"])
