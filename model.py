@@ -39,7 +39,6 @@ from kqv.positions import RelativeBias, Rotary, Rotation, rotate, sinusoids
 
 PADDING = -1  # stands for an id beyond the end of a source
 
-
 NORMS: dict[str, Callable[[GPTConfig], nn.Module]] = {
     "rmsnorm": lambda config: RMSNorm(config.n_embd, config.norm_epsilon),
     "layernorm": lambda config: nn.LayerNorm(config.n_embd, config.epsilon, bias=config.bias),
@@ -164,9 +163,8 @@ class Attention(nn.Module):
             self.mix_values = nn.Linear(config.block_size, config.linformer_rank, bias=False)
         scale = "none" if config.attention_score in efficient.FEATURES else config.attention_scale
         self.scale = SCALES[scale](config.d_k) if isinstance(scale, str) else float(scale)
-        # kernels have this mask built in
         plain = config.mask == "causal" and not config.window and config.position != "relative"
-        self.causal = plain and not cross
+        self.causal = plain and not cross  # kernels have this mask built in
         self.fused = config.attention_score in HAVE_FAST_BODY  # see GPT.fuse_attention
 
     def forward(
@@ -426,8 +424,10 @@ class GPT(Stack):
         `observers`, one per attention, see its queries, keys and values. `start` is the position of
         ids: above 0 they are one token per text, and observers are KV caches that hold the tokens
         before it. start + time must not exceed block_size, except for rope, relative and none. An
-        encoder-decoder translates `source` (batch, source_time); `encoded` is its `encode`.
+        encoder-decoder translates `source` (batch, source_time), or `encoded`, its `encode`.
         """
+        if source is None and encoded is None and self.config.has_cross_attention:
+            raise ValueError("an encoder-decoder needs a source, or the encoder's output of one")
         if source is not None and encoded is None:
             encoded = self.encode(source)
         source_mask = None if source is None else not_padding(source)

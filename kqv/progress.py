@@ -8,7 +8,7 @@ import time
 
 from tqdm import tqdm
 
-QUIET_SECONDS = 2.0  # before the progress of reading is shown; most texts take less
+QUIET_SECONDS = 2.0  # before a LongBar is shown; most work takes less
 LINE_INTERVAL = 10.0  # seconds between two lines where there is no terminal
 
 
@@ -56,8 +56,8 @@ class Bar:
         self.bar.close()
 
 
-class ReadingBar(Bar):
-    """The progress of work on something large: a bar, or a line now and then.
+class LongBar(Bar):
+    """The progress of work that may take long: a bar, or a line now and then.
 
     What takes less than QUIET_SECONDS shows nothing.
     """

@@ -497,6 +497,8 @@ def test_an_encoder_reads_both_ways_and_a_decoder_with_one_does_not() -> None:
     both = randomised(GPTConfig(architecture="encoder_decoder", **shape))
     assert torch.equal(both(ids, source=ids)[:, :5], both(changed, source=ids)[:, :5])
     assert (both(ids, source=ids) != both(ids, source=changed)).any(-1).all()
+    with pytest.raises(ValueError, match="needs a source"):  # it would run without cross-attention
+        both(ids)
 
 
 def test_one_vocabulary_has_one_embedding_for_both_sides() -> None:

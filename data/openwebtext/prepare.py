@@ -19,7 +19,7 @@ sys.path.insert(0, str(FOLDER.parents[1]))  # a script sees its own folder, not 
 from kqv.errors import UserError, run_script
 from kqv.machine.load import core_count
 from kqv.options.command_line import read_arguments
-from kqv.progress import ReadingBar
+from kqv.progress import LongBar
 from kqv.text.datasets import prepare_documents
 from kqv.text.downloads import refuse_words
 from kqv.text.registry import make_tokenizer
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
             f"{documents.column_names}"
         )
     split = documents.train_test_split(test_size=VALIDATION_FRACTION, seed=SEED, shuffle=True)
-    bar = ReadingBar("tokenizing", len(documents), "documents")
+    bar = LongBar("tokenizing", len(documents), "documents")
     splits = {"train": texts(split["train"], bar), "val": texts(split["test"], bar)}
     dataset = prepare_documents(splits, FOLDER, tokenizer, documents._fingerprint)
     bar.close()
@@ -108,7 +108,7 @@ def find_documents(folder: str) -> Any:
         raise UserError(f"{folder or NAME} cannot be loaded ({reason}): {advice}") from None
 
 
-def texts(documents: Any, bar: ReadingBar) -> Iterator[str]:
+def texts(documents: Any, bar: LongBar) -> Iterator[str]:
     """The texts of a table, in its order. Raises UserError for a row without text."""
     for batch in documents.select_columns(["text"]).iter(batch_size=BATCH_DOCUMENTS):
         if not all(isinstance(text, str) for text in batch["text"]):

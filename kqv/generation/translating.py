@@ -17,7 +17,7 @@ from kqv.generation.checks import checked_decoder
 from kqv.generation.sampling import random_stream
 from kqv.generation.targets import Ends, Target, sample_targets
 from kqv.options.settings import SampleSettings
-from kqv.progress import ReadingBar
+from kqv.progress import LongBar
 from kqv.text.tokenizer import Tokenizer
 from model import GPT, PADDING
 
@@ -68,7 +68,7 @@ class Translator:
         """The targets of each source, in order. A source has 1 to block_size ids."""
         each = max(self.settings.num_samples, self.settings.beam_size)
         batch = max(1, BATCH_TARGETS // each)
-        bar, done = ReadingBar("translating", len(sources), "sources"), 0
+        bar, done = LongBar("translating", len(sources), "sources"), 0
         for first in range(0, len(sources), POOL):
             pool = range(first, min(first + POOL, len(sources)))
             by_length = sorted(pool, key=lambda number: len(sources[number]))

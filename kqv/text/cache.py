@@ -16,7 +16,7 @@ from typing import Any
 
 from kqv import project
 from kqv.files import MAX_NOTE_BYTES, read_small, replacing
-from kqv.progress import ReadingBar
+from kqv.progress import LongBar
 from kqv.sizes import format_bytes, size_on_disk
 from kqv.text import formats
 from kqv.text.characters import CharTokenizer
@@ -61,13 +61,13 @@ def describe_tokenizer(tokenizer: Tokenizer | str) -> Any:
 
 def hash_files(texts: Texts) -> list[bytes]:
     """The SHA-256 of each file. Raises UserError if one has changed since its stamp was taken."""
-    stamps, bar = texts.stamps, ReadingBar("hashing", texts.bytes)
+    stamps, bar = texts.stamps, LongBar("hashing", texts.bytes)
     hashes = [_hash_file(path, stamp, bar) for path, stamp in zip(texts.paths, stamps, strict=True)]
     bar.close()
     return hashes
 
 
-def _hash_file(path: Path, stamp: list[int], bar: ReadingBar) -> bytes:
+def _hash_file(path: Path, stamp: list[int], bar: LongBar) -> bytes:
     """The SHA-256 of a file; of a large one it is remembered while size and date stay the same.
 
     Raises UserError if they differ from the stamp.

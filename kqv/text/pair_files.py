@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kqv.errors import UserError
-from kqv.progress import ReadingBar
+from kqv.progress import LongBar
 from kqv.text import formats
 from kqv.text.formats import read_json_lines, read_plain_text, text_of, uncompressed_name
 from kqv.text.texts import Texts, check_unchanged, open_bytes, opened
@@ -80,7 +80,7 @@ class PairFiles:
         Raises UserError with file and line for what is no pair, and for a file that is damaged or
         has changed since its stamp was taken.
         """
-        bar = ReadingBar(task, self.texts.bytes)
+        bar = LongBar(task, self.texts.bytes)
         pairs: list[Pair] = []
         size = 0
         try:
@@ -108,7 +108,7 @@ class PairFiles:
             with open_bytes(path) as file:
                 check_unchanged(path, file, stamp)
 
-    def _each(self, bar: ReadingBar) -> Iterator[tuple[Place, str, str]]:
+    def _each(self, bar: LongBar) -> Iterator[tuple[Place, str, str]]:
         """The pairs of each file, one file after the other."""
         for number, path in enumerate(self.paths):
             is_json = _ending(path) == ".jsonl"
@@ -116,7 +116,7 @@ class PairFiles:
             for line, source, target in read(number, bar):
                 yield Place(path, path, line), source, target
 
-    def _two(self, bar: ReadingBar) -> Iterator[tuple[Place, str, str]]:
+    def _two(self, bar: LongBar) -> Iterator[tuple[Place, str, str]]:
         """The lines of two files, side by side."""
         one, other = self.paths
         sides = zip_longest(self._lines(0, bar), self._lines(1, bar))
@@ -129,7 +129,7 @@ class PairFiles:
                 )
             yield Place(one, other, line), source, target
 
-    def _tab_pairs(self, number: int, bar: ReadingBar) -> Iterator[tuple[int, str, str]]:
+    def _tab_pairs(self, number: int, bar: LongBar) -> Iterator[tuple[int, str, str]]:
         """The pairs of a .tsv file, each with the number of its line."""
         for line, text in enumerate(self._lines(number, bar), 1):
             sides = text.split("\t")
@@ -142,7 +142,7 @@ class PairFiles:
                     f"a target"
                 )
 
-    def _json_pairs(self, number: int, bar: ReadingBar) -> Iterator[tuple[int, str, str]]:
+    def _json_pairs(self, number: int, bar: LongBar) -> Iterator[tuple[int, str, str]]:
         """The pairs of a .jsonl file, each with the number of its line."""
         path, done = self.paths[number], 0
         with opened(path, self.texts.stamps[number]) as (file, content):
@@ -154,7 +154,7 @@ class PairFiles:
                     bar.move(bar.done + file.tell() - done)
                     done = file.tell()
 
-    def _lines(self, number: int, bar: ReadingBar) -> Iterator[str]:
+    def _lines(self, number: int, bar: LongBar) -> Iterator[str]:
         """The lines of a file that is no JSON, without their ends."""
         path, done = self.paths[number], 0
         with opened(path, self.texts.stamps[number]) as (file, content):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kqv.errors import UserError
-from kqv.progress import ReadingBar
+from kqv.progress import LongBar
 from kqv.text.formats import (
     as_one_document,
     decompress,
@@ -76,7 +76,7 @@ class Texts:
 
         Raises UserError for a file that is no text, or has changed since its stamp was taken.
         """
-        bar, bytes_before, last = ReadingBar(task, self.bytes), 0, "\n"
+        bar, bytes_before, last = LongBar(task, self.bytes), 0, "\n"
         try:
             for path, stamp in zip(self.paths, self.stamps, strict=True):
                 with opened(path, stamp) as (file, content):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.texts import text_of, texts_of, write
 
-from kqv.progress import ReadingBar
+from kqv.progress import LongBar
 from kqv.text import formats
 from kqv.text.datasets import open_texts
 
@@ -39,14 +39,14 @@ CHANGES = {
 def changing(place: str, change: Callable[[], object]) -> Iterator[None]:
     """Make a change once, in the middle of a pass over a text."""
     with pytest.MonkeyPatch.context() as patch:
-        changes, move = iter([change]), ReadingBar.move
+        changes, move = iter([change]), LongBar.move
 
-        def move_and_change(bar: ReadingBar, done: int, text: str = "") -> None:
+        def move_and_change(bar: LongBar, done: int, text: str = "") -> None:
             if bar.what == place and 2 * done > bar.total:
                 next(changes, lambda: None)()
             move(bar, done, text)
 
-        patch.setattr(ReadingBar, "move", move_and_change)
+        patch.setattr(LongBar, "move", move_and_change)
         patch.setattr(formats, "PIECE_SIZE", 1 << 10)
         yield
 
