@@ -435,7 +435,7 @@ class GPT(Stack):
         if targets is None:
             return self.head(hidden)
         smoothing = self.config.label_smoothing if self.training else 0.0
-        if targets.numel() * self.config.vocab_size <= kernels.LOGITS_AT_ONCE:  # simpler, as fast
+        if targets.numel() <= kernels.positions_at_once(self.config.vocab_size, ids.device):
             return kernels.cross_entropy(self.head(hidden), targets, weights, smoothing)
         return kernels.linear_cross_entropy(hidden, self.head.weight, targets, weights, smoothing)
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from kqv.options.config import RMSNORM_EPSILON
 
-LOGITS_AT_ONCE = 2**24  # logits that the chunked loss holds at a time: 64 MB in float32
+# Logits that the chunked loss holds at a time: 64 MB in float32; on a CPU, what stays in its cache.
+LOGITS_AT_ONCE, CPU_LOGITS_AT_ONCE = 2**24, 2**20
+LEAST_POSITIONS = 256  # of a chunk on a CPU: the products of fewer are slow
 LEAST_SUM = 1e-6  # of the weights of losses, which divides them: never 0
 
 
@@ -133,6 +135,14 @@ def cross_entropy(
     return (losses * weights).sum() / weights.sum().clamp_min(LEAST_SUM)
 
 
+def positions_at_once(vocab_size: int, device: torch.device) -> int:
+    """Positions in a chunk of the chunked loss. Fewer need no chunks."""
+    most = max(1, LOGITS_AT_ONCE // vocab_size)
+    if device.type != "cpu":
+        return most
+    return min(most, max(LEAST_POSITIONS, CPU_LOGITS_AT_ONCE // vocab_size))
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Output layer and loss in chunks of positions: only one chunk of logits exists at a time.
 
@@ -152,7 +162,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype: torch.dtype,
         training: bool,
     ) -> Tensor:
-        short, chunk = weight.to(dtype), max(1, LOGITS_AT_ONCE // len(weight))
+        short, chunk = weight.to(dtype), positions_at_once(len(weight), weight.device)
         total, count = torch.zeros((), device=hidden.device), weights.sum().clamp_min(LEAST_SUM)
         hidden_gradients = []
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if training else None
@@ -160,7 +170,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden.to(dtype).split(chunk), targets.split(chunk), weights.split(chunk), strict=True
         )
         for part, target, each in parts:
-            log_probabilities = F.log_softmax(part @ short.mT, dim=-1, dtype=torch.float32)
+            # Not log_softmax(…, dtype=torch.float32): of bfloat16 that takes 15 times as long.
+            log_probabilities = F.log_softmax((part @ short.mT).float(), dim=-1)
             losses = F.nll_loss(log_probabilities, target, reduction="none")
             if smoothing:
                 losses = torch.lerp(losses, -log_probabilities.mean(-1), smoothing)
@@ -170,7 +181,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 slope = log_probabilities.exp_().scatter_add_(1, target[:, None], at_target)
                 if smoothing:
                     slope -= smoothing / len(weight)
-                slope = (slope * each[:, None]).to(dtype)
+                slope = slope.mul_(each[:, None]).to(dtype)
                 hidden_gradients.append(slope @ short)
                 if dtype == torch.float32:
                     weight_gradient.addmm_(slope.mT, part)

@@ -415,7 +415,7 @@ def test_the_loss_in_chunks_is_that_of_all_logits_and_has_its_gradients(
     )
     plain = loss_and_gradients(model, dtype=dtype)
     assert not in_chunks
-    monkeypatch.setattr("kqv.kernels.LOGITS_AT_ONCE", chunk)
+    monkeypatch.setattr("kqv.kernels.LOGITS_AT_ONCE", chunk)  # below what a CPU takes
     for one, other in zip(loss_and_gradients(model, dtype=dtype), plain, strict=True):
         torch.testing.assert_close(one, other, atol=far, rtol=0)
     with torch.no_grad():

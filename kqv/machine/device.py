@@ -14,7 +14,7 @@ import torch
 
 from kqv.efficient import pays_to_slide
 from kqv.errors import UserError
-from kqv.kernels import LOGITS_AT_ONCE
+from kqv.kernels import positions_at_once
 from kqv.machine.parameters import count_parameters
 from kqv.machine.ranks import Ranks
 from kqv.options.settings import MachineSettings, TrainSettings
@@ -166,7 +166,8 @@ def check_memory(settings: TrainSettings, vocab_size: int, machine: Machine, ran
         stored = 1 if settings.activation_checkpointing else 8  # activations a layer and token
         activations = 4 * stored * settings.n_layer * settings.n_embd * tokens
         # logits and their gradient, in chunks if there are many
-        logits = 2 * 4 * min(tokens * vocab_size, LOGITS_AT_ONCE)
+        at_once = min(tokens, positions_at_once(vocab_size, machine.device))
+        logits = 2 * 4 * at_once * vocab_size
         starts = 8 * settings.step_windows  # where the windows begin
         # weights, gradient and two moments
         needed = 4 * 4 * parameters // shards + activations + logits + starts
