@@ -73,18 +73,21 @@ def test_pictures_do_not_mind_the_matplotlib_backend_of_a_notebook(
     shell, text, folder, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    done = shell.run("train.py", text, TINY, f"--out_dir={tmp_path / 'new'}", "--tensorboard=True")
+    new = (f"--out_dir={tmp_path / 'new'}", "--tensorboard=True")
+    done = shell.run("train.py", text, TINY, *new, forked=False)
     assert (done.status, "Traceback" in done.stderr) == (0, False), done.stderr
     assert (tmp_path / "new" / "loss.png").exists() and "to sample" in done.stdout
     monkeypatch.setenv("MPLBACKEND", "nonsense")
-    done = shell.run("explain.py", f"--out_dir={folder}", f"--text={TEXT}", "--format=png")
+    words = (f"--out_dir={folder}", f"--text={TEXT}", "--format=png")
+    done = shell.run("explain.py", *words, forked=False)
     assert done.status == 0 and (folder / "explain.png").exists(), done.stderr
 
 
 def test_a_curve_that_cannot_be_drawn_costs_one_line_and_loses_nothing(text, tmp_path):
     shell = copy_project(tmp_path / "kqv")
     (shell.folder / "matplotlib.py").write_text("raise ImportError('its binary\\nis broken')")
-    done = shell.run("train.py", text, TINY, "--max_iters=2", f"--out_dir={tmp_path / 'run'}")
+    words = (text, TINY, "--max_iters=2", f"--out_dir={tmp_path / 'run'}")
+    done = shell.run("train.py", *words, forked=False)
     assert done.status == 0
     (remark,) = (line for line in done.stderr.splitlines() if "curve" in line)
     assert "its binary is broken" in remark and str(tmp_path / "run" / "metrics.jsonl") in remark

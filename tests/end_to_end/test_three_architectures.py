@@ -5,7 +5,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 
 import pytest
 from helpers.pairs import date_pairs, write_pairs
@@ -47,17 +46,16 @@ def command(objective, text, pairs):
 @pytest.mark.parametrize("objective", ["two vocabularies", "masked"])
 def test_several_ranks_have_the_losses_of_one(shell, text, pairs, tmp_path, objective):
     words = command(objective, text, pairs)
-    runs = {
-        "alone": ((), ()),
-        "replicated": (("--batch_size=3", "--gradient_accumulation_steps=4"), torchrun(2)),
-        "sharded": (("--fsdp=True",), torchrun(2)),
-    }
+    accumulated = ("--batch_size=3", "--gradient_accumulation_steps=4", "--fsdp=True")
+    runs = {"alone": ((), ()), "sharded": (accumulated, torchrun(2))}
+    if objective == "two vocabularies":
+        runs["replicated"] = (accumulated[:2], torchrun(2))
     for name, (more, python) in runs.items():
         out_dir = f"--out_dir={tmp_path / name}"
         shell.succeed("train.py", *words, *more, out_dir, python=python)
     for key in ("train_loss", "val_loss_full"):
         alone, *others = ([line.get(key) for line in metrics(tmp_path / name)] for name in runs)
-        assert others == [pytest.approx(alone, abs=1e-4)] * 2, key
+        assert others == [pytest.approx(alone, abs=1e-4)] * len(others), key
 
     # A sharded checkpoint is used as any other: measured, and resumed by one rank.
     loss = f"{metrics(tmp_path / 'alone')[-1]['val_loss_full']:.4f}"
@@ -115,20 +113,3 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_the_undisturbed_one(
     assert finished.status == 0, finished.stderr
     assert same_weights(folder / LATEST, tmp_path / "straight" / LATEST)
     assert untimed(metrics(folder)) == untimed(metrics(tmp_path / "straight"))
-
-
-def test_a_rank_that_is_killed_is_restarted_and_pairs_go_on_where_they_were(shell, pairs, tmp_path):
-    words = (*command("pairs", "", pairs), "--checkpoint_minutes=0.000001", "--max_iters=30")
-    shell.succeed("train.py", *words, f"--out_dir={tmp_path / 'straight'}", python=torchrun(2))
-    folder = tmp_path / "killed"
-    restarting = torchrun(2, "--max-restarts=1")
-    with shell.start("train.py", *words, f"--out_dir={folder}", python=restarting) as process:
-        while not (line := process.stderr.readline()).startswith(b"step 9/"):
-            assert line, "the run ended before step 9"
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, check=True
-        )
-        subprocess.run(["kill", "-9", children.stdout.split()[0]], check=True)
-        process.communicate()
-    assert process.returncode == 0
-    assert same_weights(folder / LATEST, tmp_path / "straight" / LATEST)

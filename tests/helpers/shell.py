@@ -1,5 +1,7 @@
 """Run the scripts as a user does: as processes, in a copy of the project."""
 
+import atexit
+import functools
 import itertools
 import json
 import os
@@ -10,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
@@ -21,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from helpers import forked as forked_script
 
 from kqv.checkpoints.loading import load_checkpoint
 from kqv.project import ROOT as PROJECT
@@ -74,16 +78,20 @@ class Shell:
         cwd: Path | None = None,
         python: tuple[str, ...] = (),
         largest_file: int | None = None,
+        forked: bool = True,
     ) -> Done:
         """Run `python script words...` to its end.
 
         `python` are options of Python itself. Writing a file beyond `largest_file` bytes fails as
-        on a full disk.
+        on a full disk. Without these, it is a fork of a process that has imported torch and
+        matplotlib, unless `forked` is False.
         """
         data = input.encode() if isinstance(input, str) else input
         limit = largest_file and (
             lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
         )
+        if forked and not python and not limit:
+            python = ("-I", "-S", forked_script.__file__, fork_server())
         return _done(
             self._command(script, words, python),
             cwd=cwd or self.folder,
@@ -189,6 +197,23 @@ class Shell:
         self, script: str, words: tuple[object, ...], python: tuple[str, ...] = ()
     ) -> list[str]:
         return [sys.executable, *python, str(self.folder / script), *map(str, words)]
+
+
+@functools.cache
+def fork_server() -> str:
+    """The address of a process that waits for helpers/forked.py. It ends with us."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    address = os.path.join(folder, "socket")
+    server = subprocess.Popen(
+        [sys.executable, forked_script.__file__, address],
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    atexit.register(server.communicate)  # closes its standard input
+    assert server.stdout and server.stdout.readline() == b"listening\n"
+    return address
 
 
 def torchrun(processes: int, *options: str) -> tuple[str, ...]:

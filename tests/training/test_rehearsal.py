@@ -13,7 +13,6 @@ from kqv.machine.device import choose_machine
 from kqv.options.settings import TrainSettings
 from kqv.project import ROOT
 from kqv.training.rehearsal import (
-    MOST_BLOCKS,
     LiveBytes,
     count_flops,
     count_memory,
@@ -153,9 +152,12 @@ def test_a_large_vocabulary_takes_the_memory_of_a_chunk_of_logits(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
-def test_extrapolating_a_deep_model_gives_what_rehearsing_all_its_blocks_gives(architecture):
+def test_extrapolating_a_deep_model_gives_what_rehearsing_all_its_blocks_gives(
+    architecture, monkeypatch
+):
+    monkeypatch.setattr("kqv.training.rehearsal.MOST_BLOCKS", 6)
     settings = TrainSettings(device="cpu", dtype="float32")
-    shape = {**SMALL, "n_layer": MOST_BLOCKS + 4, "architecture": architecture}
+    shape = {**SMALL, "n_layer": 9, "architecture": architecture}
     config, machine = GPTConfig(**shape), choose_machine(settings)
     rehearsed = rehearse_memory(config, settings, machine, 4, 2, gradients_stay=False)
     assert count_memory(settings, config, machine, 4, 2) == rehearsed
