@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kqv.options.config import RMSNORM_EPSILON
 
-# Logits that the chunked loss holds at a time: 64 MB in float32; on a CPU, what stays in its cache.
+# Logits that the chunked loss holds at a time: 64 MB in float32; on a CPU 4 MB, to fit its cache.
 LOGITS_AT_ONCE, CPU_LOGITS_AT_ONCE = 2**24, 2**20
 LEAST_POSITIONS = 256  # of a chunk on a CPU: the products of fewer are slow
 LEAST_SUM = 1e-6  # of the weights of losses, which divides them: never 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers.pairs import date_pairs, write_pairs
 from helpers.shell import TINY, Done, Shell, copy_project, easy_text
 
 
@@ -26,6 +27,13 @@ def text(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("texts") / "animals.txt"
     path.write_text(easy_text())
     return path
+
+
+@pytest.fixture(scope="session")
+def dates(tmp_path_factory) -> Path:
+    """A file of pairs: a few dates in words, with their digits, which are symbols, too."""
+    pairs = [(words, " ".join(digits)) for words, digits in date_pairs(200)]
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "dates.tsv", pairs)
 
 
 @pytest.fixture(scope="session")

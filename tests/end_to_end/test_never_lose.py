@@ -392,7 +392,7 @@ def test_memory_and_open_files_stay_flat(shell, text, tmp_path):
     words = (text, TINY, "--max_iters=1000000", *intervals, f"--out_dir={tmp_path}")
     with shell.start("train.py", *words, stderr=subprocess.DEVNULL) as process:
         used = []
-        for target in (300, 900):
+        for target in (500, 1500):
             while steps_done(tmp_path) < target:
                 assert process.poll() is None
                 time.sleep(0.02)

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.pairs import date_pairs, write_pairs
 from helpers.shell import TINY, metrics, same_weights, torchrun, untimed
 
 from kqv.checkpoints.loading import load_checkpoint
@@ -282,15 +281,7 @@ def wait_for_step(folder, step):
 CHECKPOINT_EACH_STEP = "--checkpoint_minutes=0.000001"
 
 
-@pytest.fixture
-def pairs(tmp_path):
-    """A few dates in words, with their numbers."""
-    return write_pairs(tmp_path / "dates.tsv", date_pairs(200))
-
-
-@pytest.mark.parametrize(
-    ("learned", "fsdp", "share"), [("pairs", False, 3), ("text", True, 6)], ids=["pairs", "fsdp"]
-)
+@pytest.mark.parametrize(("learned", "fsdp", "share"), [("dates", False, 3), ("text", True, 6)])
 def test_ranks_that_are_killed_are_restarted_and_continue_the_same_run(
     shell, tmp_path, request, learned, fsdp, share
 ):
@@ -360,6 +351,7 @@ def test_when_torchrun_is_stopped_all_ranks_stop_after_the_same_step_and_save_it
 @pytest.mark.parametrize(
     ("mistake", "part"),
     [
+        ("--n_embd=7", "n_head"),
         ("missing.txt", "missing.txt"),
         ("--batch_size=1", "--batch_size=2"),
         ("--backend=nccl", "--backend=gloo"),

@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 LENGTH_BYTES = 8  # of a request
@@ -37,7 +38,7 @@ def run_in_fork(address: str, words: list[str]) -> None:
 def serve(address: str) -> dict[str, Any]:
     """Wait for requests until standard input is closed. Returns in a fork, with the request that it
     is to run."""
-    import matplotlib.figure  # noqa: F401
+    import matplotlib.figure  # noqa: F401  # here, since run_in_fork is to take milliseconds
     import torch  # noqa: F401
 
     listener = socket.socket(socket.AF_UNIX)
@@ -50,8 +51,9 @@ def serve(address: str) -> dict[str, Any]:
             listener.close()
             return answer(connection)
         connection.close()
-        while os.waitpid(-1, os.WNOHANG) != (0, 0):  # there is at least the fork that answers
-            pass
+        with suppress(ChildProcessError):  # there is none
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
     os._exit(0)
 
 
@@ -79,7 +81,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         run_in_fork(sys.argv[1], sys.argv[2:])
     request = serve(sys.argv[1])
-    # Those of the server know whether its own files could seek.
+    # The server's own stream objects remember whether its files were seekable.
     sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.chdir(request["folder"])
